@@ -1,0 +1,274 @@
+package index
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/nix-community/go-nix/pkg/narinfo/signature"
+	"github.com/nix-community/go-nix/pkg/nixbase32"
+
+	"github.com/org/nixoci-action/internal/storepath"
+)
+
+// Compression names, as they stand in a narinfo.
+const (
+	CompressionZstd = "zstd"
+	CompressionXZ   = "xz"
+	CompressionNone = "none"
+)
+
+// Location says where the bytes of a compressed NAR are: a whole blob, or a
+// part of one that it shares with others (a pack).
+type Location struct {
+	// Blob is the digest of the blob.
+	Blob v1.Hash
+	// BlobSize is the size of the whole blob in bytes.
+	BlobSize int64
+	// Offset is where the compressed NAR starts in the blob.
+	Offset int64
+	// Size is the length of the compressed NAR in bytes: the file size.
+	Size int64
+}
+
+// Packed reports whether the blob holds other NARs as well.
+func (l Location) Packed() bool { return l.Size != l.BlobSize }
+
+// Entry is one store path in the cache: its narinfo and where its NAR is.
+type Entry struct {
+	// Path is the store path. Its Dir is not stored in an entry; it is the
+	// cache's store directory.
+	Path storepath.Path
+	// NarHash is "sha256:" and 52 characters of Nix base32, over the
+	// uncompressed NAR.
+	NarHash string
+	// NarSize is the size of the uncompressed NAR in bytes.
+	NarSize int64
+	// References are base names, sorted.
+	References []string
+	// Deriver is the base name of the .drv, or "".
+	Deriver string
+	// Signatures are "name:base64".
+	Signatures []string
+	// CA is the content address, or "".
+	CA string
+	// Compression is the narinfo's Compression.
+	Compression string
+	// FileHash is "sha256:" and 52 characters of Nix base32, over the
+	// compressed NAR.
+	FileHash string
+	// NAR is where the compressed NAR is; NAR.Size is the narinfo's FileSize.
+	NAR Location
+	// Added is when the path was last known to be wanted: when it was
+	// uploaded, or pinned by a later publish.
+	Added time.Time
+}
+
+// URL is the entry's NAR relative to the cache: "nar/<file hash>.nar.zst".
+func (e *Entry) URL() string {
+	ext := ".nar"
+	switch e.Compression {
+	case CompressionZstd:
+		ext = ".nar.zst"
+	case CompressionXZ:
+		ext = ".nar.xz"
+	}
+	return "nar/" + strings.TrimPrefix(e.FileHash, "sha256:") + ext
+}
+
+// Narinfo is the entry in Nix's narinfo format.
+func (e *Entry) Narinfo() string {
+	var b strings.Builder
+	b.Grow(512 + 64*len(e.References))
+	line := func(key, value string) {
+		b.WriteString(key)
+		b.WriteString(": ")
+		b.WriteString(value)
+		b.WriteByte('\n')
+	}
+	line("StorePath", e.Path.String())
+	line("URL", e.URL())
+	line("Compression", e.Compression)
+	line("FileHash", e.FileHash)
+	line("FileSize", strconv.FormatInt(e.NAR.Size, 10))
+	line("NarHash", e.NarHash)
+	line("NarSize", strconv.FormatInt(e.NarSize, 10))
+	line("References", strings.Join(e.References, " "))
+	if e.Deriver != "" {
+		line("Deriver", e.Deriver)
+	}
+	for _, s := range e.Signatures {
+		line("Sig", s)
+	}
+	if e.CA != "" {
+		line("CA", e.CA)
+	}
+	return b.String()
+}
+
+// Fingerprint is the text that a signature covers:
+// "1;<store path>;<NAR hash>;<NAR size>;<references>", the references as
+// absolute paths, sorted, joined by commas.
+func (e *Entry) Fingerprint() string {
+	refs := make([]string, len(e.References))
+	for i, r := range e.References {
+		refs[i] = e.Path.Dir + "/" + r
+	}
+	slices.Sort(refs)
+	return fmt.Sprintf("1;%s;%s;%d;%s", e.Path, e.NarHash, e.NarSize, strings.Join(refs, ","))
+}
+
+// Validate checks every field, so that an entry which passes makes a narinfo
+// that every Nix version can read and that has no line but its own.
+func (e *Entry) Validate() error {
+	if _, err := storepath.ParseBase(e.Path.Base()); err != nil {
+		return err
+	}
+	fail := func(format string, args ...any) error {
+		return fmt.Errorf("%s: %s", e.Path.Base(), fmt.Sprintf(format, args...))
+	}
+	for what, h := range map[string]string{"NAR hash": e.NarHash, "file hash": e.FileHash} {
+		if err := validHash(h); err != nil {
+			return fail("%s %v", what, err)
+		}
+	}
+	if e.NarSize <= 0 {
+		return fail("NAR size %d", e.NarSize)
+	}
+	for _, r := range e.References {
+		if _, err := storepath.ParseBase(r); err != nil {
+			return fail("reference %v", err)
+		}
+	}
+	if e.Deriver != "" {
+		if _, err := storepath.ParseBase(e.Deriver); err != nil {
+			return fail("deriver %v", err)
+		}
+	}
+	for _, s := range e.Signatures {
+		if _, err := signature.ParseSignature(s); err != nil || strings.ContainsAny(s, " \n\r\t") {
+			return fail("signature %q", s)
+		}
+	}
+	for i := range len(e.CA) {
+		if c := e.CA[i]; c <= ' ' || c > '~' {
+			return fail("content address %q", e.CA)
+		}
+	}
+	switch e.Compression {
+	case CompressionZstd, CompressionXZ, CompressionNone:
+	default:
+		return fail("compression %q", e.Compression)
+	}
+	n := e.NAR
+	if n.Blob.Algorithm != "sha256" || len(n.Blob.Hex) != 64 {
+		return fail("blob digest %q", n.Blob)
+	}
+	// written so that no sum can overflow
+	if n.Size <= 0 || n.Offset < 0 || n.BlobSize < n.Size || n.Offset > n.BlobSize-n.Size {
+		return fail("NAR at %d+%d in a blob of %d bytes", n.Offset, n.Size, n.BlobSize)
+	}
+	return nil
+}
+
+func validHash(s string) error {
+	rest, ok := strings.CutPrefix(s, "sha256:")
+	if !ok || len(rest) != hashLen {
+		return fmt.Errorf("%q is not sha256 in Nix base32", s)
+	}
+	if err := nixbase32.ValidateString(rest); err != nil {
+		return fmt.Errorf("%q is not sha256 in Nix base32", s)
+	}
+	return nil
+}
+
+// FileHash returns a blob digest in the form of a narinfo's FileHash.
+func FileHash(sum []byte) string { return "sha256:" + nixbase32.EncodeToString(sum) }
+
+// An entry's line in an entries blob starts with three values at fixed
+// positions, so that a reader can index a blob without decoding it:
+//
+//	{"k":"<hash part, 32>","n":"<NAR hash, 52>","f":"<file hash, 52>",…}
+const (
+	hashLen   = 52
+	keyPos    = len(`{"k":"`)
+	narPos    = keyPos + storepath.HashPartLen + len(`","n":"`)
+	filePos   = narPos + hashLen + len(`","f":"`)
+	prefixLen = filePos + hashLen + len(`",`)
+)
+
+// entryLine is the JSON form. The order of the fields is part of the format.
+type entryLine struct {
+	K      string    `json:"k"`
+	N      string    `json:"n"`
+	F      string    `json:"f"`
+	Name   string    `json:"name"`
+	NS     int64     `json:"narSize"`
+	Refs   []string  `json:"refs,omitempty"`
+	Drv    string    `json:"deriver,omitempty"`
+	Sigs   []string  `json:"sigs,omitempty"`
+	CA     string    `json:"ca,omitempty"`
+	Comp   string    `json:"compression"`
+	Blob   v1.Hash   `json:"blob"`
+	BlobSz int64     `json:"blobSize"`
+	Off    int64     `json:"offset,omitempty"`
+	Size   int64     `json:"size,omitempty"` // left out for a whole blob
+	Added  time.Time `json:"added"`
+}
+
+// appendLine appends e's line, with its newline, to b.
+func appendLine(b []byte, e *Entry) ([]byte, error) {
+	if err := e.Validate(); err != nil {
+		return b, err
+	}
+	l := entryLine{
+		K: e.Path.HashPart, N: e.NarHash[len("sha256:"):], F: e.FileHash[len("sha256:"):],
+		Name: e.Path.Name, NS: e.NarSize, Refs: e.References, Drv: e.Deriver, Sigs: e.Signatures, CA: e.CA,
+		Comp: e.Compression, Blob: e.NAR.Blob, BlobSz: e.NAR.BlobSize, Off: e.NAR.Offset,
+		Added: e.Added.UTC().Truncate(time.Second),
+	}
+	if e.NAR.Packed() {
+		l.Size = e.NAR.Size
+	}
+	j, err := json.Marshal(l)
+	if err != nil {
+		return b, err
+	}
+	return append(append(b, j...), '\n'), nil
+}
+
+// decodeLine decodes one line of an entries blob. storeDir becomes the
+// entry's Path.Dir.
+func decodeLine(line []byte, storeDir string) (Entry, error) {
+	var l entryLine
+	if err := json.Unmarshal(line, &l); err != nil {
+		return Entry{}, fmt.Errorf("decoding an entry: %w", err)
+	}
+	e := Entry{
+		Path:    storepath.Path{Dir: storeDir, HashPart: l.K, Name: l.Name},
+		NarHash: "sha256:" + l.N, NarSize: l.NS, References: l.Refs, Deriver: l.Drv, Signatures: l.Sigs, CA: l.CA,
+		Compression: l.Comp, FileHash: "sha256:" + l.F,
+		NAR:   Location{Blob: l.Blob, BlobSize: l.BlobSz, Offset: l.Off, Size: l.Size},
+		Added: l.Added,
+	}
+	if l.Size == 0 {
+		e.NAR.Size = l.BlobSz
+	}
+	return e, e.Validate()
+}
+
+// linePrefix checks the fixed part of a line and returns its three keys.
+func linePrefix(line []byte) (hashPart, narHash, fileHash []byte, ok bool) {
+	if len(line) <= prefixLen ||
+		string(line[:keyPos]) != `{"k":"` ||
+		string(line[narPos-len(`","n":"`):narPos]) != `","n":"` ||
+		string(line[filePos-len(`","f":"`):filePos]) != `","f":"` ||
+		string(line[prefixLen-2:prefixLen]) != `",` {
+		return nil, nil, nil, false
+	}
+	return line[keyPos : keyPos+storepath.HashPartLen], line[narPos : narPos+hashLen], line[filePos : filePos+hashLen], true
+}

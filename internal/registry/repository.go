@@ -1,0 +1,87 @@
+// Package registry stores the manifests and blobs of one repository: in an OCI
+// registry over HTTP, or in a directory in the OCI image layout.
+//
+// It knows the OCI protocol, authentication, retries and rate limits. It does
+// not know what the blobs mean.
+package registry
+
+import (
+	"context"
+	"errors"
+	"io"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+)
+
+// ErrNotFound is wrapped by the errors of look-ups whose object is certainly
+// absent: the registry answered 404, or the layout has no such file. No other
+// failure wraps it: "could not read" is never "absent".
+var ErrNotFound = errors.New("not found")
+
+// MaxManifestSize is the largest manifest that is read, in bytes; most
+// registries accept no larger one.
+const MaxManifestSize = 4 << 20
+
+// Manifest is a manifest as stored.
+type Manifest struct {
+	// MediaType is the manifest's own media type.
+	MediaType string
+	// Digest is the digest of Raw. PutManifest ignores it.
+	Digest v1.Hash
+	// Raw is the JSON document, byte for byte.
+	Raw []byte
+}
+
+// Repository is one repository of a registry. Implementations are safe for
+// concurrent use. Every method observes its context; transient failures are
+// retried inside, with backoff, so callers add no second loop.
+type Repository interface {
+	// String is the name as a user would write it for --cache.
+	String() string
+
+	// Manifest fetches the manifest that ref, a tag or a digest
+	// ("sha256:<hex>"), names. Reading by digest is verified.
+	Manifest(ctx context.Context, ref string) (Manifest, error)
+
+	// Resolve returns the digest that tag points to, without fetching it.
+	Resolve(ctx context.Context, tag string) (v1.Hash, error)
+
+	// PutManifest stores m under tag and returns its digest. If blobs that
+	// the manifest names are missing, the error is a *MissingBlobsError.
+	PutManifest(ctx context.Context, tag string, m Manifest) (v1.Hash, error)
+
+	// Tags lists all tags, in no particular order. A repository that does
+	// not exist has none.
+	Tags(ctx context.Context) ([]string, error)
+
+	// Blob opens length bytes of a blob, beginning at offset; length -1 means
+	// up to the end. The reader fails if the registry sends fewer bytes. A
+	// read of a whole blob (0, -1) is verified against its digest at the
+	// end; a partial read is not and must be verified by the caller. The
+	// caller closes the reader.
+	Blob(ctx context.Context, digest v1.Hash, offset, length int64) (io.ReadCloser, error)
+
+	// BlobSize returns the size of a blob in bytes.
+	BlobSize(ctx context.Context, digest v1.Hash) (int64, error)
+
+	// PutBlob stores data, without asking first whether it is there.
+	PutBlob(ctx context.Context, data []byte) (v1.Descriptor, error)
+
+	// WriteBlob stores what write writes, as it is written; only a bounded
+	// part is held in memory. write is called again from the start if the
+	// transfer must be repeated. If write fails nothing is stored and its
+	// error is returned. The descriptor has no media type.
+	WriteBlob(ctx context.Context, write func(w io.Writer) error) (v1.Descriptor, error)
+}
+
+// MissingBlobsError tells that a manifest was refused because blobs that it
+// names are not in the repository.
+type MissingBlobsError struct {
+	// Digests are the missing blobs the registry named; empty if it did not
+	// say which.
+	Digests []v1.Hash
+	Err     error
+}
+
+func (e *MissingBlobsError) Error() string { return "blobs are missing: " + e.Err.Error() }
+func (e *MissingBlobsError) Unwrap() error { return e.Err }

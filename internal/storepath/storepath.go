@@ -1,0 +1,96 @@
+// Package storepath parses and checks Nix store paths.
+//
+// It is stricter than Nix's own parser in nothing, and laxer in nothing: what
+// comes from a network goes through it before it reaches a narinfo.
+package storepath
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/nix-community/go-nix/pkg/nixbase32"
+)
+
+const (
+	// DefaultDir is the store directory of ordinary Nix installations.
+	DefaultDir = "/nix/store"
+	// HashPartLen is the length of a hash part in characters.
+	HashPartLen = 32
+	// maxNameLen is Nix's limit for the name after the dash.
+	maxNameLen = 211
+)
+
+// Path is a store path: DIR/HASHPART-NAME.
+type Path struct {
+	// Dir is the store directory, without a trailing slash.
+	Dir string
+	// HashPart is the 32 Nix-base32 characters, the key of a cache lookup.
+	HashPart string
+	// Name is what follows the dash.
+	Name string
+}
+
+// Parse parses an absolute store path, for example
+// "/nix/store/<hash part>-hello-1.0". Paths below a store path are refused.
+func Parse(s string) (Path, error) {
+	i := strings.LastIndexByte(s, '/')
+	if i <= 0 || s[0] != '/' {
+		return Path{}, fmt.Errorf("%q is not an absolute store path", s)
+	}
+	p, err := ParseBase(s[i+1:])
+	p.Dir = s[:i]
+	return p, err
+}
+
+// ParseBase parses a base name, "<hash part>-<name>". Dir is left empty.
+func ParseBase(s string) (Path, error) {
+	if len(s) < HashPartLen+2 || s[HashPartLen] != '-' {
+		return Path{}, fmt.Errorf("%q is not the name of a store path", s)
+	}
+	p := Path{HashPart: s[:HashPartLen], Name: s[HashPartLen+1:]}
+	if !ValidHashPart(p.HashPart) {
+		return Path{}, fmt.Errorf("%q does not start with a hash part", s)
+	}
+	if err := validName(p.Name); err != nil {
+		return Path{}, fmt.Errorf("%q: %w", s, err)
+	}
+	return p, nil
+}
+
+// ValidHashPart reports whether s is 32 characters of Nix base32.
+func ValidHashPart(s string) bool {
+	if len(s) != HashPartLen {
+		return false
+	}
+	for i := range len(s) {
+		if !nixbase32.Is(s[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+func validName(s string) error {
+	if len(s) > maxNameLen {
+		return fmt.Errorf("name longer than %d characters", maxNameLen)
+	}
+	for i := range len(s) {
+		c := s[i]
+		if 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte("+-._?=", c) >= 0 {
+			continue
+		}
+		return fmt.Errorf("character %q is not allowed in a name", c)
+	}
+	return nil
+}
+
+// Base returns the base name, "<hash part>-<name>".
+func (p Path) Base() string { return p.HashPart + "-" + p.Name }
+
+// String returns the absolute path, or the base name where Dir is empty.
+func (p Path) String() string {
+	if p.Dir == "" {
+		return p.Base()
+	}
+	return p.Dir + "/" + p.Base()
+}
