@@ -1,0 +1,25 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+// Run is a command without its process: it reads nothing and writes nothing
+// but what it is given, and returns the exit status.
+type Run func(ctx context.Context, args []string, getenv func(string) string, stdin io.Reader, stdout, stderr io.Writer) int
+
+// Main runs a command as the process and exits. The first SIGINT or SIGTERM
+// cancels the context, a second one kills.
+func Main(run Run) {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, func() {
+		stop() // from here on a signal has its default effect
+		fmt.Fprintln(os.Stderr, "stopping; interrupt again to stop at once")
+	})
+	os.Exit(run(ctx, os.Args[1:], os.Getenv, os.Stdin, os.Stdout, os.Stderr))
+}
