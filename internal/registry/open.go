@@ -1,0 +1,97 @@
+package registry
+
+import (
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strings"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
+
+	"github.com/org/nixoci-action/internal/hint"
+)
+
+// Options configures Open. The zero value reads public repositories.
+type Options struct {
+	// Push asks the registry for the right to write as well as to read.
+	Push bool
+	// Keychain gives the credentials; nil means anonymous.
+	Keychain authn.Keychain
+	// Transport sends the HTTP requests; nil means one of its own, with
+	// connections enough for parallel transfers.
+	Transport http.RoundTripper
+	// UserAgent names the program to the registry.
+	UserAgent string
+	// Logger receives requests at debug level and retries at warn level; nil
+	// discards them.
+	Logger *slog.Logger
+}
+
+// layoutScheme marks a cache in a local directory.
+const layoutScheme = "oci:"
+
+// ghcrHost is the registry with known limits on requests and blob sizes.
+const ghcrHost = "ghcr.io"
+
+// ghcrMaxBlobSize is GitHub's documented limit for one layer, in bytes.
+const ghcrMaxBlobSize = 10_000_000_000
+
+// Open returns the repository that cache names: "HOST[:PORT]/PATH" for an OCI
+// registry, "http://HOST[:PORT]/PATH" for one without TLS (localhost needs no
+// prefix), "oci:DIR" for a directory. Nothing is read or written yet.
+func Open(cache string, o Options) (Repository, error) {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if dir, ok := strings.CutPrefix(cache, layoutScheme); ok {
+		if dir == "" {
+			return nil, fmt.Errorf("cache %q names no directory", cache)
+		}
+		return newLayout(dir), nil
+	}
+	repo, err := parseRepository(cache)
+	if err != nil {
+		return nil, err
+	}
+	return newRemote(repo, o), nil
+}
+
+// Check reports what is wrong with a cache name, without opening it.
+func Check(cache string) error {
+	_, err := Open(cache, Options{})
+	return err
+}
+
+// MaxBlobSize is the largest blob that the cache's registry takes, in bytes; 0
+// if no limit is known.
+func MaxBlobSize(cache string) int64 {
+	if repo, err := parseRepository(cache); err == nil && repo.RegistryStr() == ghcrHost {
+		return ghcrMaxBlobSize
+	}
+	return 0
+}
+
+func parseRepository(cache string) (name.Repository, error) {
+	const form = "write it as HOST/OWNER/NAME (for example ghcr.io/owner/repo/nix-cache or localhost:5000/x/y) or as oci:DIRECTORY"
+	var opts []name.Option
+	s := strings.TrimPrefix(cache, "https://")
+	if rest, ok := strings.CutPrefix(cache, "http://"); ok {
+		s, opts = rest, append(opts, name.Insecure)
+	}
+	host, path, ok := strings.Cut(s, "/")
+	if !ok || path == "" || !strings.ContainsAny(host, ".:") && host != "localhost" {
+		return name.Repository{}, hint.Wrap(fmt.Errorf("cache %q names no registry", cache), form)
+	}
+	if strings.ContainsAny(path, ":@") {
+		return name.Repository{}, hint.Wrap(fmt.Errorf("cache %q has a tag or digest", cache), form)
+	}
+	if strings.ToLower(path) != path {
+		return name.Repository{}, hint.Wrap(fmt.Errorf("cache %q has capital letters, which registries refuse", cache), "did you mean "+host+"/"+strings.ToLower(path)+"?")
+	}
+	repo, err := name.NewRepository(s, append(opts, name.StrictValidation)...)
+	if err != nil {
+		return name.Repository{}, hint.Wrap(fmt.Errorf("cache %q: %w", cache, err), form)
+	}
+	return repo, nil
+}
