@@ -7,67 +7,74 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"strings"
 
 	"github.com/sethvargo/go-githubactions"
+	"golang.org/x/term"
 
 	"github.com/org/nixoci-action/internal/hint"
 )
 
-// Messages prints for people, one line at a time. Everything it is given is
-// passed through Text. Safe for concurrent use as far as its writer is.
+// Messages prints for people. What it is given goes through Text first. Safe
+// for concurrent use.
 type Messages struct {
-	w      io.Writer
-	action *githubactions.Action // nil outside GitHub Actions
+	screen   *screen
+	action   *githubactions.Action // nil outside GitHub Actions
+	getenv   func(string) string
+	terminal bool
 }
 
-// New prints to w, in the way that the environment asks for.
+// New prints to w, usually standard error, in the way that w and the
+// environment ask for: a bar only on a terminal, workflow commands only in
+// GitHub Actions. There are no colours, so there is none to turn off.
 func New(w io.Writer, getenv func(string) string) *Messages {
-	m := &Messages{w: w}
+	m := &Messages{screen: &screen{w: w}, getenv: getenv}
 	if getenv("GITHUB_ACTIONS") == "true" {
-		m.action = githubactions.New(githubactions.WithWriter(w), githubactions.WithGetenv(getenv))
+		m.action = githubactions.New(githubactions.WithWriter(m.screen), githubactions.WithGetenv(getenv))
+		return m
 	}
+	f, ok := w.(*os.File)
+	m.terminal = ok && getenv("TERM") != "dumb" && getenv("CI") == "" && term.IsTerminal(int(f.Fd()))
 	return m
 }
 
 // Printf prints a line.
 func (m *Messages) Printf(format string, args ...any) {
-	fmt.Fprintln(m.w, Text(fmt.Sprintf(format, args...)))
+	m.println(Text(fmt.Sprintf(format, args...)))
 }
+
+func (m *Messages) println(line string) { _, _ = m.screen.Write([]byte(line + "\n")) }
 
 // Error prints err, each part of a joined one in its own line, and its hint.
 // In GitHub Actions the same becomes one annotation.
 func (m *Messages) Error(err error) {
-	m.print("error", err)
+	lines := describe("error", err)
+	m.println(strings.Join(lines, "\n"))
 	if m.action != nil {
-		m.action.Errorf("%s", annotation(err))
+		m.action.Errorf("%s", strings.TrimPrefix(strings.Join(lines, "\n"), "error: "))
 	}
 }
 
 // Warn is Error for what does not end the work.
 func (m *Messages) Warn(err error) {
-	m.print("warning", err)
+	lines := describe("warning", err)
+	m.println(strings.Join(lines, "\n"))
 	if m.action != nil {
-		m.action.Warningf("%s", annotation(err))
+		m.action.Warningf("%s", strings.TrimPrefix(strings.Join(lines, "\n"), "warning: "))
 	}
 }
 
-func (m *Messages) print(kind string, err error) {
+func describe(kind string, err error) []string {
+	var lines []string
 	for _, e := range parts(err) {
-		fmt.Fprintf(m.w, "%s: %s\n", kind, Text(e.Error()))
+		lines = append(lines, kind+": "+Text(e.Error()))
 	}
 	for _, h := range hints(err) {
-		fmt.Fprintf(m.w, "hint: %s\n", Text(h))
+		lines = append(lines, "hint: "+Text(h))
 	}
-}
-
-func annotation(err error) string {
-	text := Text(err.Error())
-	for _, h := range hints(err) {
-		text += "\nhint: " + Text(h)
-	}
-	return text
+	return lines
 }
 
 // parts takes a joined error apart, through wrappers that leave its message
@@ -93,15 +100,46 @@ func hints(err error) []string {
 	return all
 }
 
-// Group starts a stage. In GitHub Actions the lines up to the end of the group
-// can be folded; elsewhere the title is printed. The returned function ends the
-// group.
+// Group starts a stage and prints its title. In GitHub Actions the lines up to
+// its end can be folded. The returned function ends it; groups do not nest.
 func (m *Messages) Group(format string, args ...any) (end func()) {
 	title := Line(fmt.Sprintf(format, args...))
 	if m.action == nil {
-		fmt.Fprintln(m.w, title)
+		m.println(title)
 		return func() {}
 	}
 	m.action.Group(title)
 	return m.action.EndGroup
+}
+
+// Mask has GitHub Actions hide a secret in the log from here on. Elsewhere it
+// does nothing: it would print the secret.
+func (m *Messages) Mask(secret string) {
+	if m.action == nil {
+		return
+	}
+	for line := range strings.Lines(secret) {
+		if line = strings.TrimSpace(line); line != "" {
+			m.action.AddMask(line)
+		}
+	}
+}
+
+// Summary appends Markdown to the job's summary in GitHub Actions; elsewhere
+// it does nothing. The caller escapes untrusted text.
+func (m *Messages) Summary(markdown string) error {
+	name := m.getenv("GITHUB_STEP_SUMMARY")
+	if m.action == nil || name == "" {
+		return nil
+	}
+	// not AddStepSummary, which panics where the file cannot be written
+	f, err := os.OpenFile(name, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return fmt.Errorf("writing the job summary: %w", err)
+	}
+	_, err = f.WriteString(markdown + "\n")
+	if err := errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("writing the job summary: %w", err)
+	}
+	return nil
 }
