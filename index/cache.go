@@ -1,0 +1,324 @@
+package index
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/org/nixoci-action/internal/registry"
+)
+
+const segmentTagPrefix = "segment-"
+
+// Options configures Open. The zero value works, without a disk copy.
+type Options struct {
+	// Dir keeps entries blobs and the last state of every cache between
+	// runs; empty means nowhere. Processes may share it.
+	Dir string
+	// Logger receives repairs and oddities; nil discards them.
+	Logger *slog.Logger
+	// Now is the clock; nil means time.Now.
+	Now func() time.Time
+	// Settle is how long a writer waits before it looks whether the root kept
+	// its segments; 0 means 200 ms, jittered.
+	Settle time.Duration
+}
+
+// Cache is the cache index of one repository. It is safe for concurrent use;
+// reads of the registry are made one after the other.
+type Cache struct {
+	repo registry.Repository
+	opts Options
+	disk disk
+
+	mu      sync.Mutex
+	current *Snapshot              // nil until something was read
+	blobs   map[v1.Hash]*segment   // by entries blob, for the next snapshot
+	swept   map[string]SegmentInfo // segments that only the tag list shows
+}
+
+// Open returns the cache index in repo. Nothing is read yet.
+func Open(repo registry.Repository, o Options) *Cache {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Settle == 0 {
+		o.Settle = 200 * time.Millisecond
+	}
+	return &Cache{repo: repo, opts: o, disk: newDisk(o.Dir, repo.String()), blobs: map[v1.Hash]*segment{}, swept: map[string]SegmentInfo{}}
+}
+
+// Refresh reads what changed since the last read. If nothing did it costs one
+// request and returns the same Snapshot. A repository without a cache index
+// gives an empty Snapshot; any other failure is an error, and what was read
+// before stays valid.
+func (c *Cache) Refresh(ctx context.Context) (*Snapshot, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.current != nil {
+		digest, err := c.repo.Resolve(ctx, RootTag)
+		if err == nil && digest == c.current.digest || errors.Is(err, registry.ErrNotFound) && c.current.digest == (v1.Hash{}) && c.current.Len() > 0 {
+			return c.current, nil
+		}
+		if err != nil && !errors.Is(err, registry.ErrNotFound) {
+			return nil, fmt.Errorf("reading the cache index: %w", err)
+		}
+	}
+	s, err := c.read(ctx, false)
+	if err != nil {
+		return nil, fmt.Errorf("reading the cache index: %w", err)
+	}
+	return s, nil
+}
+
+// Sweep is Refresh with a look at the tag list, which shows segments that a
+// lost race has kept out of the root.
+func (c *Cache) Sweep(ctx context.Context) (*Snapshot, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s, err := c.read(ctx, true)
+	if err != nil {
+		return nil, fmt.Errorf("reading the cache index: %w", err)
+	}
+	return s, nil
+}
+
+// read reads the root, and the tag list if it is asked for or there is no
+// root, and makes the current snapshot of both.
+func (c *Cache) read(ctx context.Context, sweep bool) (*Snapshot, error) {
+	digest, list, err := readRoot(ctx, c.repo)
+	switch {
+	case errors.Is(err, registry.ErrNotFound):
+		sweep = true
+	case err != nil:
+		return nil, err
+	}
+	if sweep {
+		if err := c.sweep(ctx, list); err != nil {
+			return nil, err
+		}
+	}
+	for _, s := range list.Segments {
+		delete(c.swept, s.Tag)
+	}
+	for _, r := range list.Retired {
+		delete(c.swept, r.Tag)
+	}
+	s, err := c.assemble(ctx, digest, list)
+	if err != nil {
+		return nil, err
+	}
+	c.adopt(s)
+	return s, nil
+}
+
+// adopt makes s the current snapshot and keeps it on disk.
+func (c *Cache) adopt(s *Snapshot) {
+	c.current = s
+	live := map[v1.Hash]*segment{}
+	for _, seg := range s.segments {
+		live[seg.info.Entries] = seg
+	}
+	c.blobs = live
+	if err := c.disk.save(s); err != nil {
+		c.opts.Logger.Warn("the index's copy on disk was not written", "error", err)
+	}
+}
+
+// sweep finds the segments that have a tag and are not in list.
+func (c *Cache) sweep(ctx context.Context, list segmentList) error {
+	tags, err := c.repo.Tags(ctx)
+	if err != nil {
+		return err
+	}
+	known := map[string]bool{}
+	for _, s := range list.Segments {
+		known[s.Tag] = true
+	}
+	for _, r := range list.Retired {
+		known[r.Tag] = true
+	}
+	present := map[string]bool{}
+	var mu sync.Mutex
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(readJobs)
+	for _, tag := range tags {
+		present[tag] = true
+		_, have := c.swept[tag]
+		if !strings.HasPrefix(tag, segmentTagPrefix) || known[tag] || have {
+			continue
+		}
+		g.Go(func() error {
+			info, err := c.segmentInfo(ctx, tag)
+			if errors.Is(err, registry.ErrNotFound) {
+				return nil // collected since the list was made
+			}
+			if err != nil {
+				return err
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			c.swept[tag] = info
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	maps.DeleteFunc(c.swept, func(tag string, _ SegmentInfo) bool { return !present[tag] })
+	return nil
+}
+
+// readJobs is how many index objects are read at once.
+const readJobs = 16
+
+// segmentInfo learns from a segment's manifest what the root would say.
+// Count and Replaces stay open until the entries blob is read.
+func (c *Cache) segmentInfo(ctx context.Context, tag string) (SegmentInfo, error) {
+	m, err := c.repo.Manifest(ctx, tag)
+	if err != nil {
+		return SegmentInfo{}, err
+	}
+	var im v1.Manifest
+	if err := json.Unmarshal(m.Raw, &im); err != nil {
+		return SegmentInfo{}, fmt.Errorf("decoding segment %s: %w", tag, err)
+	}
+	if len(im.Layers) == 0 || im.Layers[0].MediaType != mediaEntries || im.Layers[0].Size <= 0 || im.Layers[0].Size > maxEntriesBlob {
+		return SegmentInfo{}, fmt.Errorf("tag %s is no segment of a cache index", tag)
+	}
+	return SegmentInfo{Tag: tag, Manifest: m.Digest, Entries: im.Layers[0].Digest, EntriesSize: im.Layers[0].Size}, nil
+}
+
+// assemble loads the live segments of a root and of the sweeps.
+func (c *Cache) assemble(ctx context.Context, digest v1.Hash, list segmentList) (*Snapshot, error) {
+	candidates := append(slices.Clone(list.Segments), slices.Collect(maps.Values(c.swept))...)
+	replaced := map[v1.Hash]bool{}
+	for _, s := range candidates {
+		for _, r := range s.Replaces {
+			replaced[r] = true
+		}
+	}
+	candidates = slices.DeleteFunc(candidates, func(s SegmentInfo) bool { return replaced[s.Manifest] })
+	loaded := make([]*segment, len(candidates))
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(readJobs)
+	for i, info := range candidates {
+		g.Go(func() (err error) {
+			loaded[i], err = c.load(gctx, info)
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	// a swept segment tells only now what it replaces
+	for _, s := range loaded {
+		if s != nil {
+			for _, r := range s.header.Replaces {
+				replaced[r] = true
+			}
+		}
+	}
+	loaded = slices.DeleteFunc(loaded, func(s *segment) bool { return s == nil || replaced[s.info.Manifest] })
+	var extra []SegmentInfo
+	for _, s := range loaded {
+		if _, ok := c.swept[s.info.Tag]; ok {
+			extra = append(extra, s.info)
+		}
+	}
+	return newSnapshot(digest, list.Config, loaded, list.Retired, extra), nil
+}
+
+// load returns a segment from memory, disk or the registry; nil if it has been
+// collected.
+func (c *Cache) load(ctx context.Context, info SegmentInfo) (*segment, error) {
+	if s, ok := c.blobs[info.Entries]; ok {
+		return s, nil
+	}
+	blob, ok := c.disk.entries(info)
+	if !ok {
+		var err error
+		blob, err = registry.ReadBlob(ctx, c.repo, info.Entries, info.EntriesSize)
+		if errors.Is(err, registry.ErrNotFound) {
+			return nil, c.collected(ctx, info, err)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("reading segment %s: %w", info.Tag, err)
+		}
+	}
+	s, err := parseSegment(blob)
+	if err != nil {
+		return nil, fmt.Errorf("reading segment %s: %w", info.Tag, err)
+	}
+	if err := s.header.Config.validate(); err != nil {
+		return nil, fmt.Errorf("reading segment %s: %w", info.Tag, err)
+	}
+	info.Count, info.Created, info.Replaces = len(s.lines), s.header.Created, s.header.Replaces
+	s.info = info
+	if !ok {
+		if err := c.disk.put(info.Entries, blob); err != nil {
+			c.opts.Logger.Warn("a segment's copy on disk was not written", "error", err)
+		}
+	}
+	return s, nil
+}
+
+// collected tells a segment that gc has removed, while an older root still
+// named it, from one that is damaged.
+func (c *Cache) collected(ctx context.Context, info SegmentInfo, err error) error {
+	_, tagErr := c.repo.Resolve(ctx, info.Tag)
+	switch {
+	case errors.Is(tagErr, registry.ErrNotFound):
+		return nil
+	case tagErr != nil:
+		return tagErr
+	}
+	// the text, not the error: a damaged segment is not an absent cache
+	return fmt.Errorf("segment %s is damaged: %v", info.Tag, err) //nolint:errorlint // see above
+}
+
+// Load returns the index as the disk copy has it, without any request. Its
+// error wraps fs.ErrNotExist if there is no copy.
+func (c *Cache) Load() (*Snapshot, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	st, err := c.disk.state()
+	if err != nil {
+		return nil, fmt.Errorf("reading the index's copy on disk: %w", err)
+	}
+	var loaded []*segment
+	for _, info := range st.List.Segments {
+		blob, ok := c.disk.entries(info)
+		if !ok {
+			return nil, fmt.Errorf("reading the index's copy on disk: segment %s is missing or damaged", info.Tag)
+		}
+		s, err := parseSegment(blob)
+		if err != nil {
+			return nil, fmt.Errorf("reading the index's copy on disk: segment %s: %w", info.Tag, err)
+		}
+		s.info = info
+		loaded = append(loaded, s)
+	}
+	for _, info := range st.Extra {
+		c.swept[info.Tag] = info
+	}
+	s := newSnapshot(st.Root, st.List.Config, loaded, st.List.Retired, st.Extra)
+	c.current = s
+	for _, seg := range s.segments {
+		c.blobs[seg.info.Entries] = seg
+	}
+	return s, nil
+}

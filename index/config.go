@@ -1,0 +1,88 @@
+package index
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/nix-community/go-nix/pkg/narinfo/signature"
+
+	"github.com/org/nixoci-action/internal/storepath"
+)
+
+// Config is what clients need to know of a cache besides its entries.
+type Config struct {
+	// StoreDir is the store directory; empty means /nix/store.
+	StoreDir string `json:"storeDir,omitempty"`
+	// PublicKeys are "name:base64", in the form of trusted-public-keys.
+	PublicKeys []string `json:"publicKeys,omitempty"`
+	// Priority is the substituter's priority; 0 means that none was chosen.
+	Priority int `json:"priority,omitempty"`
+	// Upstreams are the caches on which the references of entries may be.
+	Upstreams []string `json:"upstreams,omitempty"`
+}
+
+// merge adds what a later writer says: lists grow, single values change.
+func (c Config) merge(later Config) Config {
+	if later.StoreDir != "" {
+		c.StoreDir = later.StoreDir
+	}
+	if later.Priority != 0 {
+		c.Priority = later.Priority
+	}
+	c.PublicKeys = union(c.PublicKeys, later.PublicKeys)
+	c.Upstreams = union(c.Upstreams, later.Upstreams)
+	return c
+}
+
+func union(a, b []string) []string {
+	out := slices.Clone(a)
+	for _, s := range b {
+		if !slices.Contains(out, s) {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+func (c Config) equal(d Config) bool {
+	return c.StoreDir == d.StoreDir && c.Priority == d.Priority &&
+		slices.Equal(c.PublicKeys, d.PublicKeys) && slices.Equal(c.Upstreams, d.Upstreams)
+}
+
+func (c Config) storeDir() string {
+	if c.StoreDir == "" {
+		return storepath.DefaultDir
+	}
+	return c.StoreDir
+}
+
+// validate keeps a damaged or hostile index from writing lines of its own
+// into what a proxy prints.
+func (c Config) validate() error {
+	if c.StoreDir != "" {
+		if _, err := storepath.Parse(c.StoreDir + "/00000000000000000000000000000000-x"); err != nil || !printable(c.StoreDir) {
+			return fmt.Errorf("the cache's store directory is %q", c.StoreDir)
+		}
+	}
+	for _, k := range c.PublicKeys {
+		if _, err := signature.ParsePublicKey(k); err != nil || !printable(k) {
+			return fmt.Errorf("the cache's public key %q is not one", k)
+		}
+	}
+	for _, u := range c.Upstreams {
+		if !printable(u) {
+			return fmt.Errorf("the cache's upstream %q is no URL", u)
+		}
+	}
+	return nil
+}
+
+// printable reports whether s is ASCII without spaces and control characters.
+func printable(s string) bool {
+	for i := range len(s) {
+		if s[i] <= ' ' || s[i] > '~' {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,163 @@
+package index
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"github.com/org/nixoci-action/internal/registry"
+)
+
+// RootTag is the tag of the root.
+const RootTag = "cache-index"
+
+// Media types of what the index stores.
+const (
+	mediaSegment     = "application/vnd.nixoci.segment.v1"
+	mediaEntries     = "application/vnd.nixoci.entries.v1+jsonl+zstd"
+	mediaRoot        = "application/vnd.nixoci.root.v1"
+	mediaSegmentList = "application/vnd.nixoci.segments.v1+json+zstd"
+	mediaCompat      = "application/vnd.nixcache.index.v1+json"
+	mediaPack        = "application/vnd.nixoci.pack.v1+"
+	mediaNAR         = "application/vnd.nixoci.nar.v1"
+	mediaEmpty       = "application/vnd.oci.empty.v1+json"
+)
+
+const (
+	maxSegmentListBlob = 32 << 20  // compressed, in bytes
+	maxSegmentList     = 256 << 20 // uncompressed, in bytes
+)
+
+// ErrForeign tells that the repository's cache-index was written by another
+// program. It is left alone.
+var ErrForeign = errors.New("the repository holds an index of another program")
+
+// SegmentInfo is what the root says of a segment: enough to fetch its entries
+// blob and to know whether it still counts.
+type SegmentInfo struct {
+	Tag      string  `json:"tag"`
+	Manifest v1.Hash `json:"manifest"`
+	// Entries and EntriesSize are the entries blob's digest and size in
+	// bytes, as stored.
+	Entries     v1.Hash `json:"entries"`
+	EntriesSize int64   `json:"entriesSize"`
+	// Count is the number of entries.
+	Count    int       `json:"count"`
+	Created  time.Time `json:"created"`
+	Replaces []v1.Hash `json:"replaces,omitempty"`
+}
+
+// Retired is a segment that no longer counts and whose manifest may be
+// deleted some time after Since.
+type Retired struct {
+	Tag      string    `json:"tag"`
+	Manifest v1.Hash   `json:"manifest"`
+	Since    time.Time `json:"since"`
+}
+
+// segmentList is the root's own layer.
+type segmentList struct {
+	Version   int           `json:"version"`
+	MinReader int           `json:"minReader"`
+	Segments  []SegmentInfo `json:"segments"`
+	Retired   []Retired     `json:"retired,omitempty"`
+	Config    Config        `json:"config"`
+}
+
+func newManifest(artifactType string, layers []v1.Descriptor, created time.Time) (registry.Manifest, error) {
+	raw, err := json.Marshal(v1.Manifest{
+		SchemaVersion: 2, MediaType: types.OCIManifestSchema1, ArtifactType: artifactType,
+		Config: emptyConfig, Layers: layers,
+		Annotations: map[string]string{"org.opencontainers.image.created": created.UTC().Format(time.RFC3339)},
+	})
+	return registry.Manifest{MediaType: string(types.OCIManifestSchema1), Raw: raw}, err
+}
+
+// emptyConfigBytes is the config of manifests that are no images
+// (image-spec, manifest.md, "guidance for an empty descriptor").
+var emptyConfigBytes = []byte("{}")
+
+var emptyConfig = v1.Descriptor{
+	MediaType: mediaEmpty, Size: 2,
+	Digest: v1.Hash{Algorithm: "sha256", Hex: "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"},
+}
+
+// readRoot reads the root. Its errors wrap registry.ErrNotFound if there is
+// none, ErrForeign if it is not ours.
+func readRoot(ctx context.Context, repo registry.Repository) (v1.Hash, segmentList, error) {
+	var list segmentList
+	// the list may have been superseded and collected between the two reads
+	for try := 0; ; try++ {
+		m, err := repo.Manifest(ctx, RootTag)
+		if err != nil {
+			return v1.Hash{}, list, err
+		}
+		layer, err := rootLayer(m)
+		if err != nil {
+			return v1.Hash{}, list, err
+		}
+		blob, err := registry.ReadBlob(ctx, repo, layer.Digest, layer.Size)
+		if errors.Is(err, registry.ErrNotFound) {
+			if try < 3 {
+				continue
+			}
+			return v1.Hash{}, list, fmt.Errorf("the cache index's segment list is missing: %v", err) //nolint:errorlint // present root, so never "absent"
+		}
+		if err != nil {
+			return v1.Hash{}, list, err
+		}
+		list, err = parseSegmentList(blob)
+		return m.Digest, list, err
+	}
+}
+
+func rootLayer(m registry.Manifest) (v1.Descriptor, error) {
+	var im v1.Manifest
+	if err := json.Unmarshal(m.Raw, &im); err != nil {
+		return v1.Descriptor{}, fmt.Errorf("decoding the cache index's manifest: %w", err)
+	}
+	for _, l := range im.Layers {
+		if l.MediaType != mediaSegmentList {
+			continue
+		}
+		if l.Size <= 0 || l.Size > maxSegmentListBlob {
+			return v1.Descriptor{}, fmt.Errorf("the cache index's segment list has %d bytes", l.Size)
+		}
+		return l, nil
+	}
+	return v1.Descriptor{}, ErrForeign
+}
+
+func parseSegmentList(blob []byte) (segmentList, error) {
+	var list segmentList
+	raw, err := decompress(blob, maxSegmentList)
+	if err != nil {
+		return list, fmt.Errorf("decompressing the segment list: %w", err)
+	}
+	if err := json.Unmarshal(raw, &list); err != nil {
+		return list, fmt.Errorf("decoding the segment list: %w", err)
+	}
+	if err := checkVersion(list.Version, list.MinReader); err != nil {
+		return list, err
+	}
+	for _, s := range list.Segments {
+		if s.EntriesSize <= 0 || s.EntriesSize > maxEntriesBlob || s.Tag == "" {
+			return list, fmt.Errorf("the segment list says %d bytes of segment %q", s.EntriesSize, s.Tag)
+		}
+	}
+	return list, list.Config.validate()
+}
+
+func encodeSegmentList(l segmentList) ([]byte, error) {
+	l.Version, l.MinReader = formatVersion, formatVersion
+	raw, err := json.Marshal(l)
+	if err != nil {
+		return nil, err
+	}
+	return compress(raw), nil
+}

@@ -1,0 +1,142 @@
+package index
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+)
+
+// formatVersion is what this package writes, and the newest it reads.
+const formatVersion = 1
+
+const (
+	maxEntriesBlob = 64 << 20 // compressed, in bytes
+	maxEntries     = 1 << 30  // uncompressed, in bytes
+)
+
+// Header is the first line of an entries blob.
+type Header struct {
+	// Version is the format's version; MinReader the least version a reader
+	// must know to read this.
+	Version   int `json:"version"`
+	MinReader int `json:"minReader"`
+	// Nonce makes every segment unique.
+	Nonce   string    `json:"nonce"`
+	Created time.Time `json:"created"`
+	// Replaces are the manifest digests of the segments that this one
+	// supersedes.
+	Replaces     []v1.Hash     `json:"replaces,omitempty"`
+	Publications []Publication `json:"publications,omitempty"`
+	// Config is what the writer contributed to the cache's configuration.
+	Config Config `json:"config"`
+}
+
+// Publication is the record of one publish: what it made available, and why
+// it should stay.
+type Publication struct {
+	Time time.Time `json:"time"`
+	// Flake is the flake reference as the user gave it, Revision the
+	// revision it was locked to, if it has one.
+	Flake    string `json:"flake,omitempty"`
+	Revision string `json:"revision,omitempty"`
+	// Ref is the Git reference in full: refs/heads/…, refs/tags/…,
+	// refs/pull/…. Empty if not known.
+	Ref string `json:"ref,omitempty"`
+	// RunURL is the page of the CI run.
+	RunURL  string   `json:"runUrl,omitempty"`
+	Systems []string `json:"systems,omitempty"`
+	Roots   []Root   `json:"roots"`
+}
+
+// Root is one output that a publication keeps alive.
+type Root struct {
+	// Attr is the flake attribute, or "" for a store path given by itself.
+	Attr string `json:"attr,omitempty"`
+	// Path is the base name of the store path.
+	Path string `json:"path"`
+}
+
+// segment is an entries blob in memory. Its lines stay encoded until one is
+// asked for. It is immutable.
+type segment struct {
+	info   SegmentInfo
+	header Header
+	data   []byte // uncompressed
+	lines  []span // of the entries, without the newline
+}
+
+type span struct{ off, end int }
+
+func (s *segment) line(i int) []byte { return s.data[s.lines[i].off:s.lines[i].end] }
+
+// encodeSegment makes an entries blob.
+func encodeSegment(h Header, entries []Entry) ([]byte, error) {
+	h.Version, h.MinReader = formatVersion, formatVersion
+	b, err := json.Marshal(h)
+	if err != nil {
+		return nil, err
+	}
+	b = append(b, '\n')
+	for i := range entries {
+		if b, err = appendLine(b, &entries[i]); err != nil {
+			return nil, err
+		}
+	}
+	if len(b) > maxEntries {
+		return nil, fmt.Errorf("a segment of %d bytes is too large", len(b))
+	}
+	return compress(b), nil
+}
+
+// parseSegment reads an entries blob. It checks the header and the fixed part
+// of every line; the rest of a line is checked when it is looked up.
+func parseSegment(blob []byte) (*segment, error) {
+	data, err := decompress(blob, maxEntries)
+	if err != nil {
+		return nil, fmt.Errorf("decompressing a segment: %w", err)
+	}
+	head, rest, ok := bytes.Cut(data, []byte{'\n'})
+	if !ok {
+		return nil, fmt.Errorf("a segment without a header line")
+	}
+	s := &segment{data: data}
+	if err := json.Unmarshal(head, &s.header); err != nil {
+		return nil, fmt.Errorf("decoding a segment's header: %w", err)
+	}
+	if err := checkVersion(s.header.Version, s.header.MinReader); err != nil {
+		return nil, err
+	}
+	if len(rest) > 0 && rest[len(rest)-1] != '\n' {
+		return nil, fmt.Errorf("a segment's last line is cut off")
+	}
+	s.lines = make([]span, 0, bytes.Count(rest, []byte{'\n'}))
+	for off := len(head) + 1; off < len(data); {
+		end := off + bytes.IndexByte(data[off:], '\n')
+		if _, _, _, ok := linePrefix(data[off:end]); !ok {
+			return nil, fmt.Errorf("line %d of a segment is no entry", len(s.lines)+2)
+		}
+		s.lines = append(s.lines, span{off, end})
+		off = end + 1
+	}
+	return s, nil
+}
+
+// TooNewError tells that a cache needs a newer version of this program.
+type TooNewError struct{ MinReader int }
+
+func (e *TooNewError) Error() string {
+	return fmt.Sprintf("the cache needs a reader of format version %d, this one knows version %d", e.MinReader, formatVersion)
+}
+
+func checkVersion(version, minReader int) error {
+	if version <= 0 {
+		return fmt.Errorf("the cache index has no version")
+	}
+	if minReader > formatVersion {
+		return &TooNewError{minReader}
+	}
+	return nil
+}

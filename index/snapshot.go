@@ -1,0 +1,157 @@
+package index
+
+import (
+	"slices"
+	"strings"
+	"sync"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/org/nixoci-action/internal/storepath"
+)
+
+// Snapshot is the cache index as it was at one moment. It is immutable and
+// safe for concurrent use.
+type Snapshot struct {
+	digest   v1.Hash
+	config   Config
+	segments []*segment // oldest first
+	retired  []Retired
+	extra    []SegmentInfo // found by a sweep, unknown to the root
+
+	entries map[[storepath.HashPartLen]byte]position
+	nars    func() map[[hashLen]byte]position // by NAR hash, made on first use
+	files   func() map[[hashLen]byte]position // by file hash
+}
+
+// position is an entry's place: which segment, which line.
+type position struct{ segment, line int32 }
+
+func newSnapshot(digest v1.Hash, config Config, segments []*segment, retired []Retired, extra []SegmentInfo) *Snapshot {
+	slices.SortFunc(segments, func(a, b *segment) int {
+		if c := a.info.Created.Compare(b.info.Created); c != 0 {
+			return c
+		}
+		return strings.Compare(a.info.Tag, b.info.Tag)
+	})
+	s := &Snapshot{digest: digest, segments: segments, retired: retired, extra: extra}
+	n := 0
+	for _, seg := range segments {
+		n += len(seg.lines)
+		s.config = s.config.merge(seg.header.Config)
+	}
+	s.config = s.config.merge(config)
+	s.entries = make(map[[storepath.HashPartLen]byte]position, n)
+	s.each(func(p position, line []byte) {
+		k, _, _, _ := linePrefix(line)
+		s.entries[[storepath.HashPartLen]byte(k)] = p // the newest wins
+	})
+	byHash := func(pick func(line []byte) []byte) func() map[[hashLen]byte]position {
+		return sync.OnceValue(func() map[[hashLen]byte]position {
+			m := make(map[[hashLen]byte]position, len(s.entries))
+			for _, p := range s.entries {
+				m[[hashLen]byte(pick(s.segments[p.segment].line(int(p.line))))] = p
+			}
+			return m
+		})
+	}
+	s.nars = byHash(func(line []byte) []byte { _, n, _, _ := linePrefix(line); return n })
+	s.files = byHash(func(line []byte) []byte { _, _, f, _ := linePrefix(line); return f })
+	return s
+}
+
+func (s *Snapshot) each(f func(position, []byte)) {
+	for i, seg := range s.segments {
+		for j := range seg.lines {
+			f(position{int32(i), int32(j)}, seg.line(j)) //nolint:gosec // bounded by maxEntries
+		}
+	}
+}
+
+func (s *Snapshot) at(p position, ok bool) (Entry, bool) {
+	if !ok {
+		return Entry{}, false
+	}
+	e, err := decodeLine(s.segments[p.segment].line(int(p.line)), s.config.storeDir())
+	return e, err == nil
+}
+
+// Has reports whether the cache has an entry for a hash part.
+func (s *Snapshot) Has(hashPart string) bool {
+	if len(hashPart) != storepath.HashPartLen {
+		return false
+	}
+	_, ok := s.entries[[storepath.HashPartLen]byte([]byte(hashPart))]
+	return ok
+}
+
+// Lookup returns the entry for a hash part. An entry that does not decode
+// counts as absent.
+func (s *Snapshot) Lookup(hashPart string) (Entry, bool) {
+	if len(hashPart) != storepath.HashPartLen {
+		return Entry{}, false
+	}
+	p, ok := s.entries[[storepath.HashPartLen]byte([]byte(hashPart))]
+	return s.at(p, ok)
+}
+
+// LookupNAR returns an entry whose compressed NAR has the given file hash: the
+// 52 characters of Nix base32 that stand in its URL.
+func (s *Snapshot) LookupNAR(fileHash string) (Entry, bool) { return s.byHash(s.files, fileHash) }
+
+// LookupNARHash returns an entry whose uncompressed NAR has the given hash
+// ("sha256:" and 52 characters of Nix base32).
+func (s *Snapshot) LookupNARHash(narHash string) (Entry, bool) {
+	return s.byHash(s.nars, strings.TrimPrefix(narHash, "sha256:"))
+}
+
+func (s *Snapshot) byHash(m func() map[[hashLen]byte]position, hash string) (Entry, bool) {
+	if len(hash) != hashLen {
+		return Entry{}, false
+	}
+	p, ok := m()[[hashLen]byte([]byte(hash))]
+	return s.at(p, ok)
+}
+
+// Len returns the number of store paths in the cache.
+func (s *Snapshot) Len() int { return len(s.entries) }
+
+// All calls yield for each entry, in no particular order, until it returns
+// false.
+func (s *Snapshot) All(yield func(Entry) bool) {
+	for _, p := range s.entries {
+		if e, ok := s.at(p, true); ok && !yield(e) {
+			return
+		}
+	}
+}
+
+// Config returns the cache's configuration.
+func (s *Snapshot) Config() Config { return s.config }
+
+// Digest returns the root's digest, or "" if there is no root.
+func (s *Snapshot) Digest() string {
+	if s.digest == (v1.Hash{}) {
+		return ""
+	}
+	return s.digest.String()
+}
+
+// Segments returns the live segments, oldest first.
+func (s *Snapshot) Segments() []SegmentInfo {
+	infos := make([]SegmentInfo, len(s.segments))
+	for i, seg := range s.segments {
+		infos[i] = seg.info
+	}
+	return infos
+}
+
+// Publications returns the records of what was published, oldest segment
+// first.
+func (s *Snapshot) Publications() []Publication {
+	var ps []Publication
+	for _, seg := range s.segments {
+		ps = append(ps, seg.header.Publications...)
+	}
+	return ps
+}

@@ -1,0 +1,342 @@
+package index
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"github.com/org/nixoci-action/internal/registry"
+)
+
+// WriterOptions configures a Writer. The zero value works for a cache whose
+// entries refer to nothing outside it.
+type WriterOptions struct {
+	// CommitEvery is the number of added entries after which a segment is
+	// committed; if less than or equal to 0, 500.
+	CommitEvery int
+	// CommitInterval is the longest time between commits while entries are
+	// added; if less than or equal to 0, five minutes.
+	CommitInterval time.Duration
+	// SegmentLayers is the largest number of NAR blobs in one segment; if
+	// less than or equal to 0, 2,000. Amazon ECR takes 499.
+	SegmentLayers int
+	// OnUpstream reports whether a hash part is available on an upstream
+	// cache; nil means none is. It is called from several goroutines.
+	OnUpstream func(hashPart string) bool
+	// Config is merged into the cache's configuration.
+	Config Config
+	// Committed is called after each segment has become durable, never
+	// concurrently; nil means nobody listens.
+	Committed func(tag string, entries int)
+}
+
+// Writer adds entries to a cache index. Add may be called concurrently; Close
+// once, after the last Add has returned.
+type Writer struct {
+	cache *Cache
+	opts  WriterOptions
+	base  *Snapshot
+
+	mu        sync.Mutex
+	pending   map[string]Entry // by hash part: uploaded, not yet in a segment
+	committed map[string]bool  // by hash part: in a segment of this writer
+	added     int              // since the last commit
+	last      time.Time        // of the last commit
+	lost      []Entry          // whose blobs the registry has lost
+
+	committing sync.Mutex
+	written    []SegmentInfo
+	root       v1.Hash // the last root this writer wrote
+	emptyDone  bool    // the empty config blob is known to be there
+}
+
+// NewWriter returns a Writer that adds to what base shows. Other writers may
+// add to the cache meanwhile.
+func (c *Cache) NewWriter(base *Snapshot, o WriterOptions) (*Writer, error) {
+	if o.CommitEvery <= 0 {
+		o.CommitEvery = 500
+	}
+	if o.CommitInterval <= 0 {
+		o.CommitInterval = 5 * time.Minute
+	}
+	if o.SegmentLayers <= 0 {
+		o.SegmentLayers = 2000
+	}
+	if o.OnUpstream == nil {
+		o.OnUpstream = func(string) bool { return false }
+	}
+	if err := o.Config.validate(); err != nil {
+		return nil, err
+	}
+	if len(base.segments) > 0 && o.Config.storeDir() != base.config.storeDir() {
+		return nil, fmt.Errorf("the cache is for the store directory %s, not %s", base.config.storeDir(), o.Config.storeDir())
+	}
+	return &Writer{
+		cache: c, opts: o, base: base,
+		pending: map[string]Entry{}, committed: map[string]bool{}, last: c.opts.Now(),
+		emptyDone: len(base.segments) > 0,
+	}, nil
+}
+
+// Add takes an entry whose NAR is in the repository. It commits a segment when
+// one is due. An entry becomes visible only when everything it refers to is in
+// the cache or on an upstream; until then it waits.
+func (w *Writer) Add(ctx context.Context, e Entry) error {
+	if err := e.Validate(); err != nil {
+		return err
+	}
+	e.Added = w.cache.opts.Now()
+	w.mu.Lock()
+	w.pending[e.Path.HashPart] = e
+	w.added++
+	due := w.added >= w.opts.CommitEvery || w.cache.opts.Now().Sub(w.last) >= w.opts.CommitInterval
+	if due {
+		w.added, w.last = 0, w.cache.opts.Now()
+	}
+	w.mu.Unlock()
+	if !due {
+		return nil
+	}
+	return w.commit(ctx, nil)
+}
+
+// Result tells what a Writer did.
+type Result struct {
+	// Committed is the number of entries that are durable and visible.
+	Committed int
+	// Incomplete are entries that were left out because something they refer
+	// to is neither in the cache nor on an upstream.
+	Incomplete []Entry
+	// Lost are entries whose blobs the registry no longer had. Their NARs must
+	// be uploaded again.
+	Lost []Entry
+	// Segments are the segments that were written.
+	Segments []SegmentInfo
+}
+
+// Close commits what is complete, with the publication if one is given, and
+// makes sure that the root shows it. It may be called again after more Adds,
+// to bring back what was Lost.
+func (w *Writer) Close(ctx context.Context, p *Publication) (Result, error) {
+	err := w.commit(ctx, p)
+	if err == nil && len(w.written) > 0 {
+		err = w.settle(ctx)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	r := Result{Committed: len(w.committed), Lost: w.lost, Segments: slices.Clone(w.written)}
+	for _, e := range w.pending {
+		r.Incomplete = append(r.Incomplete, e)
+	}
+	w.lost = nil
+	return r, err
+}
+
+// commit writes segments with all complete pending entries, then the root.
+func (w *Writer) commit(ctx context.Context, p *Publication) error {
+	w.committing.Lock()
+	defer w.committing.Unlock()
+	before := len(w.written)
+	for {
+		batches := w.batches()
+		if len(batches) == 0 {
+			break
+		}
+		// the publication belongs to the last segment: it speaks for all
+		var pub *Publication
+		if len(batches) == 1 {
+			pub = p
+		}
+		err := w.writeSegment(ctx, batches[0], pub)
+		var missing *registry.MissingBlobsError
+		if errors.As(err, &missing) && w.forget(missing.Digests) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("committing a segment: %w", err)
+		}
+		if pub != nil {
+			p = nil
+		}
+	}
+	if p != nil {
+		if err := w.writeSegment(ctx, nil, p); err != nil {
+			return fmt.Errorf("recording the publication: %w", err)
+		}
+	}
+	if len(w.written) == before {
+		return nil
+	}
+	// From here on everything is durable; the root is a hint. A failure that
+	// stays is met again in settle.
+	if err := w.writeRoot(ctx); err != nil {
+		w.cache.opts.Logger.Warn("the root was not written yet", "error", err)
+	}
+	return nil
+}
+
+// batches returns the complete pending entries, references first, cut so that
+// each batch fits a segment.
+func (w *Writer) batches() [][]Entry {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	order := w.complete()
+	var out [][]Entry
+	blobs := map[v1.Hash]bool{}
+	start := 0
+	for i, e := range order {
+		if !blobs[e.NAR.Blob] && len(blobs) == w.opts.SegmentLayers {
+			out = append(out, order[start:i])
+			start, blobs = i, map[v1.Hash]bool{}
+		}
+		blobs[e.NAR.Blob] = true
+	}
+	if start < len(order) {
+		out = append(out, order[start:])
+	}
+	return out
+}
+
+// complete returns the pending entries whose closure is available, references
+// first.
+func (w *Writer) complete() []Entry {
+	const visiting, yes, no = 1, 2, 3
+	state := make(map[string]int, len(w.pending))
+	var order []Entry
+	var visit func(hashPart string) bool
+	visit = func(hashPart string) bool {
+		e, ok := w.pending[hashPart]
+		if !ok {
+			return w.committed[hashPart] || w.base.Has(hashPart) || w.opts.OnUpstream(hashPart)
+		}
+		switch state[hashPart] {
+		case yes, visiting: // a reference to itself
+			return true
+		case no:
+			return false
+		}
+		state[hashPart] = visiting
+		for _, r := range e.References {
+			if !visit(r[:len(e.Path.HashPart)]) {
+				state[hashPart] = no
+				return false
+			}
+		}
+		state[hashPart] = yes
+		order = append(order, e)
+		return true
+	}
+	for k := range w.pending {
+		visit(k)
+	}
+	return order
+}
+
+// forget drops the entries that use lost blobs. It reports whether there were
+// any.
+func (w *Writer) forget(blobs []v1.Hash) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	found := false
+	for k, e := range w.pending {
+		if slices.Contains(blobs, e.NAR.Blob) {
+			w.lost = append(w.lost, e)
+			delete(w.pending, k)
+			found = true
+		}
+	}
+	if slices.Contains(blobs, emptyConfig.Digest) && w.emptyDone {
+		w.emptyDone, found = false, true
+	}
+	return found
+}
+
+// writeSegment makes entries durable.
+func (w *Writer) writeSegment(ctx context.Context, entries []Entry, p *Publication) error {
+	nonce := make([]byte, 8)
+	_, _ = rand.Read(nonce)
+	now := w.cache.opts.Now().UTC()
+	h := Header{Nonce: hex.EncodeToString(nonce), Created: now, Config: w.opts.Config}
+	if p != nil {
+		h.Publications = []Publication{*p}
+	}
+	blob, err := encodeSegment(h, entries)
+	if err != nil {
+		return err
+	}
+	if len(blob) > maxEntriesBlob {
+		return fmt.Errorf("the entries of %d paths take %d bytes", len(entries), len(blob))
+	}
+	if err := w.putEmptyConfig(ctx); err != nil {
+		return err
+	}
+	desc, err := w.cache.repo.PutBlob(ctx, blob)
+	if err != nil {
+		return err
+	}
+	desc.MediaType = mediaEntries
+	m, err := newManifest(mediaSegment, append([]v1.Descriptor{desc}, layers(entries)...), now)
+	if err != nil {
+		return err
+	}
+	tag := segmentTagPrefix + now.Format("20060102T150405Z") + "-" + h.Nonce
+	digest, err := w.cache.repo.PutManifest(ctx, tag, m)
+	if err != nil {
+		return err
+	}
+	info := SegmentInfo{Tag: tag, Manifest: digest, Entries: desc.Digest, EntriesSize: desc.Size, Count: len(entries), Created: now}
+	w.written = append(w.written, info)
+	w.mu.Lock()
+	for _, e := range entries {
+		// an entry that was added again meanwhile stays for the next segment
+		if cur, ok := w.pending[e.Path.HashPart]; ok && cur.NAR == e.NAR && cur.Added.Equal(e.Added) {
+			delete(w.pending, e.Path.HashPart)
+		}
+		w.committed[e.Path.HashPart] = true
+	}
+	w.mu.Unlock()
+	if err := w.cache.disk.put(desc.Digest, blob); err != nil {
+		w.cache.opts.Logger.Warn("a segment's copy on disk was not written", "error", err)
+	}
+	if w.opts.Committed != nil {
+		w.opts.Committed(tag, len(entries))
+	}
+	return nil
+}
+
+// layers describes the blobs that entries name, each once.
+func layers(entries []Entry) []v1.Descriptor {
+	seen := map[v1.Hash]bool{}
+	var ds []v1.Descriptor
+	for _, e := range entries {
+		if seen[e.NAR.Blob] {
+			continue
+		}
+		seen[e.NAR.Blob] = true
+		media := mediaNAR
+		if e.NAR.Packed() {
+			media = mediaPack + e.Compression
+		} else if e.Compression != CompressionNone {
+			media += "+" + e.Compression
+		}
+		ds = append(ds, v1.Descriptor{MediaType: types.MediaType(media), Digest: e.NAR.Blob, Size: e.NAR.BlobSize})
+	}
+	return ds
+}
+
+func (w *Writer) putEmptyConfig(ctx context.Context) error {
+	if w.emptyDone {
+		return nil
+	}
+	_, err := w.cache.repo.PutBlob(ctx, emptyConfigBytes)
+	w.emptyDone = err == nil
+	return err
+}
