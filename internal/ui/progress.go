@@ -17,6 +17,8 @@ const (
 	rateWindow = 10 * time.Second
 	// lineSize is the file size from which an upload gets a line of its own.
 	lineSize = 1_000_000
+	// barSize is the least space that the bar itself needs, in columns.
+	barSize = len("  99% [=>..]  ")
 )
 
 // Progress shows how far the uploads are: one bar on a terminal; elsewhere one
@@ -103,21 +105,31 @@ func (p *Progress) show(now time.Time) {
 	bytes := min(p.doneBytes.Load(), p.narBytes)
 	status := p.status(now, bytes)
 	if !p.m.terminal {
-		p.m.println(status)
+		p.m.println(strings.Join(status, ", "))
 		return
 	}
 	s := p.m.screen
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	// A line that wraps cannot be cleared, so a narrow terminal gets less.
+	text := strings.Join(status, ", ")
+	for len(text)+barSize > s.width() && len(status) > 0 {
+		status = status[:len(status)-1]
+		text = strings.Join(status, ", ")
+	}
 	// The bar ends itself at its maximum, but then the last registry answers
 	// are still to come.
 	_ = s.bar.Set64(min(bytes, s.bar.GetMax64()-1))
-	s.bar.Describe(status)
+	s.bar.Describe(text)
 }
 
-// status is, for example, "12 of 40 paths, 123 MB of 1.2 GB, 45.6 MB/s, 24 s left".
-func (p *Progress) status(now time.Time, bytes int64) string {
-	text := fmt.Sprintf("%s of %s, %s of %s", Number(int(p.donePaths.Load())), Count(p.paths, "path"), Bytes(bytes), Bytes(p.narBytes))
+// status is, for example, "12 of 40 paths", "123 MB of 1.2 GB", "45.6 MB/s",
+// "24 s left".
+func (p *Progress) status(now time.Time, bytes int64) []string {
+	parts := []string{
+		Number(int(p.donePaths.Load())) + " of " + Count(p.paths, "path"),
+		Bytes(bytes) + " of " + Bytes(p.narBytes),
+	}
 	for len(p.samples) > 1 && now.Sub(p.samples[1].at) >= rateWindow {
 		p.samples = p.samples[1:]
 	}
@@ -125,14 +137,15 @@ func (p *Progress) status(now time.Time, bytes int64) string {
 	p.samples = append(p.samples, sample{now, bytes})
 	rate := float64(bytes-first.bytes) / now.Sub(first.at).Seconds()
 	if rate < 1 {
-		return text
+		return parts
 	}
-	text += fmt.Sprintf(", %s/s", Bytes(int64(rate)))
+	parts = append(parts, Bytes(int64(rate))+"/s")
 	// beyond a day the estimate says nothing
 	if left := float64(p.narBytes-bytes) / rate; left > 0 && left < 86400 {
-		text += fmt.Sprintf(", %s left", strings.Replace(Duration(time.Duration(math.Ceil(left))*time.Second), ".0", "", 1))
+		d := Duration(time.Duration(math.Ceil(left)) * time.Second)
+		parts = append(parts, strings.Replace(d, ".0", "", 1)+" left")
 	}
-	return text
+	return parts
 }
 
 func (p *Progress) showBar() {

@@ -2,9 +2,11 @@ package ui
 
 import (
 	"io"
+	"os"
 	"sync"
 
 	"github.com/schollz/progressbar/v3"
+	"golang.org/x/term"
 )
 
 // screen is where messages and the bar meet: a message clears the bar's line,
@@ -25,4 +27,14 @@ func (s *screen) Write(p []byte) (int, error) {
 	}
 	_, _ = s.w.Write(p)
 	return len(p), nil
+}
+
+// width is the width of the terminal in columns.
+func (s *screen) width() int {
+	if f, ok := s.w.(*os.File); ok {
+		if w, _, err := term.GetSize(int(f.Fd())); err == nil {
+			return w
+		}
+	}
+	return 80
 }
