@@ -1,0 +1,108 @@
+// Package signing signs store paths as Nix does: Ed25519 over a path's
+// fingerprint (Nix manual, "Serving a Nix store via HTTP", signatures).
+package signing
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/nix-community/go-nix/pkg/narinfo/signature"
+
+	"github.com/org/nixoci-action/internal/hint"
+)
+
+// Keys are secret keys. They never print themselves.
+type Keys []signature.SecretKey
+
+// maxKeyFile bounds what is read of a key file, in bytes.
+const maxKeyFile = 64 << 10
+
+// Load reads the key files, and the keys in text, one a line. Each key is
+// "name:base64", as `nix key generate-secret` prints it. Errors show no part
+// of a key.
+func Load(files []string, text string) (Keys, error) {
+	var keys Keys
+	for _, name := range files {
+		st, err := os.Stat(name)
+		if err != nil {
+			return nil, fmt.Errorf("reading a signing key: %w", err)
+		}
+		if st.Size() > maxKeyFile {
+			return nil, fmt.Errorf("reading a signing key: %s is too large to be one", name)
+		}
+		b, err := os.ReadFile(name)
+		if err != nil {
+			return nil, fmt.Errorf("reading a signing key: %w", err)
+		}
+		ks, err := parse(string(b))
+		if err == nil && len(ks) == 0 {
+			err = fmt.Errorf("it is empty")
+		}
+		if err != nil {
+			return nil, fmt.Errorf("reading the signing key in %s: %w", name, err)
+		}
+		keys = append(keys, ks...)
+	}
+	ks, err := parse(text)
+	if err != nil {
+		return nil, fmt.Errorf("reading the signing key from the environment: %w", err)
+	}
+	return append(keys, ks...), nil
+}
+
+func parse(text string) (Keys, error) {
+	var keys Keys
+	for _, line := range strings.Fields(text) {
+		k, err := signature.LoadSecretKey(line)
+		name, _, _ := strings.Cut(line, ":")
+		if err != nil || name == "" || name == line {
+			// the library's error could quote the key
+			return nil, hint.Wrap(fmt.Errorf("it is no secret key"), "make one with `nix key generate-secret --key-name NAME`")
+		}
+		keys = append(keys, k)
+	}
+	return keys, nil
+}
+
+// PublicKeys returns the keys' public halves, "name:base64".
+func (ks Keys) PublicKeys() []string {
+	var out []string
+	for _, k := range ks {
+		out = append(out, k.ToPublicKey().String())
+	}
+	return out
+}
+
+// Sign returns sigs with a signature of each key over fingerprint added. A
+// valid signature of the key that is there already is kept; an invalid one
+// under the key's name is replaced.
+func (ks Keys) Sign(fingerprint string, sigs []string) ([]string, error) {
+	out := slices.Clone(sigs)
+	for _, k := range ks {
+		if signedBy(k.ToPublicKey(), fingerprint, out) {
+			continue
+		}
+		pub := k.ToPublicKey()
+		out = slices.DeleteFunc(out, func(s string) bool { return strings.HasPrefix(s, pub.Name+":") })
+		sig, err := k.Sign(nil, fingerprint)
+		if err != nil {
+			return nil, fmt.Errorf("signing: %w", err)
+		}
+		out = append(out, sig.String())
+	}
+	return out, nil
+}
+
+// Signed reports whether sigs has a valid signature of every key.
+func (ks Keys) Signed(fingerprint string, sigs []string) bool {
+	return !slices.ContainsFunc(ks, func(k signature.SecretKey) bool { return !signedBy(k.ToPublicKey(), fingerprint, sigs) })
+}
+
+func signedBy(pub signature.PublicKey, fingerprint string, sigs []string) bool {
+	return slices.ContainsFunc(sigs, func(s string) bool {
+		sig, err := signature.ParseSignature(s)
+		return err == nil && pub.Verify(fingerprint, sig)
+	})
+}

@@ -1,0 +1,82 @@
+package signing
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/nix-community/go-nix/pkg/narinfo/signature"
+)
+
+func newKey(t *testing.T, name string) signature.SecretKey {
+	t.Helper()
+	k, _, err := signature.GenerateKeypair(name, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+func TestSignKeepsAndReplaces(t *testing.T) {
+	const fp = "1;/nix/store/x;sha256:y;1;"
+	a, b := newKey(t, "a-1"), newKey(t, "b-1")
+	first, err := Keys{a}.Sign(fp, []string{"other-1:AAAA"})
+	if err != nil || len(first) != 2 || first[0] != "other-1:AAAA" {
+		t.Fatalf("got %v, %v", first, err)
+	}
+	again, err := Keys{a, b}.Sign(fp, first)
+	if err != nil || len(again) != 3 || again[1] != first[1] {
+		t.Fatalf("got %v, %v; want the first two kept and one added", again, err)
+	}
+	if !(Keys{a, b}).Signed(fp, again) || (Keys{a, b}).Signed(fp+"x", again) {
+		t.Error("Signed does not tell a valid signature from an invalid one")
+	}
+	// a signature over something else, under our name, would hide ours from
+	// readers that look at the first one only
+	stale, err := Keys{a}.Sign("1;old;", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fresh, err := Keys{a}.Sign(fp, stale)
+	if err != nil || len(fresh) != 1 || fresh[0] == stale[0] {
+		t.Errorf("got %v, %v; want the stale signature replaced", fresh, err)
+	}
+}
+
+func TestLoad(t *testing.T) {
+	a, b, c := newKey(t, "a-1"), newKey(t, "b-1"), newKey(t, "c-1")
+	file := filepath.Join(t.TempDir(), "key")
+	if err := os.WriteFile(file, []byte(a.String()+"\n"+b.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	keys, err := Load([]string{file}, "\n"+c.String()+"\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := strings.Join(keys.PublicKeys(), " ")
+	if want := a.ToPublicKey().String() + " " + b.ToPublicKey().String() + " " + c.ToPublicKey().String(); got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
+func TestLoadErrorsShowNoKey(t *testing.T) {
+	secret := newKey(t, "a-1").String()
+	for _, text := range []string{secret[4:], secret[:40], "a-1:" + secret, ":" + secret, "nonsense"} {
+		_, err := Load(nil, text)
+		if err == nil {
+			t.Errorf("%.8s…: no error", text)
+		} else if strings.Contains(err.Error(), secret[10:30]) {
+			t.Errorf("the error shows the key: %v", err)
+		}
+	}
+	empty := filepath.Join(t.TempDir(), "empty")
+	if err := os.WriteFile(empty, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range []string{empty, empty + "-missing"} {
+		if _, err := Load([]string{f}, ""); err == nil || !strings.Contains(err.Error(), f) {
+			t.Errorf("%s: got %v, want an error that names the file", f, err)
+		}
+	}
+}

@@ -1,0 +1,126 @@
+package upload
+
+import (
+	"bufio"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/nix-community/go-nix/pkg/nar"
+	"github.com/nix-community/go-nix/pkg/nixbase32"
+
+	"github.com/org/nixoci-action/internal/nix"
+)
+
+// dumper writes the NAR of a store path.
+type dumper func(ctx context.Context, path string, w io.Writer) error
+
+// ownDump is go-nix's writer: as Nix's, byte for byte, but for entries named
+// like "..x", which it refuses, and macOS's case hack, which it ignores.
+func ownDump(_ context.Context, path string, w io.Writer) error { return nar.DumpPath(w, path) }
+
+// fromStore runs store with a function that writes p's compressed NAR. If our
+// own reading of p fails or gives something else than the store's record says,
+// it is run once more with Nix's.
+func (r *run) fromStore(ctx context.Context, p nix.PathInfo, store func(write func(io.Writer) error) (v1.Descriptor, error)) (v1.Descriptor, error) {
+	desc, err := store(func(w io.Writer) error { return r.compress(ctx, p, ownDump, w) })
+	if !errors.As(err, new(*sourceError)) || r.opts.Dump == nil || ctx.Err() != nil {
+		return desc, err
+	}
+	r.opts.Logger.Info("reading the path with Nix itself", "path", p.Path, "because", err)
+	return store(func(w io.Writer) error { return r.compress(ctx, p, r.opts.Dump, w) })
+}
+
+// compress writes p's compressed NAR to w, and fails if what it read is not
+// what the store's record says. Errors of w pass through; others are
+// *sourceError.
+func (r *run) compress(ctx context.Context, p nix.PathInfo, dump dumper, w io.Writer) error {
+	out := &outlet{ctx: ctx, w: w}
+	enc, release, err := r.codec.writer(out)
+	if err != nil {
+		return err
+	}
+	defer release()
+	meter := &meter{sum: sha256.New(), progress: r.opts.Progress, limit: p.NarSize}
+	buf := bufio.NewWriterSize(io.MultiWriter(meter, enc), 256<<10)
+	err = dump(ctx, p.Path, buf)
+	if err == nil {
+		err = buf.Flush()
+	}
+	if err == nil {
+		err = enc.Close()
+	}
+	switch {
+	case out.err != nil:
+		err = out.err
+	case errors.Is(err, errTooLong):
+		err = &sourceError{&CorruptedError{Path: p.Path, Want: fmt.Sprintf("%d bytes", p.NarSize), Got: "more"}}
+	case err != nil:
+		err = &sourceError{fmt.Errorf("local store: reading %s: %w", p.Path, err)}
+	case meter.hash() != p.NarHash || meter.n != p.NarSize:
+		err = &sourceError{&CorruptedError{
+			Path: p.Path,
+			Want: fmt.Sprintf("%s, %d bytes", p.NarHash, p.NarSize),
+			Got:  fmt.Sprintf("%s, %d bytes", meter.hash(), meter.n),
+		}}
+	}
+	if err != nil {
+		r.opts.Progress.Add(-meter.counted)
+	}
+	return err
+}
+
+// outlet remembers the error of the writer below, to tell it from the errors
+// of what is written.
+type outlet struct {
+	ctx context.Context //nolint:containedctx // the NAR writer takes none
+	w   io.Writer
+	err error
+}
+
+func (o *outlet) Write(b []byte) (int, error) {
+	if o.err == nil && o.ctx.Err() != nil {
+		o.err = context.Cause(o.ctx)
+	}
+	if o.err != nil {
+		return 0, o.err
+	}
+	n, err := o.w.Write(b)
+	o.err = err
+	return n, err
+}
+
+var errTooLong = errors.New("more bytes than recorded")
+
+// meter counts and hashes an uncompressed NAR.
+type meter struct {
+	sum      hash.Hash
+	n, limit int64
+	progress Progress
+	counted  int64
+}
+
+func (m *meter) Write(b []byte) (int, error) {
+	if m.n += int64(len(b)); m.n > m.limit {
+		return 0, errTooLong // a file that grows would never end
+	}
+	m.sum.Write(b)
+	m.progress.Add(int64(len(b)))
+	m.counted += int64(len(b))
+	return len(b), nil
+}
+
+func (m *meter) hash() string { return "sha256:" + nixbase32.EncodeToString(m.sum.Sum(nil)) }
+
+func rawDigest(h v1.Hash) (sum [32]byte, err error) {
+	b, err := hex.DecodeString(h.Hex)
+	if err != nil || len(b) != len(sum) {
+		return sum, fmt.Errorf("registry: %q is no SHA-256 digest", h)
+	}
+	return [32]byte(b), nil
+}

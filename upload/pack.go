@@ -1,0 +1,123 @@
+package upload
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"io"
+	"sync"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/org/nixoci-action/internal/nix"
+)
+
+const (
+	// smallNAR is the NAR size up to which a path is compressed in memory.
+	smallNAR = 1 << 20
+	// packSize is the size at which a pack is sent, in bytes. It fits a
+	// registry's single request, and a reader's memory.
+	packSize = 8 << 20
+)
+
+// small compresses a NAR in memory and gives it to the packer, or uploads it
+// in a blob of its own.
+func (r *run) small(ctx context.Context, same []nix.PathInfo, start time.Time) error {
+	var buf bytes.Buffer
+	if _, err := r.fromStore(ctx, same[0], func(write func(io.Writer) error) (v1.Descriptor, error) {
+		buf.Reset()
+		return v1.Descriptor{}, write(&buf)
+	}); err != nil {
+		return err
+	}
+	m := member{same: same, data: buf.Bytes(), sum: sha256.Sum256(buf.Bytes()), start: start}
+	if len(m.data) < r.opts.PackBelow {
+		return r.packs.add(ctx, m)
+	}
+	return r.sendPack(ctx, []member{m})
+}
+
+// member is one compressed NAR of a pack.
+type member struct {
+	same  []nix.PathInfo
+	data  []byte
+	sum   [32]byte
+	start time.Time
+}
+
+// packer gathers small NARs until they fill a pack.
+type packer struct {
+	run *run
+
+	mu      sync.Mutex
+	members []member
+	size    int
+}
+
+func (p *packer) add(ctx context.Context, m member) error {
+	p.mu.Lock()
+	p.members = append(p.members, m)
+	p.size += len(m.data)
+	var full []member
+	if p.size >= packSize {
+		full, p.members, p.size = p.members, nil, 0
+	}
+	p.mu.Unlock()
+	if full == nil {
+		return nil
+	}
+	return p.send(ctx, full)
+}
+
+// flush sends what has gathered.
+func (p *packer) flush(ctx context.Context) error {
+	p.mu.Lock()
+	rest := p.members
+	p.members, p.size = nil, 0
+	p.mu.Unlock()
+	if rest == nil {
+		return nil
+	}
+	return p.send(ctx, rest)
+}
+
+// send uploads a pack. All its members fail with it.
+func (p *packer) send(ctx context.Context, members []member) error {
+	err := p.run.sendPack(ctx, members)
+	var same []nix.PathInfo
+	for _, m := range members {
+		same = append(same, m.same...)
+	}
+	return wrapStop(p.run.settle(ctx, same, err))
+}
+
+// wrapStop keeps settle from being asked a second time about the same error.
+func wrapStop(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &stopError{err}
+}
+
+// sendPack uploads the members in one blob and delivers them.
+func (r *run) sendPack(ctx context.Context, members []member) error {
+	var blob bytes.Buffer
+	for _, m := range members {
+		blob.Write(m.data)
+	}
+	desc, err := r.repo.PutBlob(ctx, blob.Bytes())
+	if err != nil {
+		return err
+	}
+	offset := int64(0)
+	for _, m := range members {
+		size := int64(len(m.data))
+		res := Result{Compression: r.codec.name, FileHash: m.sum, FileSize: size, Blob: desc, Offset: offset, Sent: size}
+		if err := r.deliver(ctx, m.same, res, m.start); err != nil {
+			return err
+		}
+		offset += size
+	}
+	return nil
+}

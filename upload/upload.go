@@ -1,0 +1,265 @@
+// Package upload turns store paths into compressed NARs in a repository.
+//
+// It reads the store, checks what it read against the store's own record,
+// compresses, and uploads, many paths at a time and in bounded memory. It
+// knows neither flakes nor the cache index.
+package upload
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"runtime"
+	"sync"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/org/nixoci-action/internal/hint"
+	"github.com/org/nixoci-action/internal/nix"
+	"github.com/org/nixoci-action/internal/registry"
+)
+
+// Options configures Run. The zero value compresses with zstd and packs small
+// NARs.
+type Options struct {
+	// Compression is CompressionZstd, CompressionXZ or CompressionNone; empty
+	// means zstd.
+	Compression string
+	// Level is zstd's compression level, 1 to 22; if less than or equal to 0,
+	// 3. Other compressions have no levels.
+	Level int
+	// Jobs is the number of paths worked on at once; if less than or equal to
+	// 0, twice the number of processors, at least 4. Each takes about 15 MB.
+	Jobs int
+	// PackBelow is the size in bytes under which compressed NARs share a
+	// blob. 0 means 256 KiB; a negative number gives each NAR its own.
+	PackBelow int
+	// MaxBlobSize is the largest blob the registry takes, in bytes; 0 means
+	// any. A path with a larger NAR fails before anything of it is sent.
+	MaxBlobSize int64
+	// Dump writes the NAR of a store path as Nix does, for the paths that our
+	// own writer cannot read; nil means there is no such way.
+	Dump func(ctx context.Context, path string, w io.Writer) error
+	// Progress is told what happens; nil means nobody.
+	Progress Progress
+	// Logger receives oddities; nil discards them.
+	Logger *slog.Logger
+}
+
+// Progress follows a Run. Its methods are called concurrently, and must be
+// cheap.
+type Progress interface {
+	// Add counts bytes of uncompressed NARs as they are read. It is negative
+	// when a path has to be read again.
+	Add(narBytes int64)
+	// Done reports one path in the repository. Sizes are in bytes; a path
+	// that shares its NAR with another has fileSize 0.
+	Done(name string, narSize, fileSize int64, took time.Duration)
+}
+
+// Result is one path whose NAR is in the repository.
+type Result struct {
+	Info        nix.PathInfo
+	Compression string
+	// FileHash is the SHA-256 of the compressed NAR.
+	FileHash [32]byte
+	// FileSize is the size of the compressed NAR in bytes.
+	FileSize int64
+	// Blob is the blob that holds it, at Offset. A pack holds others too.
+	Blob   v1.Descriptor
+	Offset int64
+	// Sent is the number of bytes sent for this path: 0 if its NAR is the
+	// same as that of another path in the run.
+	Sent int64
+}
+
+// Failure is a path that was not uploaded.
+type Failure struct {
+	Path string
+	Err  error
+}
+
+// CorruptedError tells that a store path is not what the store's database says
+// it is. Nothing of it is published.
+type CorruptedError struct {
+	Path      string
+	Want, Got string // NAR hash and size, for people
+}
+
+func (e *CorruptedError) Error() string {
+	return fmt.Sprintf("local store: %s is corrupted: its contents have %s, the store's record says %s", e.Path, e.Got, e.Want)
+}
+
+// registryFailures in a row end a run: the registry is gone, and each further
+// path would wait through its retries too.
+const registryFailures = 3
+
+// run is one Run.
+type run struct {
+	repo  registry.Repository
+	opts  Options
+	codec *codec
+	done  func(context.Context, Result) error
+	packs *packer
+
+	mu       sync.Mutex
+	failures []Failure
+	inRow    int // registry failures since the last success
+}
+
+// Run uploads paths and calls done, concurrently, for each one that is in the
+// repository. A path that cannot be read or uploaded is reported and does not
+// stop the others; the error is for what stops all: a cancelled context, a
+// registry that refuses access or no longer answers, an error from done.
+func Run(ctx context.Context, repo registry.Repository, paths []nix.PathInfo, o Options, done func(context.Context, Result) error) ([]Failure, error) {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Jobs <= 0 {
+		o.Jobs = max(4, 2*runtime.GOMAXPROCS(0))
+	}
+	if o.PackBelow == 0 {
+		o.PackBelow = 256 << 10
+	}
+	if o.Progress == nil {
+		o.Progress = silent{}
+	}
+	codec, err := newCodec(o.Compression, o.Level)
+	if err != nil {
+		return nil, err
+	}
+	r := &run{repo: repo, opts: o, codec: codec, done: done}
+	r.packs = &packer{run: r}
+	parent := ctx
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(o.Jobs)
+	for _, same := range schedule(paths) {
+		if ctx.Err() != nil {
+			break
+		}
+		g.Go(func() error { return r.settle(ctx, same, r.path(ctx, same)) })
+	}
+	err = g.Wait()
+	if err == nil {
+		// the group's context has ended with the group
+		err = r.packs.flush(parent)
+	}
+	var stop *stopError
+	if errors.As(err, &stop) {
+		err = stop.error
+	}
+	return r.failures, err
+}
+
+// large NARs start first, so that none of them is the only one left at the end.
+const large = 32 << 20
+
+// schedule groups the paths by their contents, which are sent once, and orders
+// the groups: large ones first, else as given.
+func schedule(paths []nix.PathInfo) [][]nix.PathInfo {
+	byHash := map[string]int{}
+	var first, then [][]nix.PathInfo
+	var groups [][]nix.PathInfo
+	for _, p := range paths {
+		if i, ok := byHash[p.NarHash]; ok {
+			groups[i] = append(groups[i], p)
+			continue
+		}
+		byHash[p.NarHash] = len(groups)
+		groups = append(groups, []nix.PathInfo{p})
+	}
+	for _, g := range groups {
+		if g[0].NarSize >= large {
+			first = append(first, g)
+		} else {
+			then = append(then, g)
+		}
+	}
+	return append(first, then...)
+}
+
+// settle decides what an error of one group of paths means for the run.
+func (r *run) settle(ctx context.Context, same []nix.PathInfo, err error) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err == nil {
+		r.inRow = 0
+		return nil
+	}
+	var stop *stopError
+	if errors.As(err, &stop) {
+		return stop.error
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	for _, p := range same {
+		r.failures = append(r.failures, Failure{p.Path, err})
+	}
+	if errors.As(err, new(*sourceError)) {
+		return nil
+	}
+	r.inRow++
+	if registry.Denied(err) || r.inRow >= registryFailures {
+		return err
+	}
+	return nil
+}
+
+// stopError ends the run.
+type stopError struct{ error }
+
+// sourceError is a failure to read a path, as opposed to one of the registry.
+type sourceError struct{ error }
+
+func (e *sourceError) Unwrap() error { return e.error }
+
+// path uploads one NAR, which same share.
+func (r *run) path(ctx context.Context, same []nix.PathInfo) error {
+	p := same[0]
+	if limit := r.opts.MaxBlobSize; limit > 0 && p.NarSize > limit {
+		return &sourceError{hint.Wrap(
+			fmt.Errorf("%s has a NAR of %d bytes, and the registry takes no blob over %d", p.Path, p.NarSize, limit),
+			"leave it out with --exclude-path, or split it into several outputs")}
+	}
+	start := time.Now()
+	if p.NarSize <= smallNAR {
+		return r.small(ctx, same, start)
+	}
+	desc, err := r.fromStore(ctx, p, func(write func(io.Writer) error) (v1.Descriptor, error) {
+		return r.repo.WriteBlob(ctx, write)
+	})
+	if err != nil {
+		return err
+	}
+	sum, err := rawDigest(desc.Digest)
+	if err != nil {
+		return err
+	}
+	return r.deliver(ctx, same, Result{Compression: r.codec.name, FileHash: sum, FileSize: desc.Size, Blob: desc, Sent: desc.Size}, start)
+}
+
+// deliver hands a NAR to the caller, once for each path that has it.
+func (r *run) deliver(ctx context.Context, same []nix.PathInfo, res Result, start time.Time) error {
+	for i, p := range same {
+		res.Info = p
+		if i > 0 {
+			res.Sent = 0
+			r.opts.Progress.Add(p.NarSize)
+		}
+		if err := r.done(ctx, res); err != nil {
+			return &stopError{err}
+		}
+		r.opts.Progress.Done(p.Path, p.NarSize, res.Sent, time.Since(start))
+	}
+	return nil
+}
+
+type silent struct{}
+
+func (silent) Add(int64)                                {}
+func (silent) Done(string, int64, int64, time.Duration) {}
