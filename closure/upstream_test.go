@@ -1,0 +1,476 @@
+package closure_test
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/org/nixoci-action/closure"
+	"github.com/org/nixoci-action/internal/hint"
+)
+
+func TestHas(t *testing.T) {
+	t.Parallel()
+	reset := func(w http.ResponseWriter, _ *http.Request, n int) bool {
+		if n == 1 {
+			panic(http.ErrAbortHandler)
+		}
+		return false
+	}
+	getOnly := func(code int) func(w http.ResponseWriter, r *http.Request, _ int) bool {
+		return func(w http.ResponseWriter, r *http.Request, _ int) bool {
+			if r.Method == http.MethodHead {
+				w.WriteHeader(code)
+			}
+			return r.Method == http.MethodHead
+		}
+	}
+	web := func(w http.ResponseWriter, r *http.Request, _ int) bool {
+		if r.Method == http.MethodHead && strings.Contains(r.URL.Path, "noHEAD") {
+			w.WriteHeader(http.StatusMethodNotAllowed)
+			return true
+		}
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		_, _ = w.Write([]byte("<html>log in</html>"))
+		return true
+	}
+	other := func(w http.ResponseWriter, r *http.Request, _ int) bool {
+		if r.Method == http.MethodHead {
+			w.WriteHeader(http.StatusNotImplemented)
+			return true
+		}
+		_, _ = w.Write([]byte("hello"))
+		return true
+	}
+	huge := func(w http.ResponseWriter, r *http.Request, n int) bool {
+		if r.Method == http.MethodHead {
+			w.WriteHeader(http.StatusMethodNotAllowed)
+			return true
+		}
+		_, _ = fmt.Fprintf(w, "StorePath: /nix/store/%s-here\n", hashPart("here"))
+		for range 1 << 10 {
+			if _, err := w.Write(make([]byte, 1<<16)); err != nil {
+				return true
+			}
+		}
+		t.Error("64 MiB were read")
+		return true
+	}
+	for name, tt := range map[string]struct {
+		answer   func(http.ResponseWriter, *http.Request, int) bool
+		path     string
+		has      bool
+		err      string
+		requests int
+	}{
+		"present":                  {nil, "here", true, "", 1},
+		"absent":                   {nil, "gone", false, "", 1},
+		"403 of S3 is absent":      {status(403, 9), "here", false, "", 1},
+		"410 is absent":            {status(410, 9), "here", false, "", 1},
+		"401 is unknown":           {status(401, 9), "gone", false, "answered 401 Unauthorized", 1},
+		"400 is unknown":           {status(400, 9), "gone", false, "answered 400 Bad Request", 1},
+		"204 is unknown":           {status(204, 9), "here", false, "answered 204 No Content", 1},
+		"500 is tried again":       {status(500, 2), "here", true, "", 3},
+		"502 then absent":          {status(502, 4), "gone", false, "", 5},
+		"408 is tried again":       {status(408, 1), "here", true, "", 2},
+		"429 without header":       {status(429, 1), "here", true, "", 2},
+		"503 for good":             {status(503, 9), "here", false, "answered 503 Service Unavailable", 5},
+		"dropped connection":       {reset, "here", true, "", 2},
+		"405 falls back to GET":    {getOnly(405), "here", true, "", 2},
+		"501 falls back to GET":    {getOnly(501), "here", true, "", 2},
+		"405 then absent":          {getOnly(405), "gone", false, "", 2},
+		"405 to GET as well":       {status(405, 9), "here", false, "answered 405", 2},
+		"web page is not present":  {web, "here", false, "web page", 1},
+		"other text is no narinfo": {other, "here", false, "something else than the narinfo", 2},
+		"huge body is cut off":     {huge, "here", true, "", 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := serve(t, "here")
+			s.answer = tt.answer
+			has, err := upstream(t, s.URL+"/", quick).Has(t.Context(), hashPart(tt.path))
+			if has != tt.has {
+				t.Errorf("got %t, want %t", has, tt.has)
+			}
+			if (err != nil) != (tt.err != "") || err != nil && !strings.Contains(err.Error(), tt.err) {
+				t.Errorf("got error %v, want %q", err, tt.err)
+			}
+			if err != nil && !strings.Contains(err.Error(), "upstream cache "+s.URL) {
+				t.Errorf("got error %v, want it to say which cache failed", err)
+			}
+			if got := s.count(); got != tt.requests {
+				t.Errorf("got %d requests, want %d", got, tt.requests)
+			}
+		})
+	}
+}
+
+func TestHasRefusesWhatIsNoHashPart(t *testing.T) {
+	t.Parallel()
+	s := serve(t)
+	if has, err := upstream(t, s.URL, quick).Has(t.Context(), "../secret"); has || err == nil || s.count() > 0 {
+		t.Errorf("got %t, %v after %d requests, want an error and none", has, err, s.count())
+	}
+}
+
+func TestHasRemembersThatHEADIsRefused(t *testing.T) {
+	t.Parallel()
+	s := serve(t, "a", "b")
+	s.answer = func(w http.ResponseWriter, r *http.Request, _ int) bool {
+		if r.Method == http.MethodHead {
+			w.WriteHeader(http.StatusMethodNotAllowed)
+		}
+		return r.Method == http.MethodHead
+	}
+	u := upstream(t, s.URL, quick)
+	for _, name := range []string{"a", "b"} {
+		if has, err := u.Has(t.Context(), hashPart(name)); !has || err != nil {
+			t.Errorf("%s: got %t, %v, want present", name, has, err)
+		}
+	}
+	if got := s.requests("a", "b"); got != "a a b" {
+		t.Errorf("got requests %q, want HEAD once only", got)
+	}
+}
+
+func TestHasHonoursRetryAfter(t *testing.T) {
+	t.Parallel()
+	for name, header := range map[string]func() string{
+		"seconds": func() string { return "1" },
+		"date":    func() string { return time.Now().Add(2 * time.Second).UTC().Format(http.TimeFormat) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := serve(t, "a", "b")
+			var again atomic.Int64
+			s.answer = func(w http.ResponseWriter, _ *http.Request, n int) bool {
+				if n > 1 || again.Load() > 0 {
+					return false
+				}
+				again.Store(time.Now().Add(time.Second).UnixNano())
+				w.Header().Set("Retry-After", header())
+				w.WriteHeader(http.StatusTooManyRequests)
+				return true
+			}
+			u := upstream(t, s.URL, quick)
+			start := time.Now()
+			var wg sync.WaitGroup
+			wg.Go(func() { has(t, u, "a") })
+			for s.count() == 0 {
+				time.Sleep(time.Millisecond)
+			}
+			time.Sleep(50 * time.Millisecond)
+			// asked for afterwards, it waits as well
+			wg.Go(func() { has(t, u, "b") })
+			wg.Wait()
+			if d := time.Since(start); d < 900*time.Millisecond || d > 10*time.Second {
+				t.Errorf("took %s, want a wait of 1 to 2 s", d)
+			}
+			if got := s.requests("a", "b"); got != "a a b" {
+				t.Errorf("got requests %q, want two for a and, after the wait, one for b", got)
+			}
+		})
+	}
+}
+
+func has(t *testing.T, u *closure.Upstream, name string) {
+	t.Helper()
+	if has, err := u.Has(t.Context(), hashPart(name)); !has || err != nil {
+		t.Errorf("%s: got %t, %v, want present", name, has, err)
+	}
+}
+
+func TestHasDoesNotWaitLongerThanItsPatience(t *testing.T) {
+	t.Parallel()
+	s := serve(t, "a")
+	s.answer = func(w http.ResponseWriter, _ *http.Request, _ int) bool {
+		w.Header().Set("Retry-After", "20")
+		w.WriteHeader(http.StatusServiceUnavailable)
+		return true
+	}
+	opts := quick
+	opts.Patience = 10 * time.Second
+	start := time.Now()
+	_, err := upstream(t, s.URL, opts).Has(t.Context(), hashPart("a"))
+	if err == nil || !strings.Contains(err.Error(), "answered 503") || time.Since(start) > 5*time.Second {
+		t.Errorf("got %v after %s, want the 503 at once", err, time.Since(start))
+	}
+}
+
+func TestHasEveryTryHasADeadline(t *testing.T) {
+	t.Parallel()
+	s := serve(t, "a")
+	s.answer = func(_ http.ResponseWriter, r *http.Request, n int) bool {
+		if n <= 2 {
+			<-r.Context().Done()
+		}
+		return n <= 2
+	}
+	opts := quick
+	opts.Timeout = 100 * time.Millisecond
+	u := upstream(t, s.URL, opts)
+	has(t, u, "a")
+	s.answer = func(_ http.ResponseWriter, r *http.Request, _ int) bool { <-r.Context().Done(); return true }
+	_, err := u.Has(t.Context(), hashPart("b"))
+	if err == nil || !strings.Contains(err.Error(), "no answer within 100ms") {
+		t.Errorf("got error %v, want the deadline in it", err)
+	}
+}
+
+func TestHasStopsWithItsContext(t *testing.T) {
+	t.Parallel()
+	for name, answer := range map[string]func(http.ResponseWriter, *http.Request, int) bool{
+		"in a request":  func(_ http.ResponseWriter, r *http.Request, _ int) bool { <-r.Context().Done(); return true },
+		"between tries": status(500, 1000),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := serve(t)
+			s.answer = answer
+			opts := quick
+			opts.Backoff, opts.Timeout = 5*time.Second, 10*time.Second
+			ctx, cancel := context.WithCancel(t.Context())
+			time.AfterFunc(100*time.Millisecond, cancel)
+			start := time.Now()
+			_, err := upstream(t, s.URL, opts).Has(ctx, hashPart("a"))
+			if !errors.Is(err, context.Canceled) || time.Since(start) > 2*time.Second {
+				t.Errorf("got %v after %s, want to be cancelled at once", err, time.Since(start))
+			}
+		})
+	}
+}
+
+func TestHasGivesUpAfterFailedLookUps(t *testing.T) {
+	t.Parallel()
+	s := serve(t, "p")
+	s.answer = status(500, 1000)
+	opts := quick
+	opts.Tries, opts.GiveUpAfter = 2, 3
+	u := upstream(t, s.URL, opts)
+	for range 10 {
+		if has, err := u.Has(t.Context(), hashPart("p")); has || err == nil {
+			t.Fatalf("got %t, %v, want a failure", has, err)
+		}
+	}
+	if got := s.count(); got != 6 {
+		t.Errorf("got %d requests, want 6: three look-ups of two tries", got)
+	}
+	_, err := u.Has(t.Context(), hashPart("p"))
+	if err == nil || !strings.Contains(err.Error(), "given up") || !strings.Contains(err.Error(), "answered 500") {
+		t.Errorf("got error %v, want one that tells why it was given up", err)
+	}
+}
+
+func TestHasForgetsFailuresAfterASuccess(t *testing.T) {
+	t.Parallel()
+	s := serve(t, "good")
+	s.answer = func(w http.ResponseWriter, r *http.Request, _ int) bool {
+		bad := !strings.Contains(r.URL.Path, hashPart("good"))
+		if bad {
+			w.WriteHeader(http.StatusInternalServerError)
+		}
+		return bad
+	}
+	opts := quick
+	opts.Tries, opts.GiveUpAfter = 1, 2
+	u := upstream(t, s.URL, opts)
+	for range 5 {
+		if _, err := u.Has(t.Context(), hashPart("bad")); err == nil || strings.Contains(err.Error(), "given up") {
+			t.Errorf("got error %v, want 500", err)
+		}
+		has(t, u, "good")
+	}
+}
+
+func TestHasFollowsRedirectsUpToABound(t *testing.T) {
+	t.Parallel()
+	target := serve(t, "a")
+	s := serve(t)
+	s.answer = func(w http.ResponseWriter, r *http.Request, _ int) bool {
+		to := target.URL + r.URL.Path + "?X-Amz-Signature=secret"
+		if strings.Contains(r.URL.Path, hashPart("loop")) {
+			to = r.URL.Path + "?X-Amz-Signature=secret"
+		}
+		http.Redirect(w, r, to, http.StatusFound)
+		return true
+	}
+	opts := quick
+	opts.Tries = 1
+	u := upstream(t, s.URL, opts)
+	has(t, u, "a")
+	_, err := u.Has(t.Context(), hashPart("loop"))
+	if err == nil || !strings.Contains(err.Error(), "redirected more than") || strings.Contains(err.Error(), "secret") {
+		t.Errorf("got error %v, want one about redirects without the signature", err)
+	}
+	if got := s.requests("a", "loop"); got != "a"+strings.Repeat(" loop", 6) {
+		t.Errorf("got requests %q, want five redirects", got)
+	}
+}
+
+// The port that a redirect leads to is closed.
+func TestErrorsHideASignedRedirect(t *testing.T) {
+	t.Parallel()
+	gone := serve(t)
+	gone.Close()
+	s := serve(t)
+	s.answer = func(w http.ResponseWriter, r *http.Request, _ int) bool {
+		http.Redirect(w, r, gone.URL+"/x?X-Amz-Signature=secret", http.StatusFound)
+		return true
+	}
+	_, err := upstream(t, s.URL, quick).Has(t.Context(), hashPart("a"))
+	if err == nil || !strings.Contains(err.Error(), "refused") || strings.Contains(err.Error(), "secret") {
+		t.Errorf("got error %v, want the refused connection without the signature", err)
+	}
+}
+
+func TestNewUpstreamURL(t *testing.T) {
+	t.Parallel()
+	for in, want := range map[string]string{
+		"https://cache.nixos.org":                           "https://cache.nixos.org",
+		" https://cache.nixos.org/ ":                        "https://cache.nixos.org",
+		"https://user:secret@h.example:8443/a/b//?x=1#frag": "https://h.example:8443/a/b",
+		"http://h.example?priority=30&trusted=1":            "http://h.example",
+	} {
+		if got := upstream(t, in, quick).String(); got != want {
+			t.Errorf("%q: got %q, want %q", in, got, want)
+		}
+	}
+	for _, in := range []string{"", "cache.nixos.org", "file:///srv/cache", "s3://bucket", "https://", "http://u:se/cret@h", "https://u:secret@h\x00"} {
+		_, err := closure.NewUpstream(in, quick)
+		if err == nil || strings.Contains(err.Error(), "cret") {
+			t.Errorf("%q: got error %v, want one without the password", in, err)
+		}
+	}
+	if _, err := closure.NewUpstream("cache.nixos.org", quick); hint.Of(err) == "" {
+		t.Error("an address without scheme: got no hint")
+	}
+}
+
+func TestHasSendsCredentialsToTheCacheOnly(t *testing.T) {
+	t.Parallel()
+	var elsewhere atomic.Bool
+	target := serve(t, "a")
+	target.answer = func(_ http.ResponseWriter, r *http.Request, _ int) bool {
+		elsewhere.Store(r.Header.Get("Authorization") != "")
+		return false
+	}
+	s := serve(t)
+	s.answer = func(w http.ResponseWriter, r *http.Request, _ int) bool {
+		user, password, _ := r.BasicAuth()
+		if user != "user" || password != "secret" {
+			w.WriteHeader(http.StatusUnauthorized)
+			return true
+		}
+		// another host name of the same machine
+		http.Redirect(w, r, strings.Replace(target.URL, "127.0.0.1", "localhost", 1)+r.URL.Path, http.StatusFound)
+		return true
+	}
+	u, err := url.Parse(s.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.User = url.UserPassword("user", "secret")
+	has(t, upstream(t, u.String(), quick), "a")
+	if elsewhere.Load() {
+		t.Error("credentials were sent to the redirect's target")
+	}
+}
+
+// startTLS serves s over TLS with HTTP/2 and returns a transport like an
+// Upstream's own, which trusts it, and the number of connections so far.
+func startTLS(t testing.TB, s *server) (*http.Transport, *atomic.Int64) {
+	t.Helper()
+	var conns atomic.Int64
+	s.Server = httptest.NewUnstartedServer(s)
+	s.EnableHTTP2 = true
+	s.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateNew {
+			conns.Add(1)
+		}
+	}
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	pool := x509.NewCertPool()
+	pool.AddCert(s.Certificate())
+	tr := closure.NewTransport()
+	tr.TLSClientConfig = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
+	return tr, &conns
+}
+
+func TestHasUsesOneConnectionWithHTTP2(t *testing.T) {
+	t.Parallel()
+	s := newServer("a")
+	var http1 atomic.Bool
+	s.answer = func(_ http.ResponseWriter, r *http.Request, _ int) bool {
+		if r.ProtoMajor != 2 {
+			http1.Store(true)
+		}
+		time.Sleep(5 * time.Millisecond)
+		return false
+	}
+	opts := quick
+	tr, conns := startTLS(t, s)
+	opts.Transport = tr
+	u := upstream(t, s.URL, opts)
+	var wg sync.WaitGroup
+	for range 64 {
+		wg.Go(func() { has(t, u, "a") })
+	}
+	wg.Wait()
+	if http1.Load() || conns.Load() != 1 {
+		t.Errorf("got %d connections, HTTP/1 on some: %t; want 1 with HTTP/2", conns.Load(), http1.Load())
+	}
+}
+
+func TestHasKeepsConnectionsAlive(t *testing.T) {
+	t.Parallel()
+	for name, answer := range map[string]func(http.ResponseWriter, *http.Request, int) bool{
+		"HEAD": nil,
+		"GET": func(w http.ResponseWriter, r *http.Request, _ int) bool {
+			if r.Method == http.MethodHead {
+				w.WriteHeader(http.StatusMethodNotAllowed)
+			}
+			return r.Method == http.MethodHead
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var conns atomic.Int64
+			s := newServer("a")
+			s.answer = answer
+			s.Server = httptest.NewUnstartedServer(s)
+			s.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+				if state == http.StateNew {
+					conns.Add(1)
+				}
+			}
+			s.Start()
+			t.Cleanup(s.Close)
+			u := upstream(t, s.URL, quick)
+			var wg sync.WaitGroup
+			for range 16 {
+				wg.Go(func() {
+					for range 50 {
+						has(t, u, "a")
+					}
+				})
+			}
+			wg.Wait()
+			// a few more than the workers, as a dial may lose to a connection that comes free
+			if got := conns.Load(); got > 32 {
+				t.Errorf("got %d connections for 800 look-ups by 16, want about 16", got)
+			}
+		})
+	}
+}
