@@ -1,0 +1,61 @@
+# Tools are pinned here and nowhere else.
+GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+ACTIONLINT    := github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
+GOVULNCHECK   := golang.org/x/vuln/cmd/govulncheck@v1.9.0
+
+FUZZTIME ?= 10s
+VERSION  ?=
+
+COMMANDS := $(patsubst cmd/%/main.go,%,$(wildcard cmd/*/main.go))
+SCRIPTS  := .ci/run $(filter-out %.awk,$(wildcard scripts/*))
+LDFLAGS  := -s -w $(if $(VERSION),-X github.com/org/nixoci-action/internal/cli.version=$(VERSION))
+
+# The Go tool asks git for the version and fails where git refuses to answer,
+# as it does for root in somebody else's checkout.
+ifneq ($(shell git status --porcelain >/dev/null 2>&1 && echo ok),ok)
+export GOFLAGS := $(GOFLAGS) -buildvcs=false
+endif
+
+.PHONY: help
+help: ## print this text
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## build static binaries into bin/
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ $(COMMANDS:%=./cmd/%)
+
+.PHONY: demo
+demo: ## publish the example flake, serve it, substitute it into an empty store
+	scripts/install-deps --for demo
+	@$(MAKE) --no-print-directory build
+	scripts/with-nix scripts/demo
+
+.PHONY: test
+test: ## vet, check the format, run all tests with the race detector
+	scripts/install-deps --for test
+	scripts/with-nix scripts/test
+
+.PHONY: bench
+bench: ## measure
+	scripts/install-deps --for test
+	go test -run '^$$' -bench . -benchmem ./...
+	if [ -e scripts/bench ]; then $(MAKE) --no-print-directory build && scripts/with-nix scripts/bench; fi
+
+.PHONY: lint
+lint: ## lint Go code, shell scripts and workflows
+	scripts/install-deps --for lint
+	go run $(GOLANGCI_LINT) run
+	shellcheck $(SCRIPTS)
+	go run $(ACTIONLINT)
+
+.PHONY: vuln
+vuln: ## look for known vulnerabilities in what the code calls
+	go run $(GOVULNCHECK) ./...
+
+.PHONY: fuzz
+fuzz: ## run every fuzz target for FUZZTIME (10s)
+	FUZZTIME=$(FUZZTIME) scripts/fuzz
+
+.PHONY: clean
+clean: ## remove what the other targets made
+	rm -rf bin
