@@ -1,0 +1,204 @@
+// Package archtest checks the rules between the module's packages, so that
+// they hold without a linter. .golangci.yml says the same to editors.
+package archtest
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/org/nixoci-action"
+
+// domain are the packages with the knowledge of what the program is about, and
+// the ones among them that each may use. Otherwise: cmd -> domain -> internal.
+var domain = map[string][]string{
+	"discover": nil,
+	"closure":  nil,
+	"upload":   {"closure"},
+	"index":    nil,
+	"proxy":    {"index"},
+}
+
+// only lists libraries for which one place was chosen; cmd may use them too.
+var only = map[string][]string{
+	"github.com/schollz/progressbar/v3":     {"internal/ui"},
+	"github.com/sethvargo/go-githubactions": {"internal/ui"},
+}
+
+// testdouble tells packages that exist for tests, by their names.
+func testdouble(pkg string) bool {
+	return strings.HasPrefix(pkg, "internal/") && strings.HasSuffix(pkg, "test")
+}
+
+// mayImport says whether one package of the module may import another, and if
+// not, why.
+func mayImport(from, to string) error {
+	layer, _, _ := strings.Cut(from, "/")
+	target, _, _ := strings.Cut(to, "/")
+	_, fromDomain := domain[layer]
+	_, toDomain := domain[target]
+	switch {
+	case target == "cmd":
+		return errors.New("nothing imports a command")
+	case testdouble(to) && !testdouble(from):
+		return errors.New("it is for tests")
+	case from == "internal/ui" && to != "internal/hint":
+		return errors.New("ui knows none of the things that it shows")
+	case layer == "cmd" || testdouble(from) || layer == target:
+		return nil
+	case toDomain && !fromDomain:
+		return errors.New("internal packages know nothing of the domain")
+	case toDomain && !slices.Contains(domain[layer], target):
+		return errors.New("these two do not know each other")
+	}
+	return nil
+}
+
+type goPackage struct {
+	ImportPath                         string
+	Dir                                string
+	GoFiles                            []string
+	Imports, TestImports, XTestImports []string
+}
+
+func packages(t *testing.T) []goPackage {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "go", "list", "-e", "-json=ImportPath,Dir,GoFiles,Imports,TestImports,XTestImports", module+"/...")
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	var all []goPackage
+	for d := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p goPackage
+		if err := d.Decode(&p); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, p)
+	}
+	if len(all) < 5 {
+		t.Fatalf("go list found %d packages only", len(all))
+	}
+	return all
+}
+
+func local(path string) (string, bool) {
+	return strings.CutPrefix(path, module+"/")
+}
+
+func TestImportDirection(t *testing.T) {
+	for _, p := range packages(t) {
+		from, _ := local(p.ImportPath)
+		for _, i := range p.Imports {
+			if to, ok := local(i); ok {
+				if err := mayImport(from, to); err != nil {
+					t.Errorf("%s imports %s: %v", from, to, err)
+				}
+			}
+			if places, ok := only[i]; ok && !slices.Contains(places, from) && !strings.HasPrefix(from, "cmd/") {
+				t.Errorf("%s imports %s, which is for %s and cmd", from, i, strings.Join(places, ", "))
+			}
+		}
+		for _, i := range append(p.TestImports, p.XTestImports...) {
+			if to, ok := local(i); ok && strings.HasPrefix(to, "cmd/") {
+				t.Errorf("a test in %s imports %s: nothing imports a command", from, to)
+			}
+		}
+	}
+}
+
+// TestDomainHasNoProcess: domain packages get what they need as arguments.
+func TestDomainHasNoProcess(t *testing.T) {
+	forbidden := map[string][]string{
+		"os":  {"Exit", "Getenv", "LookupEnv", "Environ", "ExpandEnv", "Stdin", "Stdout", "Stderr", "Args"},
+		"fmt": {"Print", "Printf", "Println"},
+		"log": {"Print", "Printf", "Println", "Fatal", "Fatalf", "Fatalln", "Panic", "Panicf"},
+	}
+	checked := 0
+	for _, p := range packages(t) {
+		pkg, _ := local(p.ImportPath)
+		if _, ok := domain[strings.SplitN(pkg, "/", 2)[0]]; !ok {
+			continue
+		}
+		for _, name := range p.GoFiles {
+			checked++
+			fset := token.NewFileSet()
+			f, err := parser.ParseFile(fset, filepath.Join(p.Dir, name), nil, parser.SkipObjectResolution)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, bad := range uses(fset, f, forbidden) {
+				t.Errorf("%s/%s", pkg, bad)
+			}
+		}
+	}
+	if checked == 0 {
+		t.Error("no file of a domain package was found")
+	}
+}
+
+func uses(fset *token.FileSet, f *ast.File, forbidden map[string][]string) []string {
+	var found []string
+	ast.Inspect(f, func(n ast.Node) bool {
+		sel, ok := n.(*ast.SelectorExpr)
+		if !ok {
+			return true
+		}
+		if x, ok := sel.X.(*ast.Ident); ok && slices.Contains(forbidden[x.Name], sel.Sel.Name) {
+			pos := fset.Position(sel.Pos())
+			found = append(found, fmt.Sprintf("%s:%d uses %s.%s", filepath.Base(pos.Filename), pos.Line, x.Name, sel.Sel.Name))
+		}
+		return true
+	})
+	return found
+}
+
+func TestRules(t *testing.T) {
+	tests := []struct {
+		from, to string
+		ok       bool
+	}{
+		{"cmd/publish", "upload", true},
+		{"cmd/publish", "internal/ui", true},
+		{"cmd/publish", "internal/registrytest", false},
+		{"cmd/publish", "cmd/proxy", false},
+		{"upload", "closure", true},
+		{"upload", "index", false},
+		{"upload", "upload/internal/x", true},
+		{"index", "upload", false},
+		{"proxy", "index", true},
+		{"proxy", "internal/registry", true},
+		{"internal/registry", "index", false},
+		{"internal/registry", "internal/hint", true},
+		{"internal/ui", "internal/registry", false},
+		{"internal/ui", "internal/hint", true},
+		{"internal/publishtest", "upload", true},
+		{"internal/publishtest", "cmd/publish", false},
+	}
+	for _, tt := range tests {
+		if err := mayImport(tt.from, tt.to); (err == nil) != tt.ok {
+			t.Errorf("%s -> %s: got %v", tt.from, tt.to, err)
+		}
+	}
+	src := "package p\nimport \"os\"\nfunc f() { os.Exit(1); _ = os.Stdout; os.ReadFile(\"\") }\n"
+	fset := token.NewFileSet()
+	f, err := parser.ParseFile(fset, "p.go", src, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := uses(fset, f, map[string][]string{"os": {"Exit", "Stdout"}}); len(got) != 2 {
+		t.Errorf("got %q, want two uses", got)
+	}
+}
