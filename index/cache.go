@@ -152,6 +152,7 @@ func (c *Cache) sweep(ctx context.Context, list segmentList) error {
 		known[r.Tag] = true
 	}
 	present := map[string]bool{}
+	found := map[string]SegmentInfo{}
 	var mu sync.Mutex
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(readJobs)
@@ -171,13 +172,14 @@ func (c *Cache) sweep(ctx context.Context, list segmentList) error {
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			c.swept[tag] = info
+			found[tag] = info
 			return nil
 		})
 	}
 	if err := g.Wait(); err != nil {
 		return err
 	}
+	maps.Copy(c.swept, found)
 	maps.DeleteFunc(c.swept, func(tag string, _ SegmentInfo) bool { return !present[tag] })
 	return nil
 }
@@ -239,7 +241,7 @@ func (c *Cache) assemble(ctx context.Context, digest v1.Hash, list segmentList) 
 			extra = append(extra, s.info)
 		}
 	}
-	return newSnapshot(digest, list.Config, loaded, list.Retired, extra), nil
+	return newSnapshot(digest, list, loaded, extra), nil
 }
 
 // load returns a segment from memory, disk or the registry; nil if it has been
@@ -315,7 +317,7 @@ func (c *Cache) Load() (*Snapshot, error) {
 	for _, info := range st.Extra {
 		c.swept[info.Tag] = info
 	}
-	s := newSnapshot(st.Root, st.List.Config, loaded, st.List.Retired, st.Extra)
+	s := newSnapshot(st.Root, st.List, loaded, st.Extra)
 	c.current = s
 	for _, seg := range s.segments {
 		c.blobs[seg.info.Entries] = seg

@@ -110,7 +110,7 @@ func (w *Writer) writeRoot(ctx context.Context) error {
 		}
 	}
 	list := segmentList{Segments: segments, Retired: s.retired, Config: s.config.merge(w.opts.Config)}
-	digest, err := w.putRoot(ctx, list)
+	digest, err := w.putRoot(ctx, list, s.stub)
 	if err != nil {
 		return err
 	}
@@ -128,7 +128,9 @@ type compatIndex struct {
 	PublicKey string         `json:"public_key"`
 }
 
-func (w *Writer) putRoot(ctx context.Context, list segmentList) (v1.Hash, error) {
+// putRoot writes a root. There is no stub to upload if the last root had the
+// same, which is nearly always.
+func (w *Writer) putRoot(ctx context.Context, list segmentList, oldStub v1.Hash) (v1.Hash, error) {
 	repo := w.cache.repo
 	stub := compatIndex{Version: 1, Entries: map[string]any{}, GCRoots: []string{}}
 	if len(list.Config.PublicKeys) > 0 {
@@ -159,11 +161,15 @@ func (w *Writer) putRoot(ctx context.Context, list segmentList) (v1.Hash, error)
 	if err != nil {
 		return v1.Hash{}, err
 	}
-	// the stub rarely changes, so it goes up only where it is missing
+	if sum != oldStub {
+		if _, err := repo.PutBlob(ctx, stubBytes); err != nil {
+			return v1.Hash{}, err
+		}
+	}
 	digest, err := repo.PutManifest(ctx, RootTag, m)
 	var missing *registry.MissingBlobsError
-	if errors.As(err, &missing) {
-		for _, b := range [][]byte{stubBytes, emptyConfigBytes} {
+	if errors.As(err, &missing) { // collected, or never there
+		for _, b := range [][]byte{stubBytes, emptyConfigBytes, listBytes} {
 			if _, err := repo.PutBlob(ctx, b); err != nil {
 				return v1.Hash{}, err
 			}

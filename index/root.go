@@ -67,6 +67,10 @@ type segmentList struct {
 	Segments  []SegmentInfo `json:"segments"`
 	Retired   []Retired     `json:"retired,omitempty"`
 	Config    Config        `json:"config"`
+
+	// stub is the digest of the root's first layer, as far as it is known to
+	// be in the repository.
+	stub v1.Hash
 }
 
 func newManifest(artifactType string, layers []v1.Descriptor, created time.Time) (registry.Manifest, error) {
@@ -97,7 +101,7 @@ func readRoot(ctx context.Context, repo registry.Repository) (v1.Hash, segmentLi
 		if err != nil {
 			return v1.Hash{}, list, err
 		}
-		layer, err := rootLayer(m)
+		layer, stub, err := rootLayers(m)
 		if err != nil {
 			return v1.Hash{}, list, err
 		}
@@ -112,25 +116,27 @@ func readRoot(ctx context.Context, repo registry.Repository) (v1.Hash, segmentLi
 			return v1.Hash{}, list, err
 		}
 		list, err = parseSegmentList(blob)
+		list.stub = stub
 		return m.Digest, list, err
 	}
 }
 
-func rootLayer(m registry.Manifest) (v1.Descriptor, error) {
+// rootLayers returns the segment list's layer and the stub's digest.
+func rootLayers(m registry.Manifest) (v1.Descriptor, v1.Hash, error) {
 	var im v1.Manifest
 	if err := json.Unmarshal(m.Raw, &im); err != nil {
-		return v1.Descriptor{}, fmt.Errorf("decoding the cache index's manifest: %w", err)
+		return v1.Descriptor{}, v1.Hash{}, fmt.Errorf("decoding the cache index's manifest: %w", err)
 	}
 	for _, l := range im.Layers {
 		if l.MediaType != mediaSegmentList {
 			continue
 		}
 		if l.Size <= 0 || l.Size > maxSegmentListBlob {
-			return v1.Descriptor{}, fmt.Errorf("the cache index's segment list has %d bytes", l.Size)
+			return v1.Descriptor{}, v1.Hash{}, fmt.Errorf("the cache index's segment list has %d bytes", l.Size)
 		}
-		return l, nil
+		return l, im.Layers[0].Digest, nil
 	}
-	return v1.Descriptor{}, ErrForeign
+	return v1.Descriptor{}, v1.Hash{}, ErrForeign
 }
 
 func parseSegmentList(blob []byte) (segmentList, error) {

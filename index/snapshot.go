@@ -14,6 +14,7 @@ import (
 // safe for concurrent use.
 type Snapshot struct {
 	digest   v1.Hash
+	stub     v1.Hash // the root's first layer
 	config   Config
 	segments []*segment // oldest first
 	retired  []Retired
@@ -27,20 +28,20 @@ type Snapshot struct {
 // position is an entry's place: which segment, which line.
 type position struct{ segment, line int32 }
 
-func newSnapshot(digest v1.Hash, config Config, segments []*segment, retired []Retired, extra []SegmentInfo) *Snapshot {
+func newSnapshot(digest v1.Hash, list segmentList, segments []*segment, extra []SegmentInfo) *Snapshot {
 	slices.SortFunc(segments, func(a, b *segment) int {
 		if c := a.info.Created.Compare(b.info.Created); c != 0 {
 			return c
 		}
 		return strings.Compare(a.info.Tag, b.info.Tag)
 	})
-	s := &Snapshot{digest: digest, segments: segments, retired: retired, extra: extra}
+	s := &Snapshot{digest: digest, stub: list.stub, segments: segments, retired: list.Retired, extra: extra}
 	n := 0
 	for _, seg := range segments {
 		n += len(seg.lines)
 		s.config = s.config.merge(seg.header.Config)
 	}
-	s.config = s.config.merge(config)
+	s.config = s.config.merge(list.Config)
 	s.entries = make(map[[storepath.HashPartLen]byte]position, n)
 	s.each(func(p position, line []byte) {
 		k, _, _, _ := linePrefix(line)

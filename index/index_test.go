@@ -1,0 +1,555 @@
+package index
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/nix-community/go-nix/pkg/narinfo"
+	"github.com/nix-community/go-nix/pkg/nixbase32"
+
+	"github.com/org/nixoci-action/internal/registry"
+	"github.com/org/nixoci-action/internal/registrytest"
+	"github.com/org/nixoci-action/internal/storepath"
+)
+
+// backends are the repositories that every test of the protocol runs on.
+func backends(t *testing.T, f func(t *testing.T, open func() registry.Repository)) {
+	opener := func(t *testing.T, cache string) func() registry.Repository {
+		return func() registry.Repository {
+			r, err := registry.Open(cache, registry.Options{Push: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return r
+		}
+	}
+	t.Run("oci", func(t *testing.T) { f(t, opener(t, "oci:"+t.TempDir())) })
+	t.Run("ggcr", func(t *testing.T) { f(t, opener(t, registrytest.GGCR(t)+"/a/b")) })
+	t.Run("distribution", func(t *testing.T) { f(t, opener(t, registrytest.NewDistribution(t).Addr+"/a/b")) })
+}
+
+func quick() Options { return Options{Settle: 5 * time.Millisecond} }
+
+// newEntry puts a NAR into repo and returns its entry. Paths with the same name
+// and references are the same path.
+func newEntry(t *testing.T, repo registry.Repository, name string, refs ...string) Entry {
+	t.Helper()
+	data := []byte("compressed NAR of " + name)
+	desc, err := repo.PutBlob(context.Background(), data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return entryFor(name, desc, refs...)
+}
+
+func entryFor(name string, desc v1.Descriptor, refs ...string) Entry {
+	sum := sha256.Sum256([]byte("path " + name))
+	nar := sha256.Sum256([]byte("NAR of " + name))
+	file := sha256.Sum256([]byte("compressed NAR of " + name))
+	return Entry{
+		Path:    storepath.Path{Dir: storepath.DefaultDir, HashPart: nixbase32.EncodeToString(sum[:20]), Name: name},
+		NarHash: FileHash(nar[:]), NarSize: 120, References: refs, Compression: CompressionZstd,
+		FileHash: FileHash(file[:]),
+		NAR:      Location{Blob: desc.Digest, BlobSize: desc.Size, Size: desc.Size},
+	}
+}
+
+func publish(t *testing.T, repo registry.Repository, o WriterOptions, entries ...Entry) (Result, error) {
+	t.Helper()
+	ctx := context.Background()
+	c := Open(repo, quick())
+	base, err := c.Sweep(ctx)
+	if err != nil {
+		return Result{}, err
+	}
+	w, err := c.NewWriter(base, o)
+	if err != nil {
+		return Result{}, err
+	}
+	for _, e := range entries {
+		if err := w.Add(ctx, e); err != nil {
+			return Result{}, err
+		}
+	}
+	return w.Close(ctx, nil)
+}
+
+func mustPublish(t *testing.T, repo registry.Repository, entries ...Entry) {
+	t.Helper()
+	r, err := publish(t, repo, WriterOptions{}, entries...)
+	if err != nil || r.Committed != len(entries) {
+		t.Fatalf("got %+v, %v; want %d entries committed", r, err, len(entries))
+	}
+}
+
+func has(t *testing.T, s *Snapshot, entries ...Entry) {
+	t.Helper()
+	for _, want := range entries {
+		got, ok := s.Lookup(want.Path.HashPart)
+		if !ok {
+			t.Errorf("%s is missing", want.Path.Name)
+			continue
+		}
+		want.Added = got.Added
+		if got.Narinfo() != want.Narinfo() || got.NAR != want.NAR {
+			t.Errorf("%s: got %+v, want %+v", want.Path.Name, got, want)
+		}
+	}
+}
+
+func TestPublishAndRead(t *testing.T) {
+	backends(t, func(t *testing.T, open func() registry.Repository) {
+		ctx := context.Background()
+		repo := open()
+		empty, err := Open(repo, quick()).Refresh(ctx)
+		if err != nil || empty.Len() != 0 || empty.Digest() != "" {
+			t.Fatalf("empty cache: got %d entries, %v", empty.Len(), err)
+		}
+		a := newEntry(t, repo, "a")
+		b := newEntry(t, repo, "b", a.Path.Base())
+		b.Signatures = []string{"k-1:" + strings.Repeat("A", 86) + "=="}
+		b.Deriver, b.CA = a.Path.Base(), "fixed:r:sha256:abc"
+		mustPublish(t, repo, b, a)
+
+		reader := Open(open(), quick())
+		s, err := reader.Refresh(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		has(t, s, a, b)
+		if again, err := reader.Refresh(ctx); err != nil || again != s {
+			t.Errorf("unchanged root: got a new snapshot, %v", err)
+		}
+		if e, ok := s.LookupNAR(strings.TrimPrefix(a.FileHash, "sha256:")); !ok || e.Path != a.Path {
+			t.Errorf("by file hash: got %v, %v", e.Path, ok)
+		}
+		if e, ok := s.LookupNARHash(b.NarHash); !ok || e.Path != b.Path {
+			t.Errorf("by NAR hash: got %v, %v", e.Path, ok)
+		}
+
+		c := newEntry(t, repo, "c", b.Path.Base())
+		mustPublish(t, repo, c)
+		if s, err = reader.Refresh(ctx); err != nil {
+			t.Fatal(err)
+		}
+		has(t, s, a, b, c)
+		if s.Len() != 3 || len(s.Segments()) != 2 {
+			t.Errorf("got %d entries in %d segments", s.Len(), len(s.Segments()))
+		}
+	})
+}
+
+func TestNarinfoIsWhatNixWrites(t *testing.T) {
+	e := entryFor("hello-1.0", v1.Descriptor{Digest: emptyConfig.Digest, Size: 2}, "00000000000000000000000000000000-dep")
+	e.Deriver = "00000000000000000000000000000000-hello.drv"
+	n, err := narinfo.Parse(strings.NewReader(e.Narinfo()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Check(); err != nil {
+		t.Error(err)
+	}
+	if n.Fingerprint() != e.Fingerprint() {
+		t.Errorf("fingerprint: got %s, want %s", e.Fingerprint(), n.Fingerprint())
+	}
+}
+
+// An entry must not be able to write lines of its own into a narinfo.
+func TestValidateRefusesInjection(t *testing.T) {
+	good := entryFor("x", v1.Descriptor{Digest: emptyConfig.Digest, Size: 2})
+	if err := good.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	for name, spoil := range map[string]func(*Entry){
+		"name":          func(e *Entry) { e.Path.Name = "x\nSig: evil" },
+		"hash part":     func(e *Entry) { e.Path.HashPart = strings.Repeat("e", 32) },
+		"reference":     func(e *Entry) { e.References = []string{"../x"} },
+		"deriver":       func(e *Entry) { e.Deriver = "/nix/store/x.drv" },
+		"signature":     func(e *Entry) { e.Signatures = []string{"a:AAAA\nURL: x"} },
+		"CA":            func(e *Entry) { e.CA = "fixed:\nSig: x" },
+		"compression":   func(e *Entry) { e.Compression = "zstd\nSig: x" },
+		"NAR hash":      func(e *Entry) { e.NarHash = "sha256:x" },
+		"NAR size":      func(e *Entry) { e.NarSize = 0 },
+		"blob":          func(e *Entry) { e.NAR.Blob.Hex = "../../etc" },
+		"past the blob": func(e *Entry) { e.NAR.Offset = 1 },
+		"overflow":      func(e *Entry) { e.NAR.Offset, e.NAR.BlobSize = 1<<63-1, 1<<63-1 },
+	} {
+		e := good
+		spoil(&e)
+		if e.Validate() == nil {
+			t.Errorf("%s: no error", name)
+		}
+		if _, err := encodeSegment(Header{}, []Entry{e}); err == nil {
+			t.Errorf("%s: written all the same", name)
+		}
+	}
+}
+
+func TestIncompleteEntriesStayInvisible(t *testing.T) {
+	backends(t, func(t *testing.T, open func() registry.Repository) {
+		repo := open()
+		a := newEntry(t, repo, "a", "00000000000000000000000000000000-on-upstream")
+		b := newEntry(t, repo, "b", "11111111111111111111111111111111-nowhere")
+		c := newEntry(t, repo, "c", a.Path.Base(), b.Path.Base())
+		self := newEntry(t, repo, "self")
+		self.References = []string{self.Path.Base()}
+		up := func(h string) bool { return h[0] == '0' }
+		r, err := publish(t, repo, WriterOptions{OnUpstream: up}, c, b, a, self)
+		if err != nil || r.Committed != 2 || len(r.Incomplete) != 2 {
+			t.Fatalf("got %+v, %v; want a and self committed, b and c incomplete", r, err)
+		}
+		s, err := Open(repo, quick()).Refresh(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		has(t, s, a, self)
+		if s.Len() != 2 {
+			t.Errorf("got %d entries, want 2", s.Len())
+		}
+	})
+}
+
+// Eight writers at once: the root is fought over, and every segment is in it
+// afterwards, or found by a sweep.
+func TestConcurrentWritersLoseNothing(t *testing.T) {
+	backends(t, func(t *testing.T, open func() registry.Repository) {
+		const writers, rounds = 8, 3
+		var all []Entry
+		perWriter := make([][]Entry, writers)
+		repo := open()
+		for w := range perWriter {
+			for i := range rounds {
+				e := newEntry(t, repo, fmt.Sprintf("w%d-%d", w, i))
+				perWriter[w] = append(perWriter[w], e)
+				all = append(all, e)
+			}
+		}
+		var wg sync.WaitGroup
+		for _, mine := range perWriter {
+			wg.Go(func() {
+				repo := open()
+				for _, e := range mine {
+					if r, err := publish(t, repo, WriterOptions{}, e); err != nil || r.Committed != 1 {
+						t.Errorf("got %+v, %v", r, err)
+					}
+				}
+			})
+		}
+		wg.Wait()
+		s, err := Open(open(), quick()).Refresh(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		has(t, s, all...)
+	})
+}
+
+// crashing stops working before its nth write, for good, as a killed process
+// does.
+type crashing struct {
+	registry.Repository
+	mu   sync.Mutex
+	left int
+}
+
+var errCrash = errors.New("crashed")
+
+func (c *crashing) step() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.left--; c.left < 0 {
+		return errCrash
+	}
+	return nil
+}
+
+func (c *crashing) PutManifest(ctx context.Context, tag string, m registry.Manifest) (v1.Hash, error) {
+	if err := c.step(); err != nil {
+		return v1.Hash{}, err
+	}
+	return c.Repository.PutManifest(ctx, tag, m)
+}
+
+func (c *crashing) PutBlob(ctx context.Context, b []byte) (v1.Descriptor, error) {
+	if err := c.step(); err != nil {
+		return v1.Descriptor{}, err
+	}
+	return c.Repository.PutBlob(ctx, b)
+}
+
+func TestCrashAfterEveryStep(t *testing.T) {
+	backends(t, func(t *testing.T, open func() registry.Repository) {
+		repo := open()
+		acknowledged := []Entry{newEntry(t, repo, "first")}
+		mustPublish(t, repo, acknowledged...)
+		for steps := 0; ; steps++ {
+			if steps > 100 {
+				t.Fatal("a publish takes more than 100 steps")
+			}
+			e := newEntry(t, repo, fmt.Sprintf("e%d", steps))
+			durable := false
+			o := WriterOptions{Committed: func(string, int) { durable = true }}
+			_, err := publish(t, &crashing{Repository: repo, left: steps}, o, e)
+			if err == nil && !durable {
+				t.Fatalf("after %d steps: success without a segment", steps)
+			}
+			if durable {
+				acknowledged = append(acknowledged, e)
+			}
+			s, readErr := Open(open(), quick()).Sweep(context.Background())
+			if readErr != nil {
+				t.Fatalf("after a crash at step %d: %v", steps, readErr)
+			}
+			has(t, s, acknowledged...)
+			// the next writer repairs the root
+			next := newEntry(t, repo, fmt.Sprintf("n%d", steps))
+			mustPublish(t, repo, next)
+			acknowledged = append(acknowledged, next)
+			if s, readErr = Open(open(), quick()).Refresh(context.Background()); readErr != nil {
+				t.Fatal(readErr)
+			}
+			has(t, s, acknowledged...)
+			if err == nil {
+				break
+			}
+		}
+	})
+}
+
+func TestRootLostOrOverwritten(t *testing.T) {
+	backends(t, func(t *testing.T, open func() registry.Repository) {
+		ctx := context.Background()
+		repo := open()
+		a, b := newEntry(t, repo, "a"), newEntry(t, repo, "b")
+		mustPublish(t, repo, a)
+		old, err := repo.Manifest(ctx, RootTag)
+		if err != nil {
+			t.Fatal(err)
+		}
+		mustPublish(t, repo, b)
+		if _, err := repo.PutManifest(ctx, RootTag, old); err != nil {
+			t.Fatal(err)
+		}
+		s, err := Open(repo, quick()).Sweep(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		has(t, s, a, b)
+		c := newEntry(t, repo, "c")
+		mustPublish(t, repo, c)
+		if s, err = Open(repo, quick()).Refresh(ctx); err != nil {
+			t.Fatal(err)
+		}
+		has(t, s, a, b, c)
+	})
+}
+
+func TestForeignRootIsLeftAlone(t *testing.T) {
+	ctx := context.Background()
+	repo, err := registry.Open("oci:"+t.TempDir(), registry.Options{Push: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := repo.PutBlob(ctx, emptyConfigBytes); err != nil {
+		t.Fatal(err)
+	}
+	theirs, err := newManifest("application/other", nil, time.Unix(0, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	digest, err := repo.PutManifest(ctx, RootTag, theirs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := publish(t, repo, WriterOptions{}, newEntry(t, repo, "a")); !errors.Is(err, ErrForeign) {
+		t.Errorf("got %v, want ErrForeign", err)
+	}
+	if now, err := repo.Resolve(ctx, RootTag); err != nil || now != digest {
+		t.Errorf("the root was changed: %v, %v", now, err)
+	}
+}
+
+// failing answers reads with an error that is no "not found".
+type failing struct{ registry.Repository }
+
+func (failing) Manifest(context.Context, string) (registry.Manifest, error) {
+	return registry.Manifest{}, errCrash
+}
+
+func TestUnreadableIsNeverEmpty(t *testing.T) {
+	backends(t, func(t *testing.T, open func() registry.Repository) {
+		repo := open()
+		a := newEntry(t, repo, "a")
+		mustPublish(t, repo, a)
+		if _, err := publish(t, failing{repo}, WriterOptions{}, newEntry(t, repo, "b")); !errors.Is(err, errCrash) {
+			t.Errorf("got %v, want the read's error", err)
+		}
+		s, err := Open(repo, quick()).Sweep(context.Background())
+		if err != nil || s.Len() != 1 {
+			t.Errorf("got %d entries, %v; want 1", s.Len(), err)
+		}
+	})
+}
+
+// A blob that a collector took before the segment named it is reported, and
+// the rest is committed.
+func TestLostBlob(t *testing.T) {
+	dir := t.TempDir()
+	repo, err := registry.Open("oci:"+dir, registry.Options{Push: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := context.Background()
+	a := newEntry(t, repo, "a")
+	b := newEntry(t, repo, "b", a.Path.Base())
+	c := newEntry(t, repo, "c")
+	cache := Open(repo, quick())
+	base, err := cache.Sweep(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := cache.NewWriter(base, WriterOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range []Entry{a, b, c} {
+		if err := w.Add(ctx, e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Remove(filepath.Join(dir, "blobs", "sha256", a.NAR.Blob.Hex)); err != nil {
+		t.Fatal(err)
+	}
+	r, err := w.Close(ctx, nil)
+	if err != nil || r.Committed != 1 || len(r.Lost) != 1 || r.Lost[0].Path != a.Path || len(r.Incomplete) != 1 {
+		t.Fatalf("got %+v, %v; want c committed, a lost, b waiting", r, err)
+	}
+	if err := w.Add(ctx, newEntry(t, repo, "a")); err != nil {
+		t.Fatal(err)
+	}
+	if r, err = w.Close(ctx, nil); err != nil || r.Committed != 3 || len(r.Lost)+len(r.Incomplete) != 0 {
+		t.Fatalf("after the second upload: got %+v, %v", r, err)
+	}
+}
+
+func TestCommitsOnTheWay(t *testing.T) {
+	repo, err := registry.Open("oci:"+t.TempDir(), registry.Options{Push: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var entries []Entry
+	prev := []string{}
+	for i := range 25 {
+		e := newEntry(t, repo, fmt.Sprintf("p%d", i), prev...)
+		prev = []string{e.Path.Base()}
+		entries = append(entries, e)
+	}
+	var sizes []int
+	o := WriterOptions{CommitEvery: 10, SegmentLayers: 4, Committed: func(_ string, n int) { sizes = append(sizes, n) }}
+	slices.Reverse(entries[10:20]) // uploads finish in any order
+	if r, err := publish(t, repo, o, entries...); err != nil || r.Committed != 25 {
+		t.Fatalf("got %+v, %v", r, err)
+	}
+	// 10, 10 and 5 entries, at most four blobs a segment
+	if want := []int{4, 4, 2, 4, 4, 2, 4, 1}; !slices.Equal(sizes, want) {
+		t.Errorf("got segments of %v, want %v", sizes, want)
+	}
+	s, err := Open(repo, quick()).Refresh(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	has(t, s, entries...)
+}
+
+func TestDiskCopyServesWithoutRegistry(t *testing.T) {
+	ctx := context.Background()
+	dist := registrytest.NewDistribution(t)
+	o := quick()
+	o.Dir = t.TempDir()
+	repo, err := registry.Open(dist.Addr+"/a/b", registry.Options{Push: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(repo, o).Load(); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("no copy: got %v", err)
+	}
+	a := newEntry(t, repo, "a")
+	mustPublish(t, repo, a)
+	if _, err := Open(repo, o).Refresh(ctx); err != nil {
+		t.Fatal(err)
+	}
+	dist.Stop()
+	s, err := Open(repo, o).Load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	has(t, s, a)
+
+	// a damaged copy is noticed, not served
+	files, err := filepath.Glob(filepath.Join(o.Dir, "index", "*", "entries-*"))
+	if err != nil || len(files) != 1 {
+		t.Fatalf("got %v, %v", files, err)
+	}
+	if err := os.WriteFile(files[0], []byte("damaged"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(repo, o).Load(); err == nil {
+		t.Error("a damaged copy was served")
+	}
+	dist.Start(t)
+	if s, err = Open(repo, o).Refresh(ctx); err != nil {
+		t.Fatal(err)
+	}
+	has(t, s, a)
+}
+
+func TestConfigSurvivesALostRoot(t *testing.T) {
+	ctx := context.Background()
+	repo, err := registry.Open("oci:"+t.TempDir(), registry.Options{Push: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := func(n string) string { return n + ":" + strings.Repeat("A", 43) + "=" }
+	for _, n := range []string{"one-1", "two-1"} {
+		if _, err := publish(t, repo, WriterOptions{Config: Config{PublicKeys: []string{key(n)}}}, newEntry(t, repo, n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s, err := Open(repo, quick()).Refresh(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := s.Config().PublicKeys; !slices.Equal(got, []string{key("one-1"), key("two-1")}) {
+		t.Errorf("got %v", got)
+	}
+	if _, err := publish(t, repo, WriterOptions{Config: Config{StoreDir: "/other/store"}}, newEntry(t, repo, "x")); err == nil {
+		t.Error("another store directory was accepted")
+	}
+}
+
+func TestTooNew(t *testing.T) {
+	l, err := encodeSegmentList(segmentList{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := decompress(l, maxSegmentList)
+	if err != nil {
+		t.Fatal(err)
+	}
+	newer := compress([]byte(strings.Replace(string(raw), `"minReader":1`, `"minReader":2`, 1)))
+	var tooNew *TooNewError
+	if _, err := parseSegmentList(newer); !errors.As(err, &tooNew) {
+		t.Errorf("got %v, want *TooNewError", err)
+	}
+}
