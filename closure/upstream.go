@@ -1,11 +1,9 @@
 package closure
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"net/url"
@@ -19,16 +17,6 @@ import (
 
 // DefaultUpstream is the cache of the Nix project.
 const DefaultUpstream = "https://cache.nixos.org"
-
-const (
-	maxRedirects = 5
-	// maxNarinfoSize bounds the body of an answer, in bytes. Only caches that
-	// refuse HEAD send one.
-	maxNarinfoSize = 256 << 10
-	// maxAlone is how long other requests wait for the first.
-	maxAlone  = time.Second
-	userAgent = "nixoci-action"
-)
 
 // UpstreamOptions tune an Upstream. The zero value is meant for use.
 type UpstreamOptions struct {
@@ -174,130 +162,4 @@ func (u *Upstream) lookUp(ctx context.Context, hashPart string) (bool, error) {
 			u.health.pause(t.after)
 		}
 	}
-}
-
-// ask sends one request, which ends after the timeout or at end.
-func (u *Upstream) ask(ctx context.Context, hashPart string, end time.Time) (bool, error) {
-	timeout := min(u.opts.Timeout, time.Until(end))
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	if !u.useGET.Load() {
-		resp, _, err := u.send(ctx, http.MethodHead, hashPart)
-		if err != nil {
-			return false, unanswered(err, timeout)
-		}
-		if c := resp.StatusCode; c != http.StatusMethodNotAllowed && c != http.StatusNotImplemented {
-			return answer(resp)
-		}
-		u.useGET.Store(true)
-	}
-	resp, body, err := u.send(ctx, http.MethodGet, hashPart)
-	if err != nil {
-		return false, unanswered(err, timeout)
-	}
-	has, err := answer(resp)
-	// a compressed body cannot be looked into
-	if has && resp.Header.Get("Content-Encoding") == "" && !bytes.Contains(body, []byte("/"+hashPart+"-")) {
-		return false, errors.New("answered 200 with something else than the narinfo")
-	}
-	return has, err
-}
-
-// send sends a request and reads the answer, so that the connection can be
-// used again. A body longer than maxNarinfoSize is cut off.
-func (u *Upstream) send(ctx context.Context, method, hashPart string) (*http.Response, []byte, error) {
-	req, err := http.NewRequestWithContext(ctx, method, u.url+"/"+hashPart+".narinfo", nil)
-	if err != nil {
-		return nil, nil, err
-	}
-	req.Header.Set("User-Agent", userAgent)
-	if u.user != nil {
-		password, _ := u.user.Password()
-		req.SetBasicAuth(u.user.Username(), password)
-	}
-	done := u.turn(ctx)
-	resp, err := u.client.Do(req)
-	done()
-	if err != nil {
-		u.opts.Logger.Debug("upstream cache did not answer", "method", method, "upstream", u.url, "hashPart", hashPart)
-		return nil, nil, err
-	}
-	defer func() { _ = resp.Body.Close() }() // nothing is left to lose
-	u.opts.Logger.Debug("asked upstream cache", "method", method, "upstream", u.url, "hashPart", hashPart, "status", resp.StatusCode)
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxNarinfoSize))
-	return resp, body, err
-}
-
-// turn lets the first request go ahead alone, for a while: sent together, each
-// would open a connection before the transport learns that HTTP/2 needs only
-// one. The caller calls done after the request.
-func (u *Upstream) turn(ctx context.Context) (done func()) {
-	if u.started.CompareAndSwap(false, true) {
-		return func() { close(u.connected) }
-	}
-	select {
-	case <-u.connected:
-	case <-time.After(maxAlone):
-	case <-ctx.Done():
-	}
-	return func() {}
-}
-
-// answer turns a status into an answer.
-func answer(resp *http.Response) (bool, error) {
-	switch code := resp.StatusCode; code {
-	case http.StatusOK:
-		// A login page or a web application that knows every address.
-		if strings.HasPrefix(resp.Header.Get("Content-Type"), "text/html") {
-			return false, errors.New("answered 200 with a web page instead of a narinfo")
-		}
-		return true, nil
-	case http.StatusNotFound, http.StatusGone,
-		// S3's answer for a missing key where listing is not allowed, which is
-		// the usual set-up; Nix takes it the same way. 401 is different: with
-		// other credentials the path might be there.
-		http.StatusForbidden:
-		return false, nil
-	default:
-		err := fmt.Errorf("answered %d %s", code, http.StatusText(code))
-		if temporaryStatus(code) {
-			return false, &temporary{err, retryAfter(resp.Header.Get("Retry-After"), time.Now())}
-		}
-		return false, err
-	}
-}
-
-// unanswered describes a failure below HTTP. The URL is taken out of it, as
-// that may be a redirect's, signed.
-func unanswered(err error, timeout time.Duration) error {
-	if ue := (*url.Error)(nil); errors.As(err, &ue) {
-		err = ue.Err
-	}
-	if errors.Is(err, context.DeadlineExceeded) {
-		err = fmt.Errorf("no answer within %s", timeout.Round(time.Millisecond))
-	}
-	return &temporary{error: err}
-}
-
-func checkRedirect(req *http.Request, via []*http.Request) error {
-	if len(via) > maxRedirects {
-		return fmt.Errorf("redirected more than %d times", maxRedirects)
-	}
-	if via[0].URL.Scheme == "https" && req.URL.Scheme != "https" {
-		req.Header.Del("Authorization")
-	}
-	return nil
-}
-
-func newTransport() *http.Transport {
-	t, ok := http.DefaultTransport.(*http.Transport)
-	if !ok { // replaced by the program
-		t = &http.Transport{Proxy: http.ProxyFromEnvironment, ForceAttemptHTTP2: true}
-	}
-	t = t.Clone()
-	t.MaxIdleConns, t.MaxIdleConnsPerHost = 0, 256 // more than anyone's Jobs
-	t.MaxResponseHeaderBytes = 64 << 10
-	// Without pings a dead HTTP/2 connection swallows every further try.
-	t.HTTP2 = &http.HTTP2Config{SendPingTimeout: 3 * time.Second, PingTimeout: 3 * time.Second}
-	return t
 }

@@ -474,3 +474,69 @@ func TestHasKeepsConnectionsAlive(t *testing.T) {
 		})
 	}
 }
+
+// A connection whose other end silently went away (a suspended laptop, a NAT
+// that forgot) must not take all tries.
+func TestHasLeavesADeadHTTP2Connection(t *testing.T) {
+	t.Parallel()
+	s := newServer("a")
+	tr, _ := startTLS(t, s)
+	tr.HTTP2.SendPingTimeout, tr.HTTP2.PingTimeout = 100*time.Millisecond, 100*time.Millisecond
+	var dead atomic.Bool
+	relay, conns := startRelay(t, s.Listener.Addr().String(), &dead)
+	opts := quick
+	opts.Transport = tr
+	u := upstream(t, "https://"+relay, opts)
+	has(t, u, "a")
+	dead.Store(true)
+	start := time.Now()
+	has(t, u, "a")
+	if d := time.Since(start); d > 4*time.Second || conns.Load() != 2 {
+		t.Errorf("took %s and %d connections, want a second one soon", d, conns.Load())
+	}
+}
+
+// startRelay passes connections on to target. The first one carries nothing
+// more once dead is set, and stays open.
+func startRelay(t *testing.T, target string, dead *atomic.Bool) (addr string, conns *atomic.Int64) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	conns = new(atomic.Int64)
+	pass := func(from, to net.Conn, first bool) {
+		buf := make([]byte, 32<<10)
+		for {
+			n, err := from.Read(buf)
+			if err != nil {
+				_ = to.Close()
+				return
+			}
+			if first && dead.Load() {
+				continue
+			}
+			if _, err := to.Write(buf[:n]); err != nil {
+				return
+			}
+		}
+	}
+	go func() {
+		for {
+			in, err := l.Accept()
+			if err != nil {
+				return
+			}
+			out, err := net.Dial("tcp", target)
+			if err != nil {
+				_ = in.Close()
+				return
+			}
+			first := conns.Add(1) == 1
+			go pass(in, out, first)
+			go pass(out, in, first)
+		}
+	}()
+	return l.Addr().String(), conns
+}
