@@ -1,0 +1,197 @@
+package proxy
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"hash"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/internal/registry"
+)
+
+// pieceSize is how much of a NAR is in memory at a time, and how much of it is
+// in hand, checked if that is all, before the client is told that it comes.
+const pieceSize = 128 << 10
+
+// clientStall is how long a client may take no byte. Nix stops reading while
+// it unpacks, and waits for locks meanwhile.
+const clientStall = 5 * time.Minute
+
+var pieces = sync.Pool{New: func() any { return new([pieceSize]byte) }}
+
+// errCorrupt means that the registry has other bytes than the index says.
+var errCorrupt = errors.New("the NAR in the registry does not have its hash")
+
+// reader delivers a NAR piece by piece.
+type reader interface {
+	// fill reads the next len(p) bytes, within limit.
+	fill(p []byte, limit time.Duration) error
+	close()
+}
+
+// memory is a reader of what is there already.
+type memory []byte
+
+func (m *memory) fill(p []byte, _ time.Duration) error {
+	*m = (*m)[copy(p, *m):]
+	return nil
+}
+
+func (m *memory) close() {}
+
+// serveNAR answers a request for a NAR: url is "nar/<file hash>.nar.zst".
+//
+// Nix takes 404 well. What it does not take is a server error, or a body that
+// breaks off for good. So the status waits for the first piece, a transfer
+// that the registry cuts off is resumed here, and what cannot be completed is
+// 404 when Nix comes back for the rest.
+func (s *Server) serveNAR(w http.ResponseWriter, r *http.Request, url string) {
+	fileHash, _, _ := strings.Cut(strings.TrimPrefix(url, "nar/"), ".")
+	e, ok := s.lookupNAR(fileHash)
+	if !ok || e.URL() != url || s.corrupt.has(fileHash) {
+		notFound(w)
+		return
+	}
+	part := whole(e.NAR.Size)
+	if r.Method == http.MethodGet && r.Header.Get("If-Range") == "" { // there is no validator that could match
+		var ok bool
+		if part, ok = parseRange(r.Header.Get("Range"), e.NAR.Size); !ok {
+			w.Header().Set("Content-Range", fmt.Sprintf("bytes */%d", e.NAR.Size))
+			http.Error(w, "range not satisfiable", http.StatusRequestedRangeNotSatisfiable)
+			return
+		}
+	}
+	h := w.Header()
+	h.Set("Content-Type", typeNAR)
+	h.Set("Accept-Ranges", "bytes") // else Nix does not resume
+	h.Set("Content-Length", strconv.FormatInt(part.length, 10))
+	status := http.StatusOK
+	if part.partial {
+		status = http.StatusPartialContent
+		h.Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", part.start, part.start+part.length-1, e.NAR.Size))
+	}
+	if r.Method == http.MethodHead {
+		w.WriteHeader(status)
+		return
+	}
+	begun := false
+	n, err := s.sendNAR(r.Context(), w, e, part, func() { begun = true; w.WriteHeader(status) })
+	s.counts.narBytes.Add(n)
+	switch {
+	case err == nil:
+		s.counts.nars.Add(1)
+	case begun:
+		// Fewer bytes than announced: net/http closes the connection.
+		s.narFailed(r.Context(), e, err)
+	default:
+		clear(h)
+		notFound(w)
+		s.narFailed(r.Context(), e, err)
+	}
+}
+
+func (s *Server) lookupNAR(fileHash string) (index.Entry, bool) {
+	if snap := s.snapshot.Load(); snap != nil {
+		return snap.LookupNAR(fileHash)
+	}
+	return index.Entry{}, false
+}
+
+// sendNAR sends a part of e's NAR. It calls begin when the first bytes are in
+// hand, and returns how many it has sent.
+func (s *Server) sendNAR(ctx context.Context, w http.ResponseWriter, e index.Entry, part byteRange, begin func()) (int64, error) {
+	src, err := s.open(ctx, e.NAR, part)
+	if err != nil {
+		return 0, err
+	}
+	defer src.close()
+	_, asked := src.(*source) // the registry, not our memory
+	var sum hash.Hash
+	if part.length == e.NAR.Size { // who asks for a part checks the whole himself
+		sum = sha256.New()
+	}
+	buf := pieces.Get().(*[pieceSize]byte)
+	defer pieces.Put(buf)
+	rc := http.NewResponseController(w)
+	limit := s.opts.FirstByte
+	for sent := int64(0); sent < part.length; {
+		p := buf[:min(pieceSize, part.length-sent)]
+		if err := src.fill(p, limit); err != nil {
+			s.report(ctx, err)
+			return sent, err
+		}
+		if sent == 0 && asked {
+			s.report(ctx, nil)
+		}
+		last := sent+int64(len(p)) == part.length
+		if sum != nil {
+			sum.Write(p)
+			// before the last piece goes out: a wrong NAR never looks complete
+			if last && index.FileHash(sum.Sum(nil)) != e.FileHash {
+				return sent, errCorrupt
+			}
+		}
+		if sent == 0 {
+			begin()
+			limit = s.opts.Stall
+		}
+		_ = rc.SetWriteDeadline(time.Now().Add(clientStall))
+		n, err := w.Write(p)
+		sent += int64(n)
+		if err != nil {
+			return sent, &clientError{err}
+		}
+	}
+	return part.length, nil
+}
+
+// clientError is a failure on the client's side.
+type clientError struct{ error }
+
+// errUnwell means that the registry is left alone for a moment.
+var errUnwell = errors.New("the registry did not answer lately")
+
+// open begins to read a part of a NAR, from memory or from the registry.
+func (s *Server) open(ctx context.Context, l index.Location, part byteRange) (reader, error) {
+	if nar, ok := s.packs.nar(ctx, l, !s.registry.open()); ok {
+		m := memory(nar[part.start : part.start+part.length])
+		return &m, nil
+	}
+	if !s.registry.allow() {
+		return nil, errUnwell
+	}
+	return newSource(ctx, s.opts.Blobs, l.Blob, l.Offset+part.start, part.length), nil
+}
+
+// report notes whether the registry delivered. A client that went away says
+// nothing about the registry, and a blob that is missing was an answer.
+func (s *Server) report(ctx context.Context, err error) {
+	if ctx.Err() != nil {
+		return
+	}
+	if s.registry.report(err == nil || errors.Is(err, registry.ErrNotFound)) {
+		s.log.Warn("the registry does not deliver; until it does, NARs are not found and Nix goes elsewhere or builds", "error", err)
+	}
+}
+
+func (s *Server) narFailed(ctx context.Context, e index.Entry, err error) {
+	if ctx.Err() != nil || errors.As(err, new(*clientError)) {
+		return
+	}
+	s.counts.narFailures.Add(1)
+	if errors.Is(err, errUnwell) {
+		return // said once, by report
+	}
+	if errors.Is(err, errCorrupt) {
+		// Nix would ask for the rest, get it, and fail for good.
+		s.corrupt.add(strings.TrimPrefix(e.FileHash, "sha256:"), corruptTTL)
+	}
+	s.log.Warn("a NAR could not be served", "path", e.Path.String(), "blob", e.NAR.Blob.String(), "error", err)
+}

@@ -1,0 +1,163 @@
+package proxy
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/org/nixoci-action/index"
+)
+
+const (
+	// maxPack is the largest blob that is held in memory as a whole, in bytes.
+	maxPack = 32 << 20
+	// packWait is how long a NAR waits for its pack before it is read alone.
+	packWait = 5 * time.Second
+	// packTimeout bounds the reading of a pack.
+	packTimeout = 2 * time.Minute
+	// maxSeenPacks bounds what is remembered of packs not held.
+	maxSeenPacks = 10_000
+)
+
+// packs holds whole packs in memory, the most recently used ones. The NARs of
+// a pack belong to one publish, so whoever wants two of them is likely to want
+// hundreds; one request then serves them all. The first one is read by itself:
+// a lone path should not cost a pack.
+//
+// It only saves requests. Whatever it does not have is read from the registry
+// as a range.
+type packs struct {
+	blobs Blobs
+	max   int64 // bytes
+	log   *slog.Logger
+
+	mu   sync.Mutex
+	size int64 // bytes, of packs that are held or being read
+	tick int64
+	held map[v1.Hash]*pack
+	seen map[v1.Hash]bool // asked for once
+}
+
+type pack struct {
+	size int64
+	used int64         // tick of the last use
+	done chan struct{} // closed when data is there, or the pack could not be read
+	data []byte        // nil if it could not
+}
+
+func newPacks(o Options) *packs {
+	return &packs{blobs: o.Blobs, max: o.PackMemory, log: o.Logger, held: map[v1.Hash]*pack{}, seen: map[v1.Hash]bool{}}
+}
+
+// nar returns the compressed NAR at l if its pack is in memory, or comes there
+// soon. fetch tells whether the registry may be asked.
+func (c *packs) nar(ctx context.Context, l index.Location, fetch bool) ([]byte, bool) {
+	if !l.Packed() || l.BlobSize > min(maxPack, c.max) {
+		return nil, false
+	}
+	p := c.pack(ctx, l, fetch)
+	if p == nil {
+		return nil, false
+	}
+	wait := time.NewTimer(packWait)
+	defer wait.Stop()
+	select {
+	case <-p.done:
+	case <-wait.C:
+	case <-ctx.Done():
+	}
+	select {
+	case <-p.done:
+		if p.data != nil {
+			return p.data[l.Offset : l.Offset+l.Size], true
+		}
+	default:
+	}
+	return nil, false
+}
+
+// pack returns l's pack, which may still be on its way; nil if it should not
+// be waited for.
+func (c *packs) pack(ctx context.Context, l index.Location, fetch bool) *pack {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.tick++
+	if p := c.held[l.Blob]; p != nil {
+		p.used = c.tick
+		if p.size != l.BlobSize { // two entries disagree; the range read will tell
+			return nil
+		}
+		return p
+	}
+	if !fetch {
+		return nil
+	}
+	if !c.seen[l.Blob] {
+		if len(c.seen) >= maxSeenPacks {
+			clear(c.seen)
+		}
+		c.seen[l.Blob] = true
+		return nil
+	}
+	if !c.reserve(l.BlobSize) {
+		return nil
+	}
+	p := &pack{size: l.BlobSize, used: c.tick, done: make(chan struct{})}
+	c.held[l.Blob] = p
+	// others wait for it too, so it outlives the request that began it
+	go c.read(context.WithoutCancel(ctx), l.Blob, p)
+	return p
+}
+
+// reserve makes room for n bytes, if packs that are being read leave any.
+func (c *packs) reserve(n int64) bool {
+	for c.size+n > c.max {
+		var oldest v1.Hash
+		for h, p := range c.held {
+			if p.data != nil && (oldest == (v1.Hash{}) || p.used < c.held[oldest].used) {
+				oldest = h
+			}
+		}
+		if oldest == (v1.Hash{}) {
+			return false
+		}
+		c.size -= c.held[oldest].size
+		delete(c.held, oldest)
+	}
+	c.size += n
+	return true
+}
+
+func (c *packs) read(ctx context.Context, blob v1.Hash, p *pack) {
+	data, err := c.fetch(ctx, blob, p.size)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err != nil {
+		c.log.Warn("a pack could not be read whole; its NARs are read one by one", "error", err)
+		c.size -= p.size
+		delete(c.held, blob)
+		delete(c.seen, blob)
+	}
+	p.data = data
+	close(p.done)
+}
+
+// fetch reads a whole blob, with its digest verified.
+func (c *packs) fetch(ctx context.Context, blob v1.Hash, size int64) ([]byte, error) {
+	src := newSource(ctx, c.blobs, blob, 0, size)
+	defer src.close()
+	data := make([]byte, size)
+	if err := src.fill(data, packTimeout); err != nil {
+		return nil, err
+	}
+	if sum := sha256.Sum256(data); hex.EncodeToString(sum[:]) != blob.Hex {
+		return nil, fmt.Errorf("blob %s has the digest sha256:%x", blob, sum)
+	}
+	return data, nil
+}

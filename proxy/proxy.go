@@ -1,0 +1,196 @@
+// Package proxy serves a cache over Nix's HTTP binary cache protocol: narinfos
+// from the cache index in memory, NARs streamed from the registry.
+//
+// A build must never fail because of the cache. Nix gives up a build when a
+// substituter answers a narinfo request with anything but a narinfo or a plain
+// "not found", and when a NAR that it was promised breaks off. So whatever
+// goes wrong behind the proxy becomes a 404 here, after a bounded time: Nix
+// then asks the next substituter, or builds.
+//
+// The package reads; it never writes to the cache. It does not know how the
+// index or the registry work.
+package proxy
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/org/nixoci-action/index"
+)
+
+// Index is where the proxy learns what the cache holds; *index.Cache is one.
+type Index interface {
+	// Load returns the copy on disk, without a request.
+	Load() (*index.Snapshot, error)
+	// Refresh reads what the root shows.
+	Refresh(ctx context.Context) (*index.Snapshot, error)
+	// Sweep is Refresh with a look at the tag list.
+	Sweep(ctx context.Context) (*index.Snapshot, error)
+}
+
+// Blobs opens parts of blobs; a registry.Repository is one. An error that
+// wraps registry.ErrNotFound means that the blob is certainly absent.
+type Blobs interface {
+	Blob(ctx context.Context, digest v1.Hash, offset, length int64) (io.ReadCloser, error)
+}
+
+// Options configures New. Index and Blobs are required; the zero value of
+// everything else works.
+type Options struct {
+	Index Index
+	Blobs Blobs
+	// Cache is the cache's name, for the status.
+	Cache string
+	// Version is the program's, for the status and towards upstream caches.
+	Version string
+	// Upstreams are URLs of binary caches that are asked for what the cache
+	// lacks. CheckUpstream tells which are accepted.
+	Upstreams []string
+	// Refresh is the time between polls of the root; if less than or equal to
+	// 0, five minutes. The tag list is read hourly.
+	Refresh time.Duration
+	// FirstByte is how long the registry may take until the first bytes of a
+	// NAR are there; then the NAR is "not found". If less than or equal to 0,
+	// 20 seconds.
+	FirstByte time.Duration
+	// Stall is how long a NAR that is under way may stand still before it is
+	// given up; if less than or equal to 0, two minutes. Nix waits for five.
+	Stall time.Duration
+	// UpstreamTimeout bounds a look-up on the upstream caches; if less than or
+	// equal to 0, 5 seconds.
+	UpstreamTimeout time.Duration
+	// PackMemory is how many bytes of packs are held in memory; if 0, 64 MiB;
+	// if negative, none.
+	PackMemory int64
+	// Logger receives what users of the cache would want to know; nil
+	// discards it.
+	Logger *slog.Logger
+}
+
+// Server serves one cache. It is safe for concurrent use.
+type Server struct {
+	opts      Options
+	log       *slog.Logger
+	started   time.Time
+	upstreams *upstreams
+	packs     *packs
+	registry  breaker // of NAR transfers
+	corrupt   *expiring
+
+	snapshot atomic.Pointer[index.Snapshot]
+	refresh  chan struct{} // holds one token: a refresh is under way
+	counts   counts
+
+	mu          sync.Mutex
+	refreshed   time.Time // last success
+	swept       time.Time // last success that saw the tag list
+	refreshErr  error     // of the last try
+	refreshTime time.Time // of the last try
+}
+
+// corruptTTL is how long a NAR that does not have its hash is "not found".
+// It ends because the registry's copy may be repaired.
+const corruptTTL = 10 * time.Minute
+
+// New returns a Server that has nothing to serve yet; Prepare reads the index.
+// The only error is an upstream that CheckUpstream refuses.
+func New(o Options) (*Server, error) {
+	orDefault := func(d *time.Duration, value time.Duration) {
+		if *d <= 0 {
+			*d = value
+		}
+	}
+	orDefault(&o.Refresh, 5*time.Minute)
+	orDefault(&o.FirstByte, 20*time.Second)
+	orDefault(&o.Stall, 2*time.Minute)
+	orDefault(&o.UpstreamTimeout, 5*time.Second)
+	if o.PackMemory == 0 {
+		o.PackMemory = 64 << 20
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	up, err := newUpstreams(o)
+	if err != nil {
+		return nil, err
+	}
+	return &Server{
+		opts: o, log: o.Logger, started: time.Now(),
+		upstreams: up,
+		packs:     newPacks(o),
+		corrupt:   newExpiring(10_000),
+		refresh:   make(chan struct{}, 1),
+	}, nil
+}
+
+// Config returns what the cache says about itself, as far as it is known.
+func (s *Server) Config() index.Config {
+	if snap := s.snapshot.Load(); snap != nil {
+		return snap.Config()
+	}
+	return index.Config{}
+}
+
+// Len returns the number of store paths that can be served.
+func (s *Server) Len() int {
+	if snap := s.snapshot.Load(); snap != nil {
+		return snap.Len()
+	}
+	return 0
+}
+
+// ServeHTTP answers one request. Only nix-cache-info, narinfo, NAR,
+// /public-key, /_status and POST /_refresh exist; the rest is "not found".
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	// A client that takes nothing for this long is gone. It is set anew for
+	// each piece of a NAR, so it does not bound a transfer that moves.
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(clientStall))
+	sw := &statusWriter{ResponseWriter: w}
+	defer s.recover(sw, r)
+	s.route(sw, r)
+}
+
+// recover turns a bug into a "not found", which Nix can live with. Left alone,
+// net/http would drop the connection, and that breaks a build.
+func (s *Server) recover(w *statusWriter, r *http.Request) {
+	p := recover()
+	if p == nil {
+		return
+	}
+	s.log.Error("a request hit a bug in the proxy, please report it", "path", r.URL.Path, "panic", p)
+	if w.status == 0 {
+		clear(w.Header())
+		http.Error(w, "not found", http.StatusNotFound)
+		return
+	}
+	// Too late for a status: net/http must not make the cut look like an end.
+	panic(http.ErrAbortHandler)
+}
+
+// statusWriter remembers whether an answer has been begun.
+type statusWriter struct {
+	http.ResponseWriter
+	status int
+}
+
+func (w *statusWriter) WriteHeader(status int) {
+	w.status = status
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *statusWriter) Write(p []byte) (int, error) {
+	if w.status == 0 {
+		w.status = http.StatusOK
+	}
+	return w.ResponseWriter.Write(p)
+}
+
+// Unwrap is for http.ResponseController.
+func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }

@@ -1,0 +1,134 @@
+package proxy
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/org/nixoci-action/index"
+)
+
+const (
+	// sweepInterval is the time between looks at the tag list, which show
+	// what a lost race has kept out of the root.
+	sweepInterval = time.Hour
+	// refreshTimeout bounds one read of the index.
+	refreshTimeout = 2 * time.Minute
+	// retryInterval is the time to the next try after a read that failed,
+	// doubled up to the ordinary interval.
+	retryInterval = 10 * time.Second
+
+	// How long Prepare waits for the registry, if the disk has a copy of the
+	// index, and if there is nothing else to serve.
+	waitWithCopy    = 10 * time.Second
+	waitWithoutCopy = 30 * time.Second
+)
+
+// Prepare makes the server ready: with the registry's index if that answers in
+// time, else with the copy on disk, else with nothing.
+//
+// The error tells why it is not the registry's index. It is a warning: the
+// server can serve in every case, and should. A proxy that answers 404 costs
+// builds; one that is away, while Nix remembers it, fails them. Run keeps
+// trying.
+func (s *Server) Prepare(ctx context.Context) error {
+	wait := waitWithoutCopy
+	snap, diskErr := s.opts.Index.Load()
+	if diskErr == nil {
+		s.adopt(snap)
+		wait = waitWithCopy
+	}
+	ctx, cancel := within(ctx, wait)
+	defer cancel()
+	err := s.reload(ctx, false)
+	switch {
+	case err == nil:
+		return nil
+	case diskErr == nil:
+		return fmt.Errorf("serving an older copy of the index: %w", err)
+	}
+	return fmt.Errorf("serving nothing until the registry answers: %w", err)
+}
+
+// Run keeps the index fresh until ctx is cancelled.
+func (s *Server) Run(ctx context.Context) {
+	// At once after the start comes the look at the tag list, for which the
+	// start itself does not wait.
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	retry := retryInterval
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		}
+		next := s.opts.Refresh
+		rctx, cancel := within(ctx, refreshTimeout)
+		if err := s.reload(rctx, s.sweepDue()); err != nil && ctx.Err() == nil {
+			next = min(retry, next)
+			retry = min(2*retry, s.opts.Refresh)
+			s.log.Warn("the cache index was not refreshed; serving what is known", "error", err, "next", next)
+		} else {
+			retry = retryInterval
+		}
+		cancel()
+		timer.Reset(next)
+	}
+}
+
+// within gives the registry a time to answer.
+func within(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, d, fmt.Errorf("the registry did not answer within %s", d))
+}
+
+func (s *Server) sweepDue() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return time.Since(s.swept) >= sweepInterval
+}
+
+// reload reads the index from the registry; on failure the old one stays. It
+// never joins a read that is under way, because that may have begun before
+// what its caller wants to see was published.
+func (s *Server) reload(ctx context.Context, sweep bool) error {
+	select {
+	case s.refresh <- struct{}{}:
+		defer func() { <-s.refresh }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	read := s.opts.Index.Refresh
+	if sweep {
+		read = s.opts.Index.Sweep
+	}
+	snap, err := read(ctx)
+	if err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	now := time.Now()
+	s.mu.Lock()
+	s.refreshTime, s.refreshErr = now, err
+	if err == nil {
+		s.refreshed = now
+		if sweep {
+			s.swept = now
+		}
+	}
+	s.mu.Unlock()
+	if err == nil {
+		s.adopt(snap)
+	}
+	return err
+}
+
+func (s *Server) adopt(snap *index.Snapshot) {
+	if s.snapshot.Load() == snap {
+		return
+	}
+	snap.LookupNAR(strings.Repeat("0", 52)) // makes the table that the first NAR would wait for
+	old := s.Len()
+	s.snapshot.Store(snap)
+	s.log.Info("the cache index is in use", "paths", snap.Len(), "before", old)
+}
