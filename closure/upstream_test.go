@@ -272,6 +272,39 @@ func TestHasGivesUpAfterFailedLookUps(t *testing.T) {
 	}
 }
 
+func TestHasWakesUpWhenTheUpstreamIsGivenUp(t *testing.T) {
+	t.Parallel()
+	s := serve(t)
+	s.answer = func(w http.ResponseWriter, r *http.Request, _ int) bool {
+		code := http.StatusBadRequest // for good
+		if strings.Contains(r.URL.Path, hashPart("slow")) {
+			code = http.StatusInternalServerError
+		}
+		w.WriteHeader(code)
+		return true
+	}
+	opts := quick
+	opts.Backoff, opts.GiveUpAfter = 10*time.Second, 2
+	u := upstream(t, s.URL, opts)
+	start := time.Now()
+	done := make(chan error)
+	go func() {
+		_, err := u.Has(t.Context(), hashPart("slow"))
+		done <- err
+	}()
+	for s.count() == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	for range 2 {
+		if _, err := u.Has(t.Context(), hashPart("bad")); err == nil {
+			t.Error("got no error for a 400")
+		}
+	}
+	if err := <-done; err == nil || !strings.Contains(err.Error(), "given up") || time.Since(start) > 4*time.Second {
+		t.Errorf("got %v after %s, want it not to wait for its next try", err, time.Since(start))
+	}
+}
+
 func TestHasForgetsFailuresAfterASuccess(t *testing.T) {
 	t.Parallel()
 	s := serve(t, "good")
@@ -384,6 +417,32 @@ func TestHasSendsCredentialsToTheCacheOnly(t *testing.T) {
 	has(t, upstream(t, u.String(), quick), "a")
 	if elsewhere.Load() {
 		t.Error("credentials were sent to the redirect's target")
+	}
+}
+
+func TestHasSendsCredentialsOverTLSOnly(t *testing.T) {
+	t.Parallel()
+	var plain atomic.Bool
+	target := serve(t, "a")
+	target.answer = func(_ http.ResponseWriter, r *http.Request, _ int) bool {
+		plain.Store(r.Header.Get("Authorization") != "")
+		return false
+	}
+	s := newServer()
+	tr, _ := startTLS(t, s)
+	s.answer = func(w http.ResponseWriter, r *http.Request, _ int) bool {
+		if _, _, ok := r.BasicAuth(); !ok {
+			w.WriteHeader(http.StatusUnauthorized)
+			return true
+		}
+		http.Redirect(w, r, target.URL+r.URL.Path, http.StatusFound) // the same host name
+		return true
+	}
+	opts := quick
+	opts.Transport = tr
+	has(t, upstream(t, strings.Replace(s.URL, "//", "//user:secret@", 1), opts), "a")
+	if plain.Load() {
+		t.Error("credentials were sent in plain text")
 	}
 }
 
