@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -40,6 +41,9 @@ type Cache struct {
 	repo registry.Repository
 	opts Options
 	disk disk
+
+	// prepared: the empty config blob is known to be in the repository
+	prepared atomic.Bool
 
 	mu      sync.Mutex
 	current *Snapshot              // nil until something was read

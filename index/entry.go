@@ -22,6 +22,12 @@ const (
 	CompressionNone = "none"
 )
 
+// PinAfter is the age of an entry at which a publish that relies on it repeats
+// it in a segment of its own. Collection never removes an entry younger than
+// twice this, so an entry cannot vanish between the moment a publish has read
+// the index and the moment its own segment is there.
+const PinAfter = 12 * time.Hour
+
 // Location says where the bytes of a compressed NAR are: a whole blob, or a
 // part of one that it shares with others (a pack).
 type Location struct {

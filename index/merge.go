@@ -15,6 +15,16 @@ import (
 	"github.com/org/nixoci-action/internal/registry"
 )
 
+// Prepare proves that the repository can be written to, by storing the two
+// bytes that every manifest of the index names.
+func (c *Cache) Prepare(ctx context.Context) error {
+	_, err := c.repo.PutBlob(ctx, emptyConfigBytes)
+	if err == nil {
+		c.prepared.Store(true)
+	}
+	return err
+}
+
 // settleTries is how often a writer repairs a root that other writers keep
 // overwriting. After that the next writer will: the segments are durable.
 const settleTries = 8

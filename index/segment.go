@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -49,6 +50,13 @@ type Publication struct {
 	RunURL  string   `json:"runUrl,omitempty"`
 	Systems []string `json:"systems,omitempty"`
 	Roots   []Root   `json:"roots"`
+}
+
+// same reports whether two publications say the same but for when and in which
+// run they were made.
+func (p Publication) same(q Publication) bool {
+	return p.Flake == q.Flake && p.Revision == q.Revision && p.Ref == q.Ref &&
+		slices.Equal(p.Systems, q.Systems) && slices.Equal(p.Roots, q.Roots)
 }
 
 // Root is one output that a publication keeps alive.

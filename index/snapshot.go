@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
@@ -155,4 +156,10 @@ func (s *Snapshot) Publications() []Publication {
 		ps = append(ps, seg.header.Publications...)
 	}
 	return ps
+}
+
+// Published reports whether a publication that says the same as p was recorded
+// at or after since, so that recording it again would tell nobody anything.
+func (s *Snapshot) Published(p Publication, since time.Time) bool {
+	return slices.ContainsFunc(s.Publications(), func(q Publication) bool { return !q.Time.Before(since) && q.same(p) })
 }

@@ -82,7 +82,7 @@ func (c *Cache) NewWriter(base *Snapshot, o WriterOptions) (*Writer, error) {
 	return &Writer{
 		cache: c, opts: o, base: base,
 		pending: map[string]Entry{}, committed: map[string]bool{}, last: c.opts.Now(),
-		emptyDone: len(base.segments) > 0,
+		emptyDone: c.prepared.Load() || len(base.segments) > 0,
 	}, nil
 }
 

@@ -1,0 +1,138 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+
+	"github.com/org/nixoci-action/closure"
+	"github.com/org/nixoci-action/discover"
+	"github.com/org/nixoci-action/internal/cli"
+	"github.com/org/nixoci-action/internal/registry"
+)
+
+// config is what the command line and the environment ask for.
+type config struct {
+	Cache     string
+	Flake     string // empty if store paths are given
+	Paths     []string
+	Upstreams []string
+	Systems   []string
+	Kinds     []discover.Kind
+	Include   []string
+	Exclude   []string
+
+	ExcludePaths []string
+	DenyUnfree   bool
+	KeyFiles     []string
+	KeyText      string // secret
+	Compression  string
+	Level        int
+	Jobs         int
+	DryRun       bool
+	JSON         bool
+	Verbose      bool
+	CacheDir     string
+}
+
+var command = &cli.Command{
+	Name:     "publish",
+	Synopsis: "[flags] [STORE-PATH... | -]",
+	About: "Builds the outputs of a flake, finds out which store paths of their closure no upstream cache has, and puts those into a " +
+		"binary cache in an OCI registry. With store paths as arguments, or - to read them from standard input, it publishes their " +
+		"closure and builds nothing.",
+	Examples: `
+		publish --flake ./config
+		publish --flake . --cache ghcr.io/owner/repo/nix-cache --sign-key-file key.sec
+		publish --flake . --dry-run
+		nix-build | publish --cache localhost:5000/my/cache -`,
+	Environment: []cli.Variable{
+		{Name: "NIX_SIGNING_KEY", Usage: "secret signing keys themselves, one a line, in addition to --sign-key-file"},
+		{Name: "GITHUB_TOKEN", Usage: "password for ghcr.io, if no docker or podman login has one"},
+	},
+	Partly: "partly done: what could be built and uploaded is published, the rest is named",
+}
+
+const noUpstream = "none"
+
+// parseConfig reads flags and environment. It touches nothing else.
+func parseConfig(args []string, getenv func(string) string) (config, error) {
+	var c config
+	var kinds []string
+	f := command.Flags(getenv)
+	f.String(&c.Flake, "flake", "", "the `FLAKE` to publish: a folder or any flake reference (default \".\", unless store paths are given)")
+	f.Cache(&c.Cache)
+	f.Strings(&c.Upstreams, "upstream", []string{closure.DefaultUpstream}, "`URL` of a cache whose paths are not published again; \"none\" for no such cache")
+	f.Strings(&c.Systems, "system", nil, "`SYSTEM` to publish, as in x86_64-linux (default: this machine's)")
+	f.Strings(&kinds, "kinds", nil, "`KINDS` of flake outputs, separated by commas (default: all but hydraJobs)")
+	f.Strings(&c.Include, "include", nil, "publish only attributes that match the `GLOB`, as in packages.*.hello-*")
+	f.Strings(&c.Exclude, "exclude", nil, "skip attributes that match the `GLOB`")
+	f.Strings(&c.ExcludePaths, "exclude-path", nil, "leave out store paths whose name matches the `GLOB`, and what refers to them")
+	f.Bool(&c.DenyUnfree, "deny-unfree", "skip outputs with an unfree license")
+	f.Strings(&c.KeyFiles, "sign-key-file", nil, "`FILE` with a secret key to sign with")
+	f.Choice(&c.Compression, "compression", []string{"zstd", "xz", "none"}, "`HOW` to compress NARs: zstd, xz or none")
+	f.Int(&c.Level, "compression-level", 3, "zstd's compression level, `1..22`")
+	f.Int(&c.Jobs, "jobs", 0, "`NUMBER` of uploads at a time (default: twice the processors, at least 4)")
+	f.Bool(&c.DryRun, "dry-run", "show what would be done, and write and build nothing")
+	f.Bool(&c.JSON, "json", "print the result as JSON on standard output")
+	f.Bool(&c.Verbose, "verbose", "log every request and command")
+	f.String(&c.CacheDir, "cache-dir", "", "`DIR` for local copies of the index (default: the user's cache folder)")
+	rest, err := f.Parse(args)
+	if err != nil {
+		return config{}, err
+	}
+	c.Paths = rest
+	c.KeyText = getenv("NIX_SIGNING_KEY")
+	var errs []error
+	for _, k := range kinds {
+		ks, err := discover.ParseKinds(k)
+		c.Kinds = append(c.Kinds, ks...)
+		errs = append(errs, err)
+	}
+	if c.CacheDir == "" {
+		// without a home there is no local copy, which costs time only
+		c.CacheDir, _ = cli.CacheDir(getenv)
+	}
+	return c, f.Usage(errors.Join(append(errs, c.validate())...))
+}
+
+// validate finds all that is wrong before any work starts.
+func (c *config) validate() error {
+	var errs []error
+	if len(c.Paths) > 0 && c.Flake != "" {
+		errs = append(errs, errors.New("--flake and store paths exclude each other"))
+	}
+	if len(c.Paths) == 0 && c.Flake == "" {
+		c.Flake = "."
+	}
+	if len(c.Paths) > 1 && slices.Contains(c.Paths, "-") {
+		errs = append(errs, errors.New("- cannot stand beside store paths"))
+	}
+	if slices.Contains(c.Upstreams, noUpstream) {
+		if len(c.Upstreams) > 1 {
+			errs = append(errs, errors.New("--upstream none cannot stand beside other upstreams"))
+		}
+		c.Upstreams = nil
+	}
+	for _, u := range c.Upstreams {
+		if _, err := closure.NewUpstream(u, closure.UpstreamOptions{}); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	for _, g := range c.ExcludePaths {
+		if _, err := path.Match(g, ""); err != nil {
+			errs = append(errs, fmt.Errorf("--exclude-path %q is no glob", g))
+		}
+	}
+	if c.Level < 1 || c.Level > 22 {
+		errs = append(errs, fmt.Errorf("--compression-level %d is not between 1 and 22", c.Level))
+	}
+	if c.Jobs < 0 {
+		errs = append(errs, fmt.Errorf("--jobs %d is negative", c.Jobs))
+	}
+	if err := registry.Check(c.Cache); err != nil {
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,57 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"github.com/org/nixoci-action/internal/cli"
+	"github.com/org/nixoci-action/internal/storepath"
+)
+
+// given returns the store paths of the command line or of standard input.
+// Links to store paths, such as ./result, are followed.
+func (p *publisher) given(ctx context.Context) ([]root, error) {
+	names := p.cfg.Paths
+	if len(names) == 1 && names[0] == "-" {
+		names = nil
+		lines := bufio.NewScanner(p.stdin)
+		for lines.Scan() {
+			if name := strings.TrimSpace(lines.Text()); name != "" {
+				names = append(names, name)
+			}
+		}
+		if err := lines.Err(); err != nil {
+			return nil, fmt.Errorf("reading store paths from standard input: %w", err)
+		}
+	}
+	var roots []root
+	for _, name := range names {
+		path, err := storePath(name)
+		if err != nil {
+			return nil, cli.WithStatus(err, cli.ExitUsage)
+		}
+		roots = append(roots, root{path: path})
+	}
+	return roots, ctx.Err()
+}
+
+// storePath returns the store path that name is or leads to. A path below a
+// store path stands for the whole.
+func storePath(name string) (string, error) {
+	if _, err := storepath.Parse(name); err == nil {
+		return name, nil
+	}
+	target, err := filepath.EvalSymlinks(name)
+	if err != nil {
+		return "", fmt.Errorf("%q is no store path: %w", name, err)
+	}
+	for dir := target; dir != "/" && dir != "."; dir = filepath.Dir(dir) {
+		if _, err := storepath.Parse(dir); err == nil {
+			return dir, nil
+		}
+	}
+	return "", fmt.Errorf("%q is no store path, and no link to one", name)
+}

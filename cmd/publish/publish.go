@@ -1,0 +1,309 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/authn/github"
+
+	"github.com/org/nixoci-action/closure"
+	"github.com/org/nixoci-action/discover"
+	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/internal/cli"
+	"github.com/org/nixoci-action/internal/hint"
+	"github.com/org/nixoci-action/internal/nix"
+	"github.com/org/nixoci-action/internal/registry"
+	"github.com/org/nixoci-action/internal/signing"
+	"github.com/org/nixoci-action/internal/ui"
+)
+
+// publisher is one run of the command.
+type publisher struct {
+	cfg    config
+	getenv func(string) string
+	stdin  io.Reader
+	msg    *ui.Messages
+	log    *slog.Logger
+	nix    *nix.Client
+	keys   signing.Keys
+	repo   registry.Repository
+	cache  *index.Cache
+
+	report report
+	stages stopwatch
+}
+
+// publish does what cfg asks for and prints the report. Its error carries the
+// exit status.
+func publish(ctx context.Context, cfg config, getenv func(string) string, stdin io.Reader, stdout, stderr io.Writer) error {
+	p, done, err := newPublisher(cfg, getenv, stdin, stderr)
+	if err != nil {
+		return err
+	}
+	defer done()
+	err = p.run(ctx)
+	p.report.finish(p.stages.stages, err)
+	p.msg.Printf("%s", p.report.text())
+	if cfg.JSON {
+		err = errors.Join(err, p.report.writeJSON(stdout))
+	}
+	return err
+}
+
+func newPublisher(cfg config, getenv func(string) string, stdin io.Reader, stderr io.Writer) (*publisher, func(), error) {
+	msg := ui.New(stderr, getenv)
+	msg.Mask(cfg.KeyText)
+	keys, err := signing.Load(cfg.KeyFiles, cfg.KeyText)
+	if err != nil {
+		return nil, nil, cli.WithStatus(err, cli.ExitUsage)
+	}
+	level := slog.LevelWarn
+	if cfg.Verbose {
+		level = slog.LevelDebug
+	}
+	nixLog := msg.Log()
+	log := slog.New(slog.NewTextHandler(nixLog, &slog.HandlerOptions{Level: level}))
+	repo, err := registry.Open(cfg.Cache, registry.Options{
+		Push:      !cfg.DryRun,
+		Keychain:  authn.NewMultiKeychain(authn.DefaultKeychain, github.Keychain),
+		UserAgent: "nixoci-action/" + cli.Version(),
+		Logger:    log,
+	})
+	if err != nil {
+		return nil, nil, cli.WithStatus(err, cli.ExitUsage)
+	}
+	dir := cfg.CacheDir
+	if cfg.DryRun {
+		dir = "" // a dry run writes nothing anywhere
+	}
+	return &publisher{
+		cfg: cfg, getenv: getenv, stdin: stdin, msg: msg, log: log, keys: keys, repo: repo,
+		nix:    nix.New(nix.Options{Env: os.Environ(), Stderr: nixLog, Logger: log}),
+		cache:  index.Open(repo, index.Options{Dir: dir, Logger: log}),
+		report: report{Cache: repo.String(), DryRun: cfg.DryRun, PublicKeys: keys.PublicKeys()},
+	}, func() { nixLog.Close() }, nil
+}
+
+// run goes through the stages. The index is read, and the right to write
+// proved, while Nix evaluates and builds: an hour's build must not end at a
+// locked door.
+func (p *publisher) run(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	opened := make(chan struct{})
+	var base *index.Snapshot
+	var openErr error
+	go func() {
+		defer close(opened)
+		if base, openErr = p.open(ctx); openErr != nil {
+			cancel(openErr)
+		}
+	}()
+	roots, rootsErr := p.roots(ctx)
+	<-opened
+	if openErr != nil && !errors.Is(openErr, context.Canceled) {
+		return p.explain(openErr)
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if len(roots) == 0 {
+		if rootsErr != nil || p.cfg.DryRun {
+			return rootsErr
+		}
+		return errors.New("there is nothing to publish")
+	}
+	set, err := p.closure(ctx, roots)
+	if err != nil {
+		return errors.Join(rootsErr, err)
+	}
+	plan, err := p.filter(ctx, set, base)
+	if err != nil {
+		return errors.Join(rootsErr, err)
+	}
+	p.report.plan(plan)
+	if p.cfg.DryRun {
+		return rootsErr
+	}
+	if err := p.upload(ctx, plan, base, roots); err != nil {
+		return p.partly(errors.Join(rootsErr, p.explain(err)))
+	}
+	return p.partly(rootsErr)
+}
+
+// partly gives an error the status that fits what has been published in spite
+// of it.
+func (p *publisher) partly(err error) error {
+	if err == nil || p.report.Committed == 0 && !p.report.complete {
+		return err
+	}
+	p.report.partial = true
+	return cli.WithStatus(err, cli.ExitPartly)
+}
+
+// open reads the cache index and makes sure that the cache can be written to.
+func (p *publisher) open(ctx context.Context) (*index.Snapshot, error) {
+	base, err := p.cache.Sweep(ctx)
+	if err != nil || p.cfg.DryRun {
+		return base, err
+	}
+	return base, p.cache.Prepare(ctx)
+}
+
+// explain adds hints to what the index reports.
+func (p *publisher) explain(err error) error {
+	var tooNew *index.TooNewError
+	switch {
+	case errors.Is(err, index.ErrForeign):
+		return hint.Wrap(err, "name a repository of its own with --cache; "+p.cfg.Cache+" is left as it is")
+	case errors.As(err, &tooNew):
+		return hint.Wrap(err, "use a newer version of nixoci-action")
+	}
+	return err
+}
+
+// root is a store path that the user asked for, and the attribute it is.
+type root struct{ attr, path string }
+
+// roots returns the store paths to publish, all of them valid. An error beside
+// them tells of outputs that are not among them.
+func (p *publisher) roots(ctx context.Context) ([]root, error) {
+	if p.cfg.Flake == "" {
+		return p.given(ctx)
+	}
+	end := p.stages.start("discover")
+	p.msg.Printf("discovering the outputs of %s", p.cfg.Flake)
+	found, err := discover.Discover(ctx, p.nix, discover.Options{
+		Flake: p.cfg.Flake, Systems: p.cfg.Systems, Kinds: p.cfg.Kinds, Include: p.cfg.Include, Exclude: p.cfg.Exclude,
+		DenyUnfree: p.cfg.DenyUnfree, Logger: p.log,
+	})
+	end()
+	if err != nil {
+		return nil, err
+	}
+	p.report.discovered(found)
+	for _, s := range found.Skipped {
+		if s.Reason.Failure() {
+			p.msg.Printf("skipped %s: %s: %s", s.Attr, s.Reason, s.Message)
+		}
+	}
+	if len(found.Outputs) == 0 {
+		return nil, hint.Wrap(fmt.Errorf("the flake has no outputs to publish for %s (%s skipped)", strings.Join(found.Systems, ", "), ui.Count(len(found.Skipped), "attribute")),
+			"try --system, --kinds or --include; --json lists what was skipped and why")
+	}
+	built, err := p.build(ctx, found.Outputs)
+	if err != nil {
+		return nil, err
+	}
+	var roots []root
+	for _, b := range built {
+		for _, path := range b.Valid {
+			roots = append(roots, root{b.Attr.String(), path})
+		}
+	}
+	return roots, p.report.built(built, p.cfg.DryRun)
+}
+
+// build builds outputs, or in a dry run looks which of them are there.
+func (p *publisher) build(ctx context.Context, outputs []discover.Output) ([]discover.Built, error) {
+	if p.cfg.DryRun {
+		return p.valid(ctx, outputs)
+	}
+	defer p.stages.start("build")()
+	endGroup := p.msg.Group("building %s", ui.Count(len(outputs), "output"))
+	defer endGroup()
+	built, err := discover.Build(ctx, p.nix, outputs, 0)
+	var failed *nix.CommandError
+	if err != nil && (built == nil || ctx.Err() != nil || !errors.As(err, &failed)) {
+		return nil, err
+	}
+	return built, nil
+}
+
+func (p *publisher) valid(ctx context.Context, outputs []discover.Output) ([]discover.Built, error) {
+	var all []string
+	for i := range outputs {
+		all = append(all, outputs[i].Paths()...)
+	}
+	missing, err := p.nix.Invalid(ctx, all)
+	if err != nil {
+		return nil, err
+	}
+	built := make([]discover.Built, len(outputs))
+	for i, o := range outputs {
+		built[i].Output = o
+		for _, path := range o.Paths() {
+			if _, absent := slices.BinarySearch(missing, path); absent {
+				built[i].Missing = append(built[i].Missing, path)
+			} else {
+				built[i].Valid = append(built[i].Valid, path)
+			}
+		}
+	}
+	return built, nil
+}
+
+func (p *publisher) closure(ctx context.Context, roots []root) (*closure.Set, error) {
+	defer p.stages.start("closure")()
+	var paths []string
+	for _, r := range roots {
+		paths = append(paths, r.path)
+	}
+	slices.Sort(paths)
+	paths = slices.Compact(paths)
+	infos, err := p.nix.PathInfo(ctx, paths, true)
+	if err != nil {
+		return nil, err
+	}
+	return closure.New(infos, paths)
+}
+
+func (p *publisher) filter(ctx context.Context, set *closure.Set, base *index.Snapshot) (*closure.Plan, error) {
+	defer p.stages.start("filter")()
+	var upstreams []*closure.Upstream
+	for _, u := range p.cfg.Upstreams {
+		up, err := closure.NewUpstream(u, closure.UpstreamOptions{Logger: p.log})
+		if err != nil {
+			return nil, err
+		}
+		upstreams = append(upstreams, up)
+		p.report.Upstreams = append(p.report.Upstreams, up.String())
+	}
+	p.msg.Printf("closure of %s, %s; asking %s", ui.Count(set.Len(), "path"), ui.Bytes(set.NarSize()), strings.Join(append(p.report.Upstreams, "the cache index"), ", "))
+	plan, err := closure.Filter(ctx, set, closure.Options{
+		InCache:   func(hashPart string) bool { return p.inCache(base, set.LookupHash(hashPart)) },
+		Upstreams: upstreams, Exclude: p.cfg.ExcludePaths, HitsDir: p.cfg.CacheDir, DryRun: p.cfg.DryRun, Logger: p.log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range plan.Upstreams {
+		if r.Unknown > 0 {
+			p.msg.Warn(hint.Wrap(fmt.Errorf("upstream cache %s could not say of %s whether it has them: %w", r.URL, ui.Count(r.Unknown, "path"), r.Err),
+				"they are published as if it had not"))
+		}
+	}
+	return plan, nil
+}
+
+// stopwatch times the stages of a run.
+type stopwatch struct{ stages []stage }
+
+type stage struct {
+	Name    string  `json:"name"`
+	Seconds float64 `json:"seconds"`
+}
+
+// start begins a stage; what it returns ends it.
+func (s *stopwatch) start(name string) func() {
+	begin := time.Now()
+	return func() { s.stages = append(s.stages, stage{name, time.Since(begin).Seconds()}) }
+}

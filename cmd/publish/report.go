@@ -1,0 +1,314 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/org/nixoci-action/closure"
+	"github.com/org/nixoci-action/discover"
+	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/internal/hint"
+	"github.com/org/nixoci-action/internal/ui"
+	"github.com/org/nixoci-action/upload"
+)
+
+// report is the result of a run: what --json prints, and what the summary is
+// made of. Sizes are in bytes.
+type report struct {
+	Status     string   `json:"status"` // done, partly or failed
+	Error      string   `json:"error,omitempty"`
+	Cache      string   `json:"cache"`
+	DryRun     bool     `json:"dryRun"`
+	PublicKeys []string `json:"publicKeys,omitempty"`
+	Flake      string   `json:"flake,omitempty"`
+	Systems    []string `json:"systems,omitempty"`
+	Upstreams  []string `json:"upstreams"`
+
+	Outputs []outputReport `json:"outputs,omitempty"`
+
+	Closure    total `json:"closure"`
+	OnUpstream total `json:"onUpstream"`
+	InCache    total `json:"inCache"`
+	Excluded   total `json:"excluded"`
+	New        total `json:"new"`
+	// Uploaded is what was sent; Reused is new, but the cache had the same
+	// NAR under another path.
+	Uploaded total `json:"uploaded"`
+	Reused   total `json:"reused"`
+	// Committed is the number of entries that this run made durable, the
+	// Repeated ones among them, which only were made young again.
+	Committed int `json:"committed"`
+	Repeated  int `json:"repeated"`
+
+	// Paths are in a dry run all paths of the closure, else those uploaded.
+	Paths    []pathReport    `json:"paths"`
+	Failures []failureReport `json:"failures,omitempty"`
+	Segments []string        `json:"segments,omitempty"`
+	Stages   []stage         `json:"stages"`
+
+	mu       sync.Mutex
+	revision string
+	complete bool // everything that was planned is in the cache
+	partial  bool // something went wrong, something is published
+	unsent   []error
+}
+
+type total struct {
+	Paths    int   `json:"paths"`
+	NarSize  int64 `json:"narSize"`
+	FileSize int64 `json:"fileSize,omitempty"`
+}
+
+func (t *total) add(narSize, fileSize int64) {
+	t.Paths++
+	t.NarSize += narSize
+	t.FileSize += fileSize
+}
+
+type outputReport struct {
+	Attr    string   `json:"attr"`
+	Kind    string   `json:"kind"`
+	System  string   `json:"system,omitempty"`
+	Status  string   `json:"status"` // built, not built, failed or skipped
+	Reason  string   `json:"reason,omitempty"`
+	Message string   `json:"message,omitempty"`
+	Paths   []string `json:"paths,omitempty"`
+	Missing []string `json:"missing,omitempty"`
+}
+
+type pathReport struct {
+	Path     string `json:"path"`
+	Reason   string `json:"reason"`
+	NarSize  int64  `json:"narSize"`
+	FileSize int64  `json:"fileSize,omitempty"`
+}
+
+type failureReport struct {
+	Path  string `json:"path"`
+	Error string `json:"error"`
+}
+
+const (
+	statusBuilt    = "built"
+	statusNotBuilt = "not built"
+	statusFailed   = "failed"
+	statusSkipped  = "skipped"
+)
+
+func (r *report) discovered(d discover.Result) {
+	r.Flake, r.Systems, r.revision = d.Flake.URL, d.Systems, d.Flake.Revision
+	for _, s := range d.Skipped {
+		status := statusSkipped
+		if s.Reason.Failure() {
+			status = statusFailed
+		}
+		r.Outputs = append(r.Outputs, outputReport{
+			Attr: s.Attr.String(), Kind: string(s.Kind), System: s.System, Status: status, Reason: string(s.Reason), Message: s.Message,
+		})
+	}
+}
+
+// built takes in what a build gave. Its error names what cannot be published.
+func (r *report) built(built []discover.Built, dryRun bool) error {
+	for _, b := range built {
+		o := outputReport{Attr: b.Attr.String(), Kind: string(b.Kind), System: b.System, Status: statusBuilt, Paths: b.Valid, Missing: b.Missing}
+		switch {
+		case len(b.Missing) > 0 && dryRun:
+			o.Status, o.Reason = statusNotBuilt, "not in the local store"
+		case len(b.Missing) > 0:
+			o.Status, o.Reason = statusFailed, "build failed"
+		}
+		r.Outputs = append(r.Outputs, o)
+	}
+	slices.SortStableFunc(r.Outputs, func(a, b outputReport) int { return strings.Compare(a.Attr, b.Attr) })
+	var failed []string
+	for _, o := range r.Outputs {
+		if o.Status == statusFailed {
+			failed = append(failed, o.Attr+" ("+o.Reason+")")
+		}
+	}
+	if len(failed) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%s failed: %s", ui.Count(len(failed), "output"), firstFew(failed))
+}
+
+// firstFew joins a list, cut short where it would be tiresome.
+func firstFew(list []string) string {
+	const few = 5
+	if len(list) <= few {
+		return strings.Join(list, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(list[:few], ", "), len(list)-few)
+}
+
+func (r *report) plan(p *closure.Plan) {
+	r.Closure = total{Paths: p.Set.Len(), NarSize: p.Set.NarSize()}
+	sum := func(kinds ...closure.Kind) total {
+		t := p.Total(kinds...)
+		return total{Paths: t.Paths, NarSize: t.NarSize}
+	}
+	r.OnUpstream = sum(closure.KindOnUpstream, closure.KindBelow)
+	r.InCache = sum(closure.KindInCache)
+	r.New = sum(closure.KindNew)
+	r.Excluded = sum(closure.KindExcluded, closure.KindNeedsExcluded)
+	if !r.DryRun {
+		return
+	}
+	for _, d := range p.Decisions {
+		r.Paths = append(r.Paths, pathReport{Path: d.Path.Path, Reason: d.Reason(), NarSize: d.Path.NarSize})
+	}
+}
+
+// uploaded is called concurrently.
+func (r *report) uploaded(u upload.Result) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.Uploaded.add(u.Info.NarSize, u.Sent)
+	r.Paths = append(r.Paths, pathReport{Path: u.Info.Path, Reason: closure.KindNew.String(), NarSize: u.Info.NarSize, FileSize: u.Sent})
+}
+
+func (r *report) failed(fs []upload.Failure) {
+	for _, f := range fs {
+		r.Failures = append(r.Failures, failureReport{f.Path, f.Err.Error()})
+		r.unsent = append(r.unsent, f.Err)
+	}
+}
+
+// failures is the error of the paths that were not uploaded: the first five
+// messages, and how many there are.
+func (r *report) failures() error {
+	if len(r.unsent) == 0 {
+		return nil
+	}
+	const few = 5
+	seen := map[string]bool{}
+	var errs []error
+	for _, err := range r.unsent {
+		if !seen[err.Error()] && len(errs) < few {
+			seen[err.Error()] = true
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(append(errs, hint.Wrap(
+		fmt.Errorf("%s not uploaded", ui.Count(len(r.unsent), "path")),
+		"what does not refer to them is published; the next run sends the rest"))...)
+}
+
+func (r *report) committed(res index.Result) {
+	r.Committed = res.Committed
+	for _, e := range append(res.Incomplete, res.Lost...) {
+		p := e.Path.String()
+		if !slices.ContainsFunc(r.Failures, func(f failureReport) bool { return f.Path == p }) {
+			r.Failures = append(r.Failures, failureReport{p, "uploaded, but something it refers to is missing"})
+		}
+	}
+}
+
+func (r *report) finish(stages []stage, err error) {
+	r.Stages = stages
+	slices.SortFunc(r.Paths, func(a, b pathReport) int { return strings.Compare(a.Path, b.Path) })
+	r.Status = "done"
+	if err != nil {
+		r.Status, r.Error = "failed", err.Error()
+		if r.partial {
+			r.Status = "partly"
+		}
+	}
+}
+
+func (r *report) writeJSON(w io.Writer) error {
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "  ")
+	if err := e.Encode(r); err != nil {
+		return fmt.Errorf("writing the result: %w", err)
+	}
+	return nil
+}
+
+// text is the summary for people.
+func (r *report) text() string {
+	var b strings.Builder
+	if r.DryRun {
+		b.WriteString(r.planText())
+	}
+	var rows [][]string
+	row := func(what string, t total, extra string) {
+		rows = append(rows, []string{what, ui.Number(t.Paths), ui.Bytes(t.NarSize), extra})
+	}
+	if r.Closure.Paths > 0 {
+		row("closure", r.Closure, "")
+		row("on upstream caches", r.OnUpstream, "")
+		row("in the cache already", r.InCache, "")
+		if r.Excluded.Paths > 0 {
+			row("excluded", r.Excluded, "")
+		}
+		if r.DryRun {
+			row("to upload", r.New, "")
+		} else {
+			if r.Reused.Paths > 0 {
+				row("same contents as in the cache", r.Reused, "")
+			}
+			extra := ""
+			if r.Uploaded.Paths > 0 {
+				extra = fmt.Sprintf("%s compressed (%s)", ui.Bytes(r.Uploaded.FileSize), ui.Ratio(r.Uploaded.FileSize, r.Uploaded.NarSize))
+			}
+			row("uploaded", r.Uploaded, extra)
+		}
+	}
+	fmt.Fprintf(&b, "%s\n", r.outputsText())
+	if rows != nil {
+		b.WriteString(ui.Table([]string{"", "paths", "NAR size", ""}, rows))
+	}
+	var times []string
+	for _, s := range r.Stages {
+		times = append(times, fmt.Sprintf("%s %.1f s", s.Name, s.Seconds))
+	}
+	if times != nil {
+		fmt.Fprintf(&b, "time: %s\n", strings.Join(times, ", "))
+	}
+	fmt.Fprintf(&b, "cache: %s", r.Cache)
+	return b.String()
+}
+
+func (r *report) outputsText() string {
+	if len(r.Outputs) == 0 {
+		return "summary"
+	}
+	n := map[string]int{}
+	for _, o := range r.Outputs {
+		n[o.Status]++
+	}
+	s := "outputs: " + ui.Number(len(r.Outputs)) + " found"
+	for _, status := range []string{statusBuilt, statusNotBuilt, statusFailed, statusSkipped} {
+		if n[status] > 0 {
+			s += fmt.Sprintf(", %d %s", n[status], status)
+		}
+	}
+	return s
+}
+
+func (r *report) planText() string {
+	var rows [][]string
+	for _, p := range r.Paths {
+		rows = append(rows, []string{ui.Bytes(p.NarSize), path.Base(p.Path), p.Reason})
+	}
+	for _, o := range r.Outputs {
+		if o.Status == statusNotBuilt {
+			for _, m := range o.Missing {
+				rows = append(rows, []string{"-", path.Base(m), "not built yet: " + o.Attr})
+			}
+		}
+	}
+	if rows == nil {
+		return ""
+	}
+	return ui.Table([]string{"NAR size", "path", "reason"}, rows) + "\n"
+}

@@ -1,0 +1,212 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"time"
+
+	"github.com/org/nixoci-action/closure"
+	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/internal/nix"
+	"github.com/org/nixoci-action/internal/registry"
+	"github.com/org/nixoci-action/internal/storepath"
+	"github.com/org/nixoci-action/internal/ui"
+	"github.com/org/nixoci-action/upload"
+)
+
+// closeTimeout bounds the commit of what is complete after an interruption.
+const closeTimeout = 30 * time.Second
+
+// lostTries is how often blobs that a registry's collector has taken away
+// before they were named by a segment are uploaded again.
+const lostTries = 3
+
+// inCache reports whether the cache has a path in a form that clients can use.
+// A build of ours that the cache has with other contents, and without our
+// signature, is published again.
+func (p *publisher) inCache(base *index.Snapshot, want *closure.Path) bool {
+	e, ok := base.Lookup(want.Store.HashPart)
+	if !ok {
+		return false
+	}
+	return e.NarHash == want.NarHash || p.keys.Signed(e.Fingerprint(), e.Signatures)
+}
+
+// upload puts what the plan says into the cache, and records the publication.
+func (p *publisher) upload(ctx context.Context, plan *closure.Plan, base *index.Snapshot, roots []root) error {
+	defer p.stages.start("upload")()
+	onUpstream := map[string]bool{}
+	for _, d := range plan.Decisions {
+		if d.Kind == closure.KindOnUpstream || d.Kind == closure.KindBelow {
+			onUpstream[d.Path.Store.HashPart] = true
+		}
+	}
+	w, err := p.cache.NewWriter(base, index.WriterOptions{
+		OnUpstream: func(hashPart string) bool { return onUpstream[hashPart] },
+		Config:     p.config(plan),
+		Committed: func(tag string, entries int) {
+			p.log.Info("committed", "segment", tag, "entries", entries)
+			p.report.Segments = append(p.report.Segments, tag)
+		},
+	})
+	if err != nil {
+		return err
+	}
+	if err := p.repeat(ctx, w, plan, base); err != nil {
+		return err
+	}
+	todo, err := p.reuse(ctx, w, plan.Uploads(), base)
+	if err != nil {
+		return err
+	}
+	var uploadErr error
+	var result index.Result
+	for try := 0; ; try++ {
+		uploadErr = p.send(ctx, w, todo)
+		result, err = p.close(ctx, w, plan, base, roots)
+		if err != nil || len(result.Lost) == 0 || try == lostTries || ctx.Err() != nil {
+			break
+		}
+		p.log.Warn("the registry lost blobs, sending them again", "paths", len(result.Lost))
+		todo = nil
+		for _, e := range result.Lost {
+			todo = append(todo, plan.Set.LookupHash(e.Path.HashPart).PathInfo)
+		}
+	}
+	p.report.committed(result)
+	if uploadErr == nil && err == nil && len(result.Incomplete)+len(result.Lost) > 0 && len(p.report.Failures) == 0 {
+		err = fmt.Errorf("%s not visible: something they refer to is missing", ui.Count(len(result.Incomplete)+len(result.Lost), "path"))
+	}
+	p.report.complete = uploadErr == nil && err == nil
+	return errors.Join(uploadErr, p.report.failures(), err)
+}
+
+// config is what this run adds to the cache's configuration.
+func (p *publisher) config(plan *closure.Plan) index.Config {
+	c := index.Config{PublicKeys: p.keys.PublicKeys(), Upstreams: p.report.Upstreams}
+	for _, r := range plan.Set.Roots() {
+		if r.Store.Dir != storepath.DefaultDir {
+			c.StoreDir = r.Store.Dir
+		}
+	}
+	return c
+}
+
+// repeat writes again, without an upload, the entries this publish relies on
+// that are old or lack our signature.
+func (p *publisher) repeat(ctx context.Context, w *index.Writer, plan *closure.Plan, base *index.Snapshot) error {
+	for _, d := range plan.Decisions {
+		if d.Kind != closure.KindInCache {
+			continue
+		}
+		e, ok := base.Lookup(d.Path.Store.HashPart)
+		if !ok {
+			return fmt.Errorf("%s is gone from the index", d.Path.Path) // it was there a moment ago
+		}
+		unsigned := e.NarHash == d.Path.NarHash && !p.keys.Signed(e.Fingerprint(), e.Signatures)
+		if !unsigned && time.Since(e.Added) < index.PinAfter {
+			continue
+		}
+		if unsigned {
+			var err error
+			if e.Signatures, err = p.keys.Sign(e.Fingerprint(), e.Signatures); err != nil {
+				return err
+			}
+		}
+		p.report.Repeated++
+		if err := w.Add(ctx, e); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// reuse adds the paths whose contents the cache has under another path, and
+// returns those that must be uploaded.
+func (p *publisher) reuse(ctx context.Context, w *index.Writer, paths []*closure.Path, base *index.Snapshot) ([]nix.PathInfo, error) {
+	var todo []nix.PathInfo
+	for _, path := range paths {
+		same, ok := base.LookupNARHash(path.NarHash)
+		if !ok || same.NarSize != path.NarSize {
+			todo = append(todo, path.PathInfo)
+			continue
+		}
+		e, err := p.entry(path.PathInfo)
+		if err != nil {
+			return nil, err
+		}
+		e.Compression, e.FileHash, e.NAR = same.Compression, same.FileHash, same.NAR
+		p.report.Reused.add(path.NarSize, 0)
+		if err := w.Add(ctx, e); err != nil {
+			return nil, err
+		}
+	}
+	return todo, nil
+}
+
+// send uploads NARs and adds their entries.
+func (p *publisher) send(ctx context.Context, w *index.Writer, todo []nix.PathInfo) error {
+	if len(todo) == 0 {
+		return nil
+	}
+	size := int64(0)
+	for _, i := range todo {
+		size += i.NarSize
+	}
+	p.msg.Printf("uploading %s, %s", ui.Count(len(todo), "path"), ui.Bytes(size))
+	bar := p.msg.Progress()
+	bar.Start(len(todo), size)
+	defer bar.Finish()
+	failed, err := upload.Run(ctx, p.repo, todo, upload.Options{
+		Compression: p.cfg.Compression, Level: p.cfg.Level, Jobs: p.cfg.Jobs,
+		MaxBlobSize: registry.MaxBlobSize(p.cfg.Cache), Dump: p.nix.Dump, Progress: bar, Logger: p.log,
+	}, func(ctx context.Context, r upload.Result) error {
+		e, err := p.entry(r.Info)
+		if err != nil {
+			return err
+		}
+		e.Compression, e.FileHash = r.Compression, index.FileHash(r.FileHash[:])
+		e.NAR = index.Location{Blob: r.Blob.Digest, BlobSize: r.Blob.Size, Offset: r.Offset, Size: r.FileSize}
+		p.report.uploaded(r)
+		return w.Add(ctx, e)
+	})
+	p.report.failed(failed)
+	return err
+}
+
+// entry makes a signed entry of what the store records; where its NAR is stays
+// open.
+func (p *publisher) entry(info nix.PathInfo) (index.Entry, error) {
+	parsed, err := storepath.Parse(info.Path)
+	if err != nil {
+		return index.Entry{}, err
+	}
+	e := index.Entry{Path: parsed, NarHash: info.NarHash, NarSize: info.NarSize, CA: info.CA}
+	for _, r := range info.References {
+		e.References = append(e.References, path.Base(r))
+	}
+	slices.Sort(e.References)
+	if info.Deriver != "" {
+		e.Deriver = path.Base(info.Deriver)
+	}
+	e.Signatures, err = p.keys.Sign(e.Fingerprint(), info.Signatures)
+	return e, err
+}
+
+// close commits, even if ctx has ended: what is in the registry should not have
+// been sent for nothing.
+func (p *publisher) close(ctx context.Context, w *index.Writer, plan *closure.Plan, base *index.Snapshot, roots []root) (index.Result, error) {
+	if ctx.Err() != nil {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+		defer cancel()
+		return w.Close(ctx, nil)
+	}
+	pub := p.publication(roots)
+	if base.Published(pub, time.Now().Add(-index.PinAfter)) {
+		return w.Close(ctx, nil)
+	}
+	return w.Close(ctx, &pub)
+}
