@@ -6,6 +6,7 @@ package storepath
 
 import (
 	"fmt"
+	"path"
 	"strings"
 
 	"github.com/nix-community/go-nix/pkg/nixbase32"
@@ -38,8 +39,27 @@ func Parse(s string) (Path, error) {
 		return Path{}, fmt.Errorf("%q is not an absolute store path", s)
 	}
 	p, err := ParseBase(s[i+1:])
-	p.Dir = s[:i]
-	return p, err
+	if err != nil {
+		return Path{}, err
+	}
+	if p.Dir = s[:i]; !ValidDir(p.Dir) {
+		return Path{}, fmt.Errorf("%q is not in a store directory", s)
+	}
+	return p, nil
+}
+
+// ValidDir reports whether s can be a store directory: an absolute path in its
+// shortest form, without spaces and control characters, so that it fits a line.
+func ValidDir(s string) bool {
+	if s == "" || s[0] != '/' || path.Clean(s) != s {
+		return false
+	}
+	for i := range len(s) {
+		if s[i] <= ' ' || s[i] > '~' {
+			return false
+		}
+	}
+	return true
 }
 
 // ParseBase parses a base name, "<hash part>-<name>". Dir is left empty.

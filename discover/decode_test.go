@@ -1,0 +1,138 @@
+package discover
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/org/nixoci-action/internal/storepath"
+)
+
+const (
+	drv = "/nix/store/00000000000000000000000000000000-a.drv"
+	out = "/nix/store/11111111111111111111111111111111-a"
+)
+
+func rec(fields string) string {
+	return `[{"node":["packages","x86_64-linux","a"],"attr":["packages","x86_64-linux","a"]` + fields + `}]`
+}
+
+func TestParseRecords(t *testing.T) {
+	good := `,"drv":"` + drv + `","outputs":{"out":"` + out + `"},"name":"a","system":"x86_64-linux"`
+	for _, c := range []struct {
+		name, doc string
+		reason    Reason // "" for an output
+		message   string
+	}{
+		{"good", rec(good), "", ""},
+		{"unfree and good", rec(good + `,"unfree":true`), "", ""},
+		{"throws", rec(`,"skip":"throws"`), EvaluationError, ""},
+		{"broken", rec(`,"skip":"throws","broken":true,"unfree":true`), Broken, "meta.broken"},
+		{"unfree", rec(`,"skip":"throws","unfree":true`), Unfree, "license"},
+		{"system", rec(`,"skip":"system","system":"x"`), OtherSystem, ""},
+		{"excluded", rec(`,"skip":"excluded"`), Excluded, ""},
+		{"not a derivation", rec(`,"skip":"notDerivation"`), NotDerivation, ""},
+		{"no derivation path", rec(`,"outputs":{"out":"` + out + `"}`), NotDerivation, "derivation"},
+		{"derivation outside", rec(`,"drv":"/etc/passwd","outputs":{"out":"` + out + `"}`), NotDerivation, "passwd"},
+		{"no .drv", rec(`,"drv":"` + out + `","outputs":{"out":"` + out + `"}`), NotDerivation, out},
+		{"no outputs", rec(`,"drv":"` + drv + `"`), NotDerivation, "outputs"},
+		{"placeholder", rec(`,"drv":"` + drv + `","outputs":{"out":"/1rz4g4znpzjwh1xymhjpm42vipw92pr73vdgl6xs1hycac8kf2n9"}`), NotDerivation, "before it is built"},
+		{"null output", rec(`,"drv":"` + drv + `","outputs":{"out":null}`), NotDerivation, "before it is built"},
+		{"output name", rec(`,"drv":"` + drv + `","outputs":{"out,dev":"` + out + `"}`), NotDerivation, "out,dev"},
+		{"source outside", rec(good + `,"sources":["/etc/passwd"]`), NotDerivation, "passwd"},
+		{"need outside", rec(good + `,"needs":[{"drv":"/etc/passwd","outputs":{}}]`), NotDerivation, "passwd"},
+	} {
+		outputs, skipped, err := parseRecords([]byte(c.doc))
+		switch {
+		case err != nil:
+			t.Errorf("%s: %v", c.name, err)
+		case c.reason == "" && (len(outputs) != 1 || outputs[0].DrvPath != drv || outputs[0].Outputs["out"] != out):
+			t.Errorf("%s: got %+v, %+v, want an output", c.name, outputs, skipped)
+		case c.reason != "" && (len(skipped) != 1 || skipped[0].Reason != c.reason || !strings.Contains(skipped[0].Message, c.message)):
+			t.Errorf("%s: got %+v, %+v, want it skipped: %s, %q", c.name, outputs, skipped, c.reason, c.message)
+		}
+	}
+	for _, doc := range []string{
+		"", "{}", "[", `[{}]`, `[{"attr":[],"node":[]}]`, `[{"attr":["x"],"node":["x"]}]`, `[{"attr":["packages"],"node":[]}]`, rec(`,"skip":"new"`), rec(`,"outputs":[]`),
+	} {
+		if outputs, skipped, err := parseRecords([]byte(doc)); err == nil {
+			t.Errorf("%q: got %v, %v, want an error", doc, outputs, skipped)
+		}
+	}
+}
+
+func TestNameOutputs(t *testing.T) {
+	store := func(n string) string { return "/nix/store/11111111111111111111111111111111-" + n }
+	paths := []string{store("a-1.0"), store("a-1.0-dev"), store("a-1.0-lib-x")}
+	a := "/nix/store/00000000000000000000000000000000-a-1.0.drv"
+
+	d := Derivation{DrvPath: a, Outputs: map[string]string{"dev": "", "out": ""}}
+	if err := nameOutputs(&d, paths); err != nil || d.Outputs["dev"] != paths[1] || d.Outputs["out"] != paths[0] || len(d.Outputs) != 2 {
+		t.Errorf("got %v, %v", d.Outputs, err)
+	}
+	d = Derivation{DrvPath: a}
+	if err := nameOutputs(&d, paths); err != nil || len(d.Outputs) != 3 || d.Outputs["lib-x"] != paths[2] {
+		t.Errorf("got %v, %v, want all", d.Outputs, err)
+	}
+	d = Derivation{DrvPath: a, Outputs: map[string]string{"doc": ""}}
+	if err := nameOutputs(&d, paths); err == nil {
+		t.Errorf("got %v, want an error", d.Outputs)
+	}
+}
+
+func TestParseKinds(t *testing.T) {
+	got, err := ParseKinds("packages, hydraJobs,packages")
+	if want := []Kind{Packages, HydraJobs}; err != nil || !slices.Equal(got, want) {
+		t.Errorf("got %v, %v, want %v", got, err, want)
+	}
+	for _, bad := range []string{"", "package", "packages,,checks"} {
+		if got, err := ParseKinds(bad); err == nil {
+			t.Errorf("%q: got %v, want an error", bad, got)
+		}
+	}
+}
+
+func FuzzParseRecords(f *testing.F) {
+	f.Add([]byte(rec(`,"drv":"` + drv + `","outputs":{"out":"` + out + `"},"needs":[{"drv":"` + drv + `","outputs":{"dev":null}}],"sources":["` + out + `"]`)))
+	f.Add([]byte(rec(`,"skip":"throws","unfree":true,"name":null,"system":"x"`)))
+	f.Add([]byte(`[{"node":["apps","s","a"],"attr":["apps","s","a"],"needs":[{"drv":"` + drv + `","outputs":{}}],"sources":[]}]`))
+	f.Fuzz(func(t *testing.T, doc []byte) {
+		outputs, skipped, err := parseRecords(doc)
+		if err != nil {
+			return
+		}
+		for i := range outputs {
+			o := &outputs[i]
+			if len(o.derivations())+len(o.Sources) == 0 {
+				t.Errorf("an output of nothing: %+v", o)
+			}
+			for _, d := range o.derivations() {
+				if _, err := storepath.Parse(d.DrvPath); err != nil || !strings.HasSuffix(d.DrvPath, ".drv") {
+					t.Errorf("let through: %q", d.DrvPath)
+				}
+			}
+			for _, p := range o.Paths() {
+				if _, err := storepath.Parse(p); p != "" && err != nil {
+					t.Errorf("let through: %v", err)
+				}
+			}
+		}
+		for _, s := range skipped {
+			if s.Reason == "" || len(s.Attr) == 0 || s.Attr.String() == "" {
+				t.Errorf("let through: %+v", s)
+			}
+		}
+	})
+}
+
+func FuzzCompilePattern(f *testing.F) {
+	for _, s := range []string{"packages.*.a", `"a.b".c`, "[!a-z]?", "a", `\`, "é*"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, glob string) {
+		p, err := compilePattern(glob)
+		if err == nil && (len(p) == 0 || slices.Contains(p, "")) {
+			t.Errorf("%q: got %q", glob, p)
+		}
+	})
+}

@@ -1,0 +1,417 @@
+package discover
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/org/nixoci-action/internal/hint"
+	"github.com/org/nixoci-action/internal/nix"
+	"github.com/org/nixoci-action/internal/nix/nixtest"
+)
+
+// lib makes derivations of the current system without any dependency.
+const lib = `
+  make = name: attrs: derivation ({
+    inherit name; system = "x86_64-linux"; builder = "/bin/sh"; PATH = "/bin:/usr/bin:/run/current-system/sw/bin";
+    args = [ "-c" "for o in $outputs; do eval \"echo $name > \\$$o\"; done" ]; outputs = [ "out" ];
+  } // attrs);
+  good = name: make name { };
+`
+
+func flake(outputs string) string {
+	return "{ outputs = { self }: let\n" + lib + "in {\n" + outputs + "\n}; }\n"
+}
+
+func newClient(t *testing.T, e *nixtest.Env) *nix.Client {
+	return nix.New(nix.Options{Env: e.Vars, Stderr: nixtest.Log(t)})
+}
+
+// discoverIn evaluates a flake for x86_64-linux.
+func discoverIn(t *testing.T, e *nixtest.Env, dir string, change func(*Options)) Result {
+	t.Helper()
+	opts := Options{Flake: dir, Systems: []string{"x86_64-linux"}}
+	if change != nil {
+		change(&opts)
+	}
+	r, err := Discover(t.Context(), newClient(t, e), opts)
+	if err != nil {
+		t.Fatalf("Discover: %v\nhint: %s", err, hint.Of(err))
+	}
+	return r
+}
+
+func attrs(outputs []Output) []string {
+	names := make([]string, len(outputs))
+	for i, o := range outputs {
+		names[i] = o.Attr.String()
+	}
+	return names
+}
+
+func skipped(r Result) []string {
+	names := make([]string, len(r.Skipped))
+	for i, s := range r.Skipped {
+		names[i] = s.Attr.String() + ": " + string(s.Reason)
+	}
+	return names
+}
+
+func equal(t *testing.T, what string, got, want []string) {
+	t.Helper()
+	slices.Sort(got)
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		t.Errorf("%s: got\n  %s\nwant\n  %s", what, strings.Join(got, "\n  "), strings.Join(want, "\n  "))
+	}
+}
+
+func TestEveryKind(t *testing.T) {
+	e := nixtest.New(t)
+	dir := filepath.Join(e.Dir, "flake")
+	nixtest.Write(t, dir, "flake.nix", flake(`
+		packages.x86_64-linux = { a = good "a"; two = make "two" { outputs = [ "out" "dev" ]; }; };
+		packages.aarch64-linux.a = good "a";
+		checks.x86_64-linux.c = good "c";
+		formatter.x86_64-linux = good "fmt";
+		apps.x86_64-linux.run = { type = "app"; program = "${self.packages.x86_64-linux.two.dev}/bin/x"; };
+		apps.x86_64-linux.script = { type = "app"; program = "${./script.sh}"; };
+		apps.x86_64-linux.outside = { type = "app"; program = "/bin/sh"; };
+		legacyPackages.x86_64-linux = {
+			top = good "top"; f = x: x; s = "text";
+			nested = { recurseForDerivations = true; inner = good "in"; };
+			hidden = { no = good "no"; };
+		};
+		nixosConfigurations.host = { config.system.build.toplevel = good "nixos"; };
+		nixosConfigurations.arm = { config.system.build.toplevel = make "arm" { system = "aarch64-linux"; }; };
+		darwinConfigurations.mac = { config.system.build.toplevel = make "mac" { system = "aarch64-darwin"; }; };
+		homeConfigurations."me@host" = { activationPackage = good "home"; };
+		hydraJobs = { deep.er.job = good "job"; };
+		devShells.x86_64-linux.default = make "shell" { buildInputs = [ self.packages.x86_64-linux.two.dev (good "a") ]; src = ./script.sh; };
+		devShells.x86_64-linux.nixpkgs = good "sh" // { inputDerivation = good "inputs"; };
+		overlays.default = final: prev: { };
+	`), "script.sh", "echo hello\n")
+	e.Git(t, dir)
+
+	r := discoverIn(t, e, dir, func(o *Options) { o.Kinds = AllKinds() })
+	equal(t, "outputs", attrs(r.Outputs), []string{
+		"packages.x86_64-linux.a", "packages.x86_64-linux.two", "checks.x86_64-linux.c", "formatter.x86_64-linux",
+		"apps.x86_64-linux.run", "apps.x86_64-linux.script",
+		"legacyPackages.x86_64-linux.top", "legacyPackages.x86_64-linux.nested.inner",
+		"nixosConfigurations.host.config.system.build.toplevel", `homeConfigurations."me@host".activationPackage`,
+		"hydraJobs.deep.er.job", "devShells.x86_64-linux.default", "devShells.x86_64-linux.nixpkgs",
+	})
+	equal(t, "skipped", skipped(r), []string{
+		"packages.aarch64-linux: other system",
+		"apps.x86_64-linux.outside: not a derivation",
+		"nixosConfigurations.arm.config.system.build.toplevel: other system",
+		"darwinConfigurations.mac.config.system.build.toplevel: other system",
+	})
+	if r.Evaluations != 1 {
+		t.Errorf("got %d evaluations, want 1", r.Evaluations)
+	}
+	if r.Flake.Revision == "" || r.Flake.Dirty {
+		t.Errorf("got revision %q, dirty %t of a clean tree", r.Flake.Revision, r.Flake.Dirty)
+	}
+
+	names := func(o Output) string {
+		var out []string
+		for _, p := range o.Paths() {
+			out = append(out, p[len(e.Store)+1+33:])
+		}
+		slices.Sort(out)
+		return strings.Join(out, " ")
+	}
+	for attr, want := range map[string]string{
+		"packages.x86_64-linux.two":      "two two-dev",
+		"apps.x86_64-linux.run":          "two-dev",
+		"apps.x86_64-linux.script":       "script.sh",
+		"devShells.x86_64-linux.default": "a shell two-dev",
+		"devShells.x86_64-linux.nixpkgs": "inputs sh",
+	} {
+		i := slices.IndexFunc(r.Outputs, func(o Output) bool { return o.Attr.String() == attr })
+		if i < 0 {
+			t.Fatalf("%s is not there", attr)
+		}
+		if got := names(r.Outputs[i]); got != want {
+			t.Errorf("paths of %s: got %q, want %q", attr, got, want)
+		}
+	}
+
+	built, err := Build(t.Context(), newClient(t, e), r.Outputs, 2)
+	if err != nil {
+		t.Fatalf("Build: %v", err)
+	}
+	for _, b := range built {
+		if len(b.Missing) > 0 || len(b.Valid) != len(b.Paths()) {
+			t.Errorf("%s: got %q missing of %q", b.Attr, b.Missing, b.Paths())
+		}
+	}
+}
+
+// Every kind of evaluation error that tryEval catches and that it does not.
+func TestBrokenAttributes(t *testing.T) {
+	e := nixtest.New(t)
+	dir := filepath.Join(e.Dir, "flake")
+	broken := []struct{ name, expr, message string }{
+		{"throw", `throw "thrown by hand"`, "thrown by hand"},
+		{"throwInside", `make "x" { a = throw "thrown inside"; }`, "thrown inside"},
+		{"failingAssert", `assert 1 == 2; good "x"`, "assertion"},
+		{"nixpkgs", `<nixpkgs>`, "nixpkgs"},
+		{"abort", `abort "aborted by hand"`, "aborted by hand"},
+		{"missingAttribute", `{ }.nope`, "nope"},
+		{"wrongType", `1 + "x"`, "integer"},
+		{"missingArgument", `({ arg }: good "x") { }`, "arg"},
+		{"missingFile", `import ./does-not-exist.nix`, "does-not-exist.nix"},
+		{"forbiddenFile", `good (builtins.readFile "/proc/self/environ")`, "/proc/self/environ"},
+		{"infiniteRecursion", `let x = x; in x`, "infinite recursion"},
+		{"stackOverflow", `let f = x: 1 + f (x + 1); in good (toString (f 0))`, "overflow"},
+		{"fromJSON", `builtins.fromJSON "{"`, "parse"},
+		{"fetch", `builtins.fetchTarball { url = "http://127.0.0.1:1/x.tar.gz"; sha256 = "0000000000000000000000000000000000000000000000000000"; }`, "127.0.0.1:1"},
+		{"importFromDerivation", `import (make "ifd" { args = [ "-c" "exit 3" ]; })`, "ifd"},
+		{"invalidName", `make "in valid" { }`, "in valid"},
+		{"noSystem", `derivation { name = "x"; builder = "/bin/sh"; }`, "system"},
+		{"undefinedVariable", `import ./undefined.nix`, "nosuchvariable"},
+	}
+	var b strings.Builder
+	want := []string{}
+	for i, c := range broken {
+		b.WriteString(c.name + " = " + c.expr + ";\n")
+		name := string(rune('a'+i)) + "Good"
+		b.WriteString(name + ` = good "` + name + `";` + "\n")
+		want = append(want, "packages.x86_64-linux."+name)
+	}
+	nixtest.Write(t, dir, "undefined.nix", "nosuchvariable\n", "flake.nix", flake(`
+		packages.x86_64-linux = {`+b.String()+`
+			badMeta = good "badMeta" // { meta = abort "meta"; };
+			throwMeta = good "throwMeta" // { meta = throw "meta"; };
+			number = 42; function = x: x;
+			brokenFlag = make "broken" { a = throw "refused"; } // { meta.broken = true; };
+			unfree = good "unfree" // { meta.license.free = false; };
+			unfreeRefused = make "unfree" { a = throw "refused"; } // { meta.unfree = true; };
+			fake = { type = "derivation"; name = "fake"; system = "x86_64-linux"; drvPath = "/etc/passwd"; outPath = "/etc"; };
+		};
+		checks = abort "no checks at all";
+		apps.x86_64-linux = throw "no apps";
+		legacyPackages.x86_64-linux = { ok = good "ok"; sub = { recurseForDerivations = true; bad = abort "deep"; fine = good "fine"; }; };
+		nixosConfigurations = { bad.config = { }; thrown = throw "no host"; good.config.system.build.toplevel = good "nixos"; };
+		devShells.x86_64-linux.default = good "shell" // { inputDerivation = abort "inputs"; };
+	`))
+	e.Git(t, dir)
+	r := discoverIn(t, e, dir, nil)
+	equal(t, "outputs", attrs(r.Outputs), append(want,
+		"packages.x86_64-linux.badMeta", "packages.x86_64-linux.throwMeta", "packages.x86_64-linux.unfree",
+		"legacyPackages.x86_64-linux.ok", "legacyPackages.x86_64-linux.sub.fine",
+		"nixosConfigurations.good.config.system.build.toplevel", "devShells.x86_64-linux.default"))
+	t.Logf("%d evaluations", r.Evaluations)
+
+	wantSkipped := []string{
+		"packages.x86_64-linux.number: not a derivation", "packages.x86_64-linux.function: not a derivation",
+		"packages.x86_64-linux.fake: not a derivation",
+		"packages.x86_64-linux.brokenFlag: broken", "packages.x86_64-linux.unfreeRefused: unfree",
+		"checks: evaluation error", "apps.x86_64-linux: evaluation error", "legacyPackages.x86_64-linux.sub.bad: evaluation error",
+		"nixosConfigurations.bad: evaluation error", "nixosConfigurations.thrown.config.system.build.toplevel: evaluation error",
+	}
+	for _, c := range broken {
+		wantSkipped = append(wantSkipped, "packages.x86_64-linux."+c.name+": evaluation error")
+		i := slices.IndexFunc(r.Skipped, func(s Skipped) bool { return s.Attr[len(s.Attr)-1] == c.name })
+		if i < 0 {
+			continue // reported below
+		}
+		if got := r.Skipped[i].Message; !strings.Contains(got, c.message) {
+			t.Errorf("message of %s: got %q, want %q in it", c.name, got, c.message)
+		}
+	}
+	equal(t, "skipped", skipped(r), wantSkipped)
+	for _, s := range r.Skipped {
+		if s.Reason.Failure() && s.Message == "" {
+			t.Errorf("%s has no message", s.Attr)
+		}
+	}
+
+	denied := discoverIn(t, e, dir, func(o *Options) { o.DenyUnfree = true; o.Include = []string{"unfree"} })
+	if got := attrs(denied.Outputs); len(got) != 0 {
+		t.Errorf("with DenyUnfree: got %q", got)
+	}
+	if !slices.Contains(skipped(denied), "packages.x86_64-linux.unfree: unfree") {
+		t.Errorf("with DenyUnfree: got skipped %q", skipped(denied))
+	}
+}
+
+// One bad attribute among many must not cost one evaluation for each.
+func TestBisectionIsLogarithmic(t *testing.T) {
+	e := nixtest.New(t)
+	dir := filepath.Join(e.Dir, "flake")
+	nixtest.Write(t, dir, "flake.nix", flake(`
+		packages.x86_64-linux = builtins.listToAttrs (builtins.genList (i: {
+			name = "p${toString i}"; value = if i == 617 then abort "the one" else good "p${toString i}";
+		}) 1000);
+	`))
+	r := discoverIn(t, e, dir, nil)
+	if len(r.Outputs) != 999 || len(r.Skipped) != 1 {
+		t.Errorf("got %d outputs and %d skipped, want 999 and 1", len(r.Outputs), len(r.Skipped))
+	}
+	if r.Evaluations > 24 {
+		t.Errorf("got %d evaluations, want at most 24", r.Evaluations)
+	}
+	t.Logf("%d evaluations", r.Evaluations)
+
+	r = discoverIn(t, e, dir, func(o *Options) { o.MaxEvaluations = 8 })
+	left := slices.IndexFunc(r.Skipped, func(s Skipped) bool { return s.Reason == NotEvaluated })
+	if left < 0 || len(r.Outputs) == 0 {
+		t.Errorf("with 8 evaluations: got %d outputs and skipped %v, want some outputs, and the rest not evaluated", len(r.Outputs), r.Skipped)
+	}
+}
+
+func TestAttributeNames(t *testing.T) {
+	e := nixtest.New(t)
+	dir := filepath.Join(e.Dir, "flake")
+	nixtest.Write(t, dir, "flake.nix", flake(`
+		packages.x86_64-linux = {
+			"a.b" = good "dot"; a.b = 1; "with space" = good "space"; "quo\"te" = good "quote"; "dollar\${x}" = good "dollar";
+			"back\\slash" = good "back"; "ünïcode→" = good "unicode"; "new\nline" = good "newline"; "" = good "empty"; "if" = good "keyword";
+			"-dash" = good "dash"; "bad.one" = abort "bad.one"; "bad two" = throw "bad two";
+		};
+	`))
+	r := discoverIn(t, e, dir, nil)
+	equal(t, "outputs", attrs(r.Outputs), []string{
+		`packages.x86_64-linux."a.b"`, `packages.x86_64-linux."with space"`, `packages.x86_64-linux."quo\"te"`,
+		`packages.x86_64-linux."dollar\${x}"`, `packages.x86_64-linux."back\\slash"`, `packages.x86_64-linux."ünïcode→"`,
+		`packages.x86_64-linux."new\nline"`, `packages.x86_64-linux.""`, `packages.x86_64-linux."if"`, `packages.x86_64-linux."-dash"`,
+	})
+	equal(t, "skipped", skipped(r), []string{
+		`packages.x86_64-linux.a: not a derivation`, `packages.x86_64-linux."bad.one": evaluation error`, `packages.x86_64-linux."bad two": evaluation error`,
+	})
+}
+
+func TestPatterns(t *testing.T) {
+	e := nixtest.New(t)
+	dir := filepath.Join(e.Dir, "flake")
+	nixtest.Write(t, dir, "flake.nix", flake(`
+		packages.x86_64-linux = { hello = good "hello"; "hello.big" = good "big"; other = good "other"; };
+		checks.x86_64-linux = { hello = good "check"; explosive = abort "evaluated"; };
+		legacyPackages.x86_64-linux = { hello = good "l"; set = { recurseForDerivations = true; a = good "a"; b = good "b"; }; };
+		nixosConfigurations.hello.config.system.build.toplevel = good "nixos";
+	`))
+	for _, c := range []struct {
+		include, exclude []string
+		want             []string
+	}{
+		{nil, []string{"checks.*.explosive", "legacyPackages", "nixosConfigurations.h*"},
+			[]string{"packages.x86_64-linux.hello", `packages.x86_64-linux."hello.big"`, "packages.x86_64-linux.other", "checks.x86_64-linux.hello"}},
+		{[]string{"hello"}, nil,
+			[]string{"packages.x86_64-linux.hello", "checks.x86_64-linux.hello", "legacyPackages.x86_64-linux.hello", "nixosConfigurations.hello.config.system.build.toplevel"}},
+		{[]string{"packages.hello*", "legacyPackages.x86_64-linux.set.[!b]"}, []string{`"*.big"`},
+			[]string{"packages.x86_64-linux.hello", "legacyPackages.x86_64-linux.set.a"}},
+		{[]string{"packages"}, []string{"hello?big", "o*r"}, []string{"packages.x86_64-linux.hello"}},
+		{[]string{"legacyPackages.set"}, nil, []string{"legacyPackages.x86_64-linux.set.a", "legacyPackages.x86_64-linux.set.b"}},
+	} {
+		r := discoverIn(t, e, dir, func(o *Options) { o.Include, o.Exclude = c.include, c.exclude })
+		equal(t, strings.Join(c.include, " ")+" without "+strings.Join(c.exclude, " "), attrs(r.Outputs), c.want)
+		if r.Evaluations != 1 {
+			t.Errorf("got %d evaluations, want 1: what is excluded must not be evaluated", r.Evaluations)
+		}
+	}
+	for _, bad := range []string{"a..b", `"open`, "[", "[]", "[z-a]", ""} {
+		_, err := Discover(t.Context(), newClient(t, e), Options{Flake: dir, Include: []string{bad}})
+		if err == nil || !strings.Contains(err.Error(), "pattern") {
+			t.Errorf("pattern %q: got %v, want an error", bad, err)
+		}
+	}
+}
+
+// The derivations must be those of "nix build", however the flake is stored.
+func TestSameDerivationsAsNixBuild(t *testing.T) {
+	e := nixtest.New(t)
+	source := flake(`
+		packages.x86_64-linux.a = make "a" {
+			src = self; rev = self.rev or self.dirtyRev or "none"; modified = toString (self.lastModified or 0);
+			system2 = builtins.currentSystem or "pure"; home = builtins.getEnv "HOME";
+		};
+	`)
+	clean := filepath.Join(e.Dir, "clean")
+	nixtest.Write(t, clean, "flake.nix", source, "sub/flake.nix", source, "sub/x", "x")
+	e.Git(t, clean)
+	dirty := filepath.Join(e.Dir, "dirty")
+	nixtest.Write(t, dirty, "flake.nix", source, "ignored/node_modules/x", "x", ".gitignore", "ignored\n")
+	e.Git(t, dirty)
+	nixtest.Write(t, dirty, "flake.nix", source+"# changed\n")
+	plain := filepath.Join(e.Dir, "plain")
+	nixtest.Write(t, plain, "flake.nix", source)
+	shallow := filepath.Join(e.Dir, "shallow")
+	e.Run(t, e.Dir, "git", "clone", "-q", "--depth", "1", "file://"+clean, shallow)
+	e.Run(t, shallow, "git", "checkout", "-q", "--detach")
+
+	for _, dir := range []string{clean, clean + "/sub", dirty, plain, shallow} {
+		r := discoverIn(t, e, dir, nil)
+		if len(r.Outputs) != 1 {
+			t.Fatalf("%s: got %q, skipped %v", dir, attrs(r.Outputs), r.Skipped)
+		}
+		drv := e.Nix(t, dir, "eval", "--raw", ".#a.drvPath")
+		if got := r.Outputs[0].DrvPath; got != drv {
+			t.Errorf("%s: got %s, want %s, as nix build does (%s)", dir, got, drv, r.Flake.URL)
+		}
+		if got, want := r.Flake.Dirty, dir == dirty; got != want {
+			t.Errorf("%s: got dirty %t, want %t", dir, got, want)
+		}
+	}
+	entries, err := os.ReadDir(e.Store)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, entry := range entries {
+		for _, name := range []string{".git", "ignored"} {
+			if _, err := os.Lstat(filepath.Join(e.Store, entry.Name(), name)); err == nil {
+				t.Errorf("the store has %s of a work tree, in %s", name, entry.Name())
+			}
+		}
+	}
+}
+
+func TestHints(t *testing.T) {
+	e := nixtest.New(t)
+	untracked := filepath.Join(e.Dir, "untracked")
+	nixtest.Write(t, untracked, "README", "x")
+	e.Git(t, untracked)
+	nixtest.Write(t, untracked, "flake.nix", flake(""))
+	empty := filepath.Join(e.Dir, "empty")
+	nixtest.Write(t, empty, "x", "x")
+
+	for _, c := range []struct{ ref, err, hint string }{
+		{untracked, "looking up the flake", "git -C " + untracked + " add flake.nix"},
+		{empty, "no flake.nix", ""},
+		{"path:" + untracked, ".git", "--flake " + untracked},
+		{untracked + "#x", "names an attribute", "--include"},
+		{filepath.Join(untracked, "flake.nix"), "not a folder", "the folder"},
+		{"", "empty", ""},
+	} {
+		_, err := Discover(t.Context(), newClient(t, e), Options{Flake: c.ref})
+		if err == nil || !strings.Contains(err.Error(), c.err) {
+			t.Errorf("%q: got error %v, want %q in it", c.ref, err, c.err)
+		}
+		if got := hint.Of(err); !strings.Contains(got, c.hint) || (got == "") != (c.hint == "") {
+			t.Errorf("%q: got hint %q, want %q in it", c.ref, got, c.hint)
+		}
+	}
+}
+
+// A flake that cannot be evaluated at all is an error, with Nix's message.
+func TestBrokenFlake(t *testing.T) {
+	e := nixtest.New(t)
+	for name, source := range map[string]string{
+		"syntax":  "{ outputs = ",
+		"abort":   `{ outputs = { self }: abort "no outputs"; }`,
+		"not set": `{ outputs = { self }: 42; }`,
+	} {
+		dir := filepath.Join(e.Dir, strings.ReplaceAll(name, " ", ""))
+		nixtest.Write(t, dir, "flake.nix", source)
+		r, err := Discover(t.Context(), newClient(t, e), Options{Flake: dir})
+		var failed *nix.CommandError
+		if !errors.As(err, &failed) || failed.Message == "" {
+			t.Errorf("%s: got %v, %v, want Nix's error", name, r, err)
+		}
+	}
+}

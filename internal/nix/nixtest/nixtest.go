@@ -1,0 +1,129 @@
+// Package nixtest gives tests a real Nix with a store of its own.
+package nixtest
+
+import (
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// Env is a Nix installation with an empty store below a temporary directory.
+type Env struct {
+	// Dir holds everything; Store is the store directory in it.
+	Dir, Store string
+	// Vars is the environment for Nix commands.
+	Vars []string
+}
+
+// New makes an Env. Without Nix on the machine the test is skipped, or fails
+// where the variable CI is "true".
+func New(t testing.TB) *Env {
+	t.Helper()
+	need(t, "nix")
+	// not t.TempDir: its path may be long, and Nix's socket paths must not be
+	dir, err := os.MkdirTemp("", "nix")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if dir, err = filepath.EvalSymlinks(dir); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { remove(t, dir) })
+	e := &Env{Dir: dir, Store: dir + "/store"}
+	for _, sub := range []string{"home", "etc", "tmp"} {
+		if err := os.Mkdir(filepath.Join(dir, sub), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	e.Vars = []string{
+		"PATH=" + os.Getenv("PATH"),
+		"HOME=" + dir + "/home", "TMPDIR=" + dir + "/tmp",
+		"NIX_STORE_DIR=" + e.Store, "NIX_STATE_DIR=" + dir + "/var", "NIX_LOG_DIR=" + dir + "/log", "NIX_CONF_DIR=" + dir + "/etc",
+		"NIX_CONFIG=sandbox = false\nbuild-users-group =\nsubstituters =\nflake-registry =\ndownload-attempts = 1\n",
+		"GIT_CONFIG_NOSYSTEM=1", "GIT_AUTHOR_NAME=t", "GIT_AUTHOR_EMAIL=t@example.org", "GIT_COMMITTER_NAME=t", "GIT_COMMITTER_EMAIL=t@example.org",
+	}
+	return e
+}
+
+// Run runs a command in dir with the environment and returns its output. A
+// failing command fails the test.
+func (e *Env) Run(t testing.TB, dir, name string, args ...string) string {
+	t.Helper()
+	need(t, name)
+	cmd := exec.Command(name, args...)
+	cmd.Dir, cmd.Env = dir, e.Vars
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, stderr.String())
+	}
+	return strings.TrimSuffix(string(out), "\n")
+}
+
+// Nix runs "nix" with flakes enabled.
+func (e *Env) Nix(t testing.TB, dir string, args ...string) string {
+	t.Helper()
+	return e.Run(t, dir, "nix", append(args, "--extra-experimental-features", "nix-command flakes")...)
+}
+
+// Git makes dir a Git work tree if it is none, and commits all that is in it.
+func (e *Env) Git(t testing.TB, dir string) {
+	t.Helper()
+	if _, err := os.Stat(filepath.Join(dir, ".git")); err != nil {
+		e.Run(t, dir, "git", "init", "-q", "-b", "main")
+	}
+	e.Run(t, dir, "git", "add", "-A")
+	e.Run(t, dir, "git", "commit", "-q", "-m", "x")
+}
+
+// Write writes files, given as pairs of a name relative to dir and its content.
+func Write(t testing.TB, dir string, files ...string) {
+	t.Helper()
+	for i := 0; i+1 < len(files); i += 2 {
+		name := filepath.Join(dir, files[i])
+		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(name, []byte(files[i+1]), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func need(t testing.TB, program string) {
+	t.Helper()
+	if _, err := exec.LookPath(program); err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatalf("%s is needed: %v", program, err)
+		}
+		t.Skipf("%s is needed: %v", program, err)
+	}
+}
+
+// remove removes a store, whose directories are read-only.
+func remove(t testing.TB, dir string) {
+	_ = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() {
+			_ = os.Chmod(path, 0o700)
+		}
+		return nil
+	})
+	if err := os.RemoveAll(dir); err != nil {
+		t.Errorf("removing the test's store: %v", err)
+	}
+}
+
+// Log is where a client under test can write Nix's log: to the test's log.
+func Log(t testing.TB) io.Writer { return logWriter{t} }
+
+type logWriter struct{ t testing.TB }
+
+func (l logWriter) Write(p []byte) (int, error) {
+	l.t.Logf("nix: %s", strings.TrimRight(string(p), "\n"))
+	return len(p), nil
+}

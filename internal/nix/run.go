@@ -1,0 +1,160 @@
+package nix
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os/exec"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// stopDelay is how long an interrupted Nix may take to stop its builds.
+const stopDelay = 10 * time.Second
+
+// argsSize bounds what one command line holds, in bytes. Linux allows 2 MiB
+// and macOS 1 MiB, environment included.
+const argsSize = 512 << 10
+
+type command struct {
+	program string // "nix" or "nix-store"
+	args    []string
+	stdin   io.Reader
+	bare    bool // without the client's own arguments
+	quiet   bool // not shown in the live log
+}
+
+// String is the part of a command line that tells what it does.
+func (c command) String() string {
+	words := []string{c.program}
+	for _, a := range c.args {
+		if c.program == "nix" && strings.HasPrefix(a, "-") || len(words) == 3 {
+			break
+		}
+		words = append(words, a)
+		if c.program == "nix-store" {
+			break
+		}
+	}
+	return strings.Join(words, " ")
+}
+
+// CommandError is a Nix command that did not succeed.
+type CommandError struct {
+	// Command is its name, for example "nix eval".
+	Command string
+	// Exit is the exit status, or -1 when a signal ended it.
+	Exit int
+	// Message is the end of what Nix wrote to its log, from its error on.
+	Message string
+	// Err is how the process ended.
+	Err error
+}
+
+func (e *CommandError) Error() string {
+	if e.Message == "" {
+		return fmt.Sprintf("running %s: %v", e.Command, e.Err)
+	}
+	return fmt.Sprintf("running %s: %v: %s", e.Command, e.Err, e.Message)
+}
+
+func (e *CommandError) Unwrap() error { return e.Err }
+
+// run runs a command and gives its standard output to read, if that is not
+// nil. The output is whole only if run returns nil. Cancelling the context
+// interrupts Nix and all of its process group, waits for at most stopDelay,
+// then kills; the error is then the context's.
+func (c *Client) run(ctx context.Context, cmd command, read func(io.Reader) error) error {
+	file, err := c.program(cmd.program)
+	if err != nil {
+		return err
+	}
+	args := cmd.args
+	if !cmd.bare {
+		args = append(args[:len(args):len(args)], c.args...)
+	}
+	stop, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	p := exec.CommandContext(stop, file, args...)
+	p.Env = c.env
+	p.Stdin = cmd.stdin
+	log := &tail{}
+	p.Stderr = log
+	if !cmd.quiet {
+		p.Stderr = io.MultiWriter(log, c.stderr)
+	}
+	// A group of its own, so that a terminal's Ctrl-C reaches Nix through us,
+	// once, and so that Git and ssh below it stop as well.
+	p.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	p.Cancel = func() error { return syscall.Kill(-p.Process.Pid, syscall.SIGINT) }
+	p.WaitDelay = c.stopDelay
+	out, err := p.StdoutPipe()
+	if err != nil {
+		return fmt.Errorf("running %s: %w", cmd, err)
+	}
+	start := time.Now()
+	if err := p.Start(); err != nil {
+		return fmt.Errorf("running %s: %w", cmd, err)
+	}
+	// The pipe would keep a reader waiting for whoever inherited it: close it
+	// when the time to stop is over.
+	closer := context.AfterFunc(stop, func() { time.AfterFunc(c.stopDelay, func() { _ = out.Close() }) })
+	defer closer()
+
+	src := &eofReader{r: out}
+	var readErr error
+	if read != nil {
+		if readErr = read(src); readErr != nil && !src.eof {
+			cancel(errStopped)
+		}
+	}
+	_, _ = io.Copy(io.Discard, src) // Wait may be called only after the last read
+	err = p.Wait()
+	if stop.Err() != nil {
+		_ = syscall.Kill(-p.Process.Pid, syscall.SIGKILL) // what is left of the group
+	}
+	c.log.Debug("ran", "command", cmd.String(), "took", time.Since(start).Round(time.Millisecond), "error", err)
+
+	switch {
+	case ctx.Err() != nil:
+		return fmt.Errorf("running %s: %w", cmd, context.Cause(ctx))
+	case errors.Is(context.Cause(stop), errStopped):
+		return readErr
+	case err != nil && !errors.Is(err, exec.ErrWaitDelay):
+		return &CommandError{Command: cmd.String(), Exit: p.ProcessState.ExitCode(), Message: log.message(), Err: err}
+	}
+	return readErr
+}
+
+// eofReader remembers having seen the end: an error of a reader that saw it is
+// about output that was cut short, and the process knows better why.
+type eofReader struct {
+	r   io.Reader
+	eof bool
+}
+
+func (e *eofReader) Read(p []byte) (int, error) {
+	n, err := e.r.Read(p)
+	e.eof = e.eof || err != nil
+	return n, err
+}
+
+// batches splits args so that each part fits a command line.
+func batches(args []string) [][]string {
+	var out [][]string
+	from, size := 0, 0
+	for i, a := range args {
+		n := len(a) + 1 + 8 // its terminator and its pointer
+		if size+n > argsSize && i > from {
+			out = append(out, args[from:i])
+			from, size = i, 0
+		}
+		size += n
+	}
+	if from < len(args) {
+		out = append(out, args[from:])
+	}
+	return out
+}
