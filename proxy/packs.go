@@ -21,6 +21,8 @@ const (
 	packWait = 5 * time.Second
 	// packTimeout bounds the reading of a pack.
 	packTimeout = 2 * time.Minute
+	// packFailTTL is how long a pack that could not be read is not tried again.
+	packFailTTL = 10 * time.Minute
 	// maxSeenPacks bounds what is remembered of packs not held.
 	maxSeenPacks = 10_000
 )
@@ -33,9 +35,10 @@ const (
 // It only saves requests. Whatever it does not have is read from the registry
 // as a range.
 type packs struct {
-	blobs Blobs
-	max   int64 // bytes
-	log   *slog.Logger
+	blobs  Blobs
+	max    int64 // bytes
+	log    *slog.Logger
+	failed *expiring // blobs that could not be read whole
 
 	mu   sync.Mutex
 	size int64 // bytes, of packs that are held or being read
@@ -52,7 +55,7 @@ type pack struct {
 }
 
 func newPacks(o Options) *packs {
-	return &packs{blobs: o.Blobs, max: o.PackMemory, log: o.Logger, held: map[v1.Hash]*pack{}, seen: map[v1.Hash]bool{}}
+	return &packs{blobs: o.Blobs, max: o.PackMemory, log: o.Logger, failed: newExpiring(1000), held: map[v1.Hash]*pack{}, seen: map[v1.Hash]bool{}}
 }
 
 // nar returns the compressed NAR at l if its pack is in memory, or comes there
@@ -95,7 +98,7 @@ func (c *packs) pack(ctx context.Context, l index.Location, fetch bool) *pack {
 		}
 		return p
 	}
-	if !fetch {
+	if !fetch || c.failed.has(l.Blob.Hex) {
 		return nil
 	}
 	if !c.seen[l.Blob] {
@@ -142,7 +145,7 @@ func (c *packs) read(ctx context.Context, blob v1.Hash, p *pack) {
 		c.log.Warn("a pack could not be read whole; its NARs are read one by one", "error", err)
 		c.size -= p.size
 		delete(c.held, blob)
-		delete(c.seen, blob)
+		c.failed.add(blob.Hex, packFailTTL)
 	}
 	p.data = data
 	close(p.done)

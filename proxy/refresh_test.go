@@ -1,0 +1,256 @@
+package proxy
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/org/nixoci-action/index"
+)
+
+// fakeIndex is an Index with scripted answers.
+type fakeIndex struct {
+	load            reading
+	refresh         atomic.Pointer[reading]
+	refreshes, seen atomic.Int64 // refreshes, and sweeps among them
+}
+
+type reading = func(ctx context.Context) (*index.Snapshot, error)
+
+func newFakeIndex(load, refresh reading) *fakeIndex {
+	x := &fakeIndex{load: load}
+	x.set(refresh)
+	return x
+}
+
+func (f *fakeIndex) set(refresh reading) { f.refresh.Store(&refresh) }
+
+func (f *fakeIndex) Load() (*index.Snapshot, error) { return f.load(context.Background()) }
+
+func (f *fakeIndex) Refresh(ctx context.Context) (*index.Snapshot, error) {
+	f.refreshes.Add(1)
+	return (*f.refresh.Load())(ctx)
+}
+
+func (f *fakeIndex) Sweep(ctx context.Context) (*index.Snapshot, error) {
+	f.seen.Add(1)
+	return f.Refresh(ctx)
+}
+
+func none(context.Context) (*index.Snapshot, error) { return nil, fs.ErrNotExist }
+func down(context.Context) (*index.Snapshot, error) { return nil, errors.New("connection refused") }
+func away(ctx context.Context) (*index.Snapshot, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+func snapshotOf(tb testing.TB, names ...string) reading {
+	tb.Helper()
+	repo := openRepo(tb, "oci:"+tb.TempDir())
+	for _, name := range names {
+		putBlob(tb, repo, []byte(name))
+		publish(tb, repo, index.Config{}, fileEntry(name, []byte(name)))
+	}
+	snap, err := index.Open(repo, index.Options{}).Refresh(context.Background())
+	return func(context.Context) (*index.Snapshot, error) { return snap, err }
+}
+
+func TestPrepare(t *testing.T) {
+	old, fresh := snapshotOf(t, "old"), snapshotOf(t, "old", "new")
+	for _, tc := range []struct {
+		name          string
+		load, refresh reading
+		paths         int
+		warning       string
+		atMost        time.Duration
+	}{
+		{"fresh", none, fresh, 2, "", 0},
+		{"newer than the copy", old, fresh, 2, "", 0},
+		{"down, with a copy", old, down, 1, "older copy", 0},
+		{"hangs, with a copy", old, away, 1, "older copy", waitWithCopy},
+		{"down, without", none, down, 0, "serving nothing", 0},
+		{"hangs, without", none, away, 0, "serving nothing", waitWithoutCopy},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s, err := New(Options{Index: newFakeIndex(tc.load, tc.refresh)})
+				if err != nil {
+					t.Fatal(err)
+				}
+				begin := time.Now()
+				err = s.Prepare(t.Context())
+				if took := time.Since(begin); took > tc.atMost {
+					t.Errorf("took %s, want at most %s", took, tc.atMost)
+				}
+				if tc.warning == "" && err != nil || tc.warning != "" && (err == nil || !strings.Contains(err.Error(), tc.warning)) {
+					t.Errorf("got %v, want %q", err, tc.warning)
+				}
+				if s.Len() != tc.paths {
+					t.Errorf("serves %d paths, want %d", s.Len(), tc.paths)
+				}
+				// in every case it answers
+				if got := get(s, "GET", "/nix-cache-info").Code; got != 200 {
+					t.Errorf("nix-cache-info: got %d, want 200", got)
+				}
+				if got := get(s, "GET", "/"+strings.Repeat("0", 32)+".narinfo").Code; got != 404 {
+					t.Errorf("a miss: got %d, want 404", got)
+				}
+			})
+		})
+	}
+}
+
+func TestRunKeepsTheIndexFresh(t *testing.T) {
+	one, two := snapshotOf(t, "one"), snapshotOf(t, "one", "two")
+	synctest.Test(t, func(t *testing.T) {
+		x := newFakeIndex(none, one)
+		s, err := New(Options{Index: x, Refresh: time.Minute})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Prepare(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { s.Run(ctx); close(done) }()
+		synctest.Wait()
+		if got := x.seen.Load(); got != 1 {
+			t.Errorf("got %d looks at the tag list after the start, want 1", got)
+		}
+
+		x.set(down)
+		time.Sleep(time.Minute + time.Second)
+		if s.Len() != 1 || !strings.Contains(s.status().Refresh.Error, "refused") {
+			t.Errorf("with the registry down: %d paths, status %+v; want the old path and the error", s.Len(), s.status().Refresh)
+		}
+		failed := x.refreshes.Load()
+		time.Sleep(30 * time.Second)
+		if x.refreshes.Load() == failed {
+			t.Error("after a failure it did not try again soon")
+		}
+
+		x.set(two)
+		time.Sleep(time.Minute)
+		if s.Len() != 2 || s.status().Refresh.Error != "" {
+			t.Errorf("after the registry came back: %d paths, status %+v", s.Len(), s.status().Refresh)
+		}
+
+		time.Sleep(time.Hour)
+		if got := x.seen.Load(); got != 2 {
+			t.Errorf("got %d looks at the tag list after an hour, want 2", got)
+		}
+		x.set(away) // cancelling ends also this
+		time.Sleep(time.Minute)
+		cancel()
+		<-done
+	})
+}
+
+func TestRefreshOnRequest(t *testing.T) {
+	one, two := snapshotOf(t, "one"), snapshotOf(t, "one", "two")
+	x := newFakeIndex(none, one)
+	s, err := New(Options{Index: x})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Prepare(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+
+	x.set(two)
+	got := get(s, "POST", "/_refresh")
+	var st status
+	if err := json.Unmarshal(got.Body.Bytes(), &st); err != nil || got.Code != 200 || st.Entries != 2 || len(st.Segments) != 2 || st.Root == "" {
+		t.Errorf("got %d, %s, %v; want 200 and two entries", got.Code, got.Body, err)
+	}
+	if x.seen.Load() != 1 {
+		t.Error("it did not look at the tag list")
+	}
+
+	x.set(down)
+	got = get(s, "POST", "/_refresh")
+	if err := json.Unmarshal(got.Body.Bytes(), &st); err != nil || got.Code != 502 || st.Entries != 2 || st.Refresh.Error == "" {
+		t.Errorf("registry down: got %d, %s, %v; want 502, two entries and the reason", got.Code, got.Body, err)
+	}
+
+	before := x.refreshes.Load()
+	for name, header := range map[string][]string{
+		"another site":             {"Origin", "https://evil.example"},
+		"another site, new client": {"Sec-Fetch-Site", "cross-site"},
+	} {
+		if got := get(s, "POST", "/_refresh", header...).Code; got != 403 {
+			t.Errorf("%s: got %d, want 403", name, got)
+		}
+	}
+	remote, err := http.NewRequest(http.MethodPost, "/_refresh", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	remote.RemoteAddr = "192.0.2.1:1000"
+	if fromLoopback(remote) {
+		t.Error("another machine counts as this one")
+	}
+	if x.refreshes.Load() != before {
+		t.Error("a refused request made it ask the registry")
+	}
+}
+
+func TestStopLetsTransfersFinish(t *testing.T) {
+	data := randomBytes(30, 1<<20)
+	release := make(chan struct{})
+	blobs := &fakeBlobs{hook: func(_ blobRead, body io.ReadCloser) (io.ReadCloser, error) {
+		return struct {
+			io.Reader
+			io.Closer
+		}{io.MultiReader(io.LimitReader(body, 500_000), waiting(release), body), body}, nil
+	}}
+	blobs.put(data)
+	e := fileEntry("nar", data)
+	s := withBlobs(t, blobs, []index.Entry{e})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(ctx, l) }()
+	resp, err := http.Get("http://" + l.Addr().String() + "/" + e.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	cancel()
+	for { // until nobody else is let in
+		conn, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			break
+		}
+		conn.Close()
+		time.Sleep(5 * time.Millisecond)
+	}
+	close(release)
+	if n, err := io.Copy(io.Discard, resp.Body); err != nil || n != int64(len(data)) {
+		t.Errorf("the transfer under way: got %d bytes, %v; want all %d", n, err, len(data))
+	}
+	if err := <-done; err != nil {
+		t.Errorf("Serve: got %v, want nil", err)
+	}
+}
+
+// waiting delivers nothing until it is closed.
+type waiting chan struct{}
+
+func (w waiting) Read([]byte) (int, error) {
+	<-w
+	return 0, io.EOF
+}
