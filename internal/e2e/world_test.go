@@ -1,0 +1,276 @@
+// Package e2e tests the commands as their users run them: real Nix, real
+// registries, the real binaries.
+package e2e
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/org/nixoci-action/internal/nix/nixtest"
+	"github.com/org/nixoci-action/internal/registrytest"
+)
+
+// bin is where the binaries are, made by TestMain.
+var bin string
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "e2e")
+	if err != nil {
+		panic(err)
+	}
+	bin = dir
+	// with the race detector, as the tests themselves
+	out, err := exec.Command("go", "build", "-race", "-o", dir+"/", "../../cmd/publish", "../../cmd/proxy").CombinedOutput()
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "building the commands: %v\n%s", err, out)
+		os.Exit(1)
+	}
+	code := m.Run()
+	os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+// limit is how long any one command may take.
+const limit = 3 * time.Minute
+
+// caches are the places a cache can be in.
+func caches(t *testing.T, f func(t *testing.T, cache string)) {
+	t.Run("oci", func(t *testing.T) { t.Parallel(); f(t, "oci:"+filepath.Join(t.TempDir(), "cache")) })
+	t.Run("ggcr", func(t *testing.T) { t.Parallel(); f(t, registrytest.GGCR(t)+"/owner/repo/nix-cache") })
+	t.Run("distribution", func(t *testing.T) {
+		t.Parallel()
+		f(t, registrytest.NewDistribution(t).Addr+"/owner/repo/nix-cache")
+	})
+}
+
+// world is a machine with Nix, a store, and a key.
+type world struct {
+	*testing.T
+	*nixtest.Env
+	keyFile, publicKey string
+}
+
+func newWorld(t *testing.T) *world {
+	w := &world{T: t, Env: nixtest.New(t)}
+	w.keyFile = filepath.Join(w.Dir, "secret-key")
+	pub := filepath.Join(w.Dir, "public-key")
+	w.Env.Run(t, w.Dir, "nix-store", "--generate-binary-cache-key", "e2e-1", w.keyFile, pub)
+	b, err := os.ReadFile(pub)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.publicKey = string(b)
+	return w
+}
+
+// command prepares one of our commands in the world's environment.
+func (w *world) command(name string, args ...string) *exec.Cmd {
+	cmd := exec.Command(filepath.Join(bin, name), args...)
+	cmd.Dir = w.Dir
+	cmd.Env = append(append([]string{}, w.Vars...), "GORACE=halt_on_error=1")
+	return cmd
+}
+
+// result is what publish reported.
+type result struct {
+	Status  string
+	Outputs []struct {
+		Attr, Status, Reason, Message string
+		Paths                         []string
+	}
+	Closure, OnUpstream, InCache, New, Uploaded, Reused, Excluded struct {
+		Paths             int
+		NarSize, FileSize int64
+	}
+	Committed, Repeated int
+	Paths               []struct {
+		Path, Reason string
+		NarSize      int64
+	}
+	Failures []struct{ Path, Error string }
+
+	code   int
+	stderr string
+}
+
+// tryPublish runs publish with --json.
+func (w *world) tryPublish(cache string, args ...string) result {
+	w.Helper()
+	return w.finish(w.command("publish", append([]string{"--json", "--cache", cache}, args...)...))
+}
+
+func (w *world) finish(cmd *exec.Cmd) result {
+	w.Helper()
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Start(); err != nil {
+		w.Fatal(err)
+	}
+	timer := time.AfterFunc(limit, func() { _ = cmd.Process.Signal(syscall.SIGQUIT) })
+	defer timer.Stop()
+	err := cmd.Wait()
+	r := result{stderr: stderr.String()}
+	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
+		r.code = exit.ExitCode()
+	} else if err != nil {
+		w.Fatal(err)
+	}
+	if stdout.Len() > 0 {
+		if err := json.Unmarshal(stdout.Bytes(), &r); err != nil {
+			w.Fatalf("the result is no JSON: %v\n%s", err, stdout.String())
+		}
+	}
+	return r
+}
+
+// publish is tryPublish that must succeed.
+func (w *world) publish(cache string, args ...string) result {
+	w.Helper()
+	r := w.tryPublish(cache, append([]string{"--upstream", "none", "--sign-key-file", w.keyFile}, args...)...)
+	if r.code != 0 {
+		w.Fatalf("publish ended with %d:\n%s", r.code, r.stderr)
+	}
+	return r
+}
+
+// paths are the store paths of the outputs that were built.
+func (r result) paths() []string {
+	var all []string
+	for _, o := range r.Outputs {
+		all = append(all, o.Paths...)
+	}
+	return all
+}
+
+// proxy starts a proxy for a signed cache and returns the lines for nix.conf
+// that it printed. It ends with the test.
+func (w *world) proxy(cache string) string {
+	w.Helper()
+	return w.startProxy(cache, 2)
+}
+
+// startProxy starts a proxy that will print so many lines.
+func (w *world) startProxy(cache string, n int, args ...string) string {
+	w.Helper()
+	cmd := w.command("proxy", append([]string{"--cache", cache, "--listen", "127.0.0.1:0", "--cache-dir", w.TempDir()}, args...)...)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		w.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		w.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	var lines []string
+	ready := make(chan struct{})
+	go func() {
+		sc := bufio.NewScanner(stdout)
+		for sc.Scan() {
+			lines = append(lines, sc.Text())
+			if len(lines) == n {
+				close(ready)
+			}
+		}
+		ended <- cmd.Wait()
+	}()
+	w.Cleanup(func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		select {
+		case err := <-ended:
+			if err != nil {
+				w.Errorf("the proxy ended with %v:\n%s", err, stderr.String())
+			}
+		case <-time.After(20 * time.Second):
+			_ = cmd.Process.Kill()
+			w.Errorf("the proxy did not stop:\n%s", stderr.String())
+		}
+	})
+	select {
+	case <-ready:
+	case <-time.After(30 * time.Second):
+		w.Fatalf("the proxy is not ready:\n%s", stderr.String())
+	}
+	return strings.Join(lines[:n], "\n") + "\n"
+}
+
+// client is a machine with an empty store at the same store directory.
+type client struct {
+	w    *world
+	root string
+	conf string
+}
+
+// newClient makes a client that may build nothing and trusts only what conf,
+// lines for nix.conf, names.
+func (w *world) newClient(conf string) *client {
+	return &client{w: w, root: w.TempDir(), conf: "max-jobs = 0\nrequire-sigs = true\ntrusted-public-keys =\n" + conf}
+}
+
+// nix runs a Nix command on the client.
+func (c *client) nix(args ...string) (string, error) {
+	cmd := exec.Command("nix", append([]string{"--extra-experimental-features", "nix-command flakes", "--store", "local?root=" + c.root}, args...)...)
+	for _, v := range c.w.Vars {
+		switch {
+		case strings.HasPrefix(v, "NIX_CONFIG="):
+			v += c.conf
+		case strings.HasPrefix(v, "HOME="):
+			v = "HOME=" + c.root
+		case strings.HasPrefix(v, "NIX_STATE_DIR="), strings.HasPrefix(v, "NIX_LOG_DIR="):
+			continue // below the root
+		}
+		cmd.Env = append(cmd.Env, v)
+	}
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+// substitute gets paths and their closure, which must be there.
+func (c *client) substitute(paths ...string) {
+	c.w.Helper()
+	if out, err := c.nix(append([]string{"build", "--no-link"}, paths...)...); err != nil {
+		c.w.Fatalf("substituting: %v\n%s", err, out)
+	}
+	c.w.Cleanup(func() { makeWritable(c.root) })
+	for _, p := range paths {
+		c.same(p)
+	}
+}
+
+// place is where a store path of the client is on this machine. Below a root,
+// Nix uses this directory whatever the store directory is.
+func (c *client) place(path string) string {
+	return filepath.Join(c.root, "nix", "store", filepath.Base(path))
+}
+
+// same compares a path on the client with the one it was built from.
+func (c *client) same(path string) {
+	c.w.Helper()
+	want := exec.Command("nix-store", "--dump", path)
+	got := exec.Command("nix-store", "--dump", c.place(path))
+	a, errA := digest(want)
+	b, errB := digest(got)
+	if errA != nil || errB != nil || a != b {
+		c.w.Errorf("%s differs on the client: %v %v", path, errA, errB)
+	}
+}
+
+func makeWritable(dir string) {
+	_ = filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		if err == nil && d.IsDir() {
+			_ = os.Chmod(path, 0o700) //nolint:gosec // to be removed
+		}
+		return nil
+	})
+}
