@@ -10,14 +10,17 @@ import (
 // open it lets one request through every now and then, to see. The zero value
 // is closed.
 type breaker struct {
-	mu    sync.Mutex
-	fails int // in a row
-	next  time.Time
+	mu      sync.Mutex
+	fails   int           // in a row
+	pause   time.Duration // between tries while it is open
+	next    time.Time     // of the next try
+	probing bool          // a try is under way
 }
 
 const (
-	breakerFails    = 2
-	breakerCooldown = 15 * time.Second
+	breakerFails = 2
+	minPause     = 15 * time.Second
+	maxPause     = 2 * time.Minute
 )
 
 // allow reports whether a request may be made. Whoever made one calls report,
@@ -32,7 +35,7 @@ func (b *breaker) allow() bool {
 	if now.Before(b.next) {
 		return false
 	}
-	b.next = now.Add(breakerCooldown)
+	b.probing, b.next = true, now.Add(b.pause)
 	return true
 }
 
@@ -40,13 +43,22 @@ func (b *breaker) allow() bool {
 func (b *breaker) report(ok bool) (opened bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if ok {
-		b.fails = 0
+	switch {
+	case ok:
+		b.fails, b.probing = 0, false
+		return false
+	case b.fails+1 < breakerFails:
+		b.fails++
+		return false
+	case b.fails < breakerFails:
+		b.fails, b.pause, opened = breakerFails, minPause, true
+	case b.probing:
+		b.pause = min(2*b.pause, maxPause)
+	default: // begun before it opened
 		return false
 	}
-	b.fails++
-	b.next = time.Now().Add(breakerCooldown)
-	return b.fails == breakerFails
+	b.probing, b.next = false, time.Now().Add(b.pause)
+	return opened
 }
 
 // open reports whether requests are being held back.

@@ -61,7 +61,8 @@ type Options struct {
 	// 20 seconds.
 	FirstByte time.Duration
 	// Stall is how long a NAR that is under way may stand still before it is
-	// given up; if less than or equal to 0, two minutes. Nix waits for five.
+	// given up; if less than or equal to 0, 90 seconds. Nix waits for five
+	// minutes.
 	Stall time.Duration
 	// UpstreamTimeout bounds a look-up on the upstream caches; if less than or
 	// equal to 0, 5 seconds.
@@ -109,7 +110,7 @@ func New(o Options) (*Server, error) {
 	}
 	orDefault(&o.Refresh, 5*time.Minute)
 	orDefault(&o.FirstByte, 20*time.Second)
-	orDefault(&o.Stall, 2*time.Minute)
+	orDefault(&o.Stall, 90*time.Second)
 	orDefault(&o.UpstreamTimeout, 5*time.Second)
 	if o.PackMemory == 0 {
 		o.PackMemory = 64 << 20

@@ -11,7 +11,7 @@ import (
 )
 
 // errSlow ends a transfer that did not deliver in time.
-var errSlow = errors.New("the registry was too slow")
+var errSlow = errors.New("the registry did not deliver in time")
 
 // maxCuts is how often the transfer of one piece may break off.
 const maxCuts = 5

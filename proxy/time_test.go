@@ -25,15 +25,22 @@ func TestBreaker(t *testing.T) {
 			t.Error("the second failure in a row did not open it")
 		}
 		expect("open", false)
-		time.Sleep(breakerCooldown + time.Second)
+		for range 100 { // requests that were under way
+			b.report(false)
+		}
+		time.Sleep(minPause + time.Second)
 		expect("one may try", true)
 		expect("and only one", false)
 		if b.report(false) {
 			t.Error("it opened again while it was open")
 		}
 		expect("after the try failed", false)
-		time.Sleep(breakerCooldown + time.Second)
-		expect("one may try again", true)
+		time.Sleep(minPause + time.Second)
+		expect("after the first pause", false)
+		time.Sleep(minPause)
+		expect("after twice the pause one may try again", true)
+		time.Sleep(maxPause)
+		expect("that one never reported, so another may try", true)
 		b.report(true)
 		expect("closed", true)
 		expect("for all", true)
