@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -205,6 +206,20 @@ func (w *world) startProxy(cache string, n int, args ...string) string {
 	return strings.Join(lines[:n], "\n") + "\n"
 }
 
+// refresh has a proxy look at its cache now; conf is what it printed.
+func (w *world) refresh(conf string) {
+	w.Helper()
+	line, _, _ := strings.Cut(conf, "\n")
+	resp, err := http.Post(strings.TrimPrefix(line, "extra-substituters = ")+"/_refresh", "", nil)
+	if err != nil {
+		w.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		w.Errorf("refreshing the proxy: got %s", resp.Status)
+	}
+}
+
 // client is a machine with an empty store at the same store directory.
 type client struct {
 	w    *world
@@ -273,4 +288,10 @@ func makeWritable(dir string) {
 		}
 		return nil
 	})
+}
+
+// inDistribution is a cache name in a fresh distribution.
+func inDistribution(t *testing.T) string {
+	t.Helper()
+	return registrytest.NewDistribution(t).Addr + "/a/b"
 }
