@@ -7,9 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"path/filepath"
 	"strconv"
 	"strings"
 
+	"github.com/org/nixoci-action/internal/hint"
 	"github.com/org/nixoci-action/internal/nix"
 )
 
@@ -69,9 +71,15 @@ func newEvaluator(ctx context.Context, client *nix.Client, flake nix.Flake, args
 	e := &evaluator{client: client, args: args, impure: flake.URL}
 	if v.HasRootInstallable() {
 		e.flake = flake.URL
-	} else {
-		e.locked = lockedReference(flake)
+		return e, nil
 	}
+	// getFlake locks nothing in pure evaluation, and in 2.8 it wants to write
+	// the lock file otherwise.
+	if flake.HasInputs && !exists(flake.StorePath, filepath.Join(flake.Dir, "flake.lock")) {
+		err := fmt.Errorf("evaluating the flake %s: it has inputs and no lock file, which Nix %s cannot do without", flake.URL, v)
+		return nil, hint.Wrap(err, "make one and commit it: nix flake lock && git add flake.lock")
+	}
+	e.locked = lockedReference(flake)
 	return e, nil
 }
 
@@ -111,12 +119,6 @@ func (e *evaluator) eval(ctx context.Context, args arguments, quiet bool) (json.
 // kinds returns the kinds that the flake has.
 func (e *evaluator) kinds(ctx context.Context) (kinds []Kind, err error) {
 	raw, err := e.eval(ctx, arguments{Op: "kinds"}, true)
-	if err != nil && e.flake == "" && e.locked != "" && ctx.Err() == nil {
-		// Without a complete lock file there are inputs that pure getFlake
-		// refuses, while a command line may lock them as it goes.
-		e.locked = ""
-		raw, err = e.eval(ctx, arguments{Op: "kinds"}, true)
-	}
 	if err != nil {
 		return nil, err
 	}

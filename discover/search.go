@@ -35,13 +35,12 @@ func (s *search) run(ctx context.Context) error {
 	if !ok {
 		s.opts.Logger.Info("the flake does not evaluate as a whole; looking for the attributes that break it")
 		s.evaluations++
-		locked := s.eval.locked
 		kinds, err := s.eval.kinds(ctx)
 		if err != nil {
 			return err // the flake itself is broken
 		}
 		tasks = slices.DeleteFunc(tasks, func(t task) bool { return !slices.Contains(kinds, Kind(t.Path[0])) })
-		if err := s.bisect(ctx, tasks, s.eval.locked == locked); err != nil {
+		if err := s.bisect(ctx, tasks, true); err != nil {
 			return s.plain(ctx, err)
 		}
 	}

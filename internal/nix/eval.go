@@ -64,6 +64,8 @@ type Flake struct {
 	Dirty bool
 	// NarHash is the hash of the source, as "sha256-<base64>".
 	NarHash string
+	// HasInputs tells that it has inputs, to be locked in flake.lock.
+	HasInputs bool
 	// LastModified is in seconds since 1970, or 0.
 	LastModified int64
 }
@@ -94,6 +96,9 @@ func parseFlake(raw []byte) (Flake, error) {
 		Locked       struct {
 			Type, Dir, Rev, DirtyRev, NarHash string
 		} `json:"locked"`
+		Locks struct {
+			Nodes map[string]json.RawMessage `json:"nodes"`
+		} `json:"locks"`
 	}
 	if err := json.Unmarshal(raw, &m); err != nil {
 		return Flake{}, fmt.Errorf("decoding Nix's flake metadata: %w", err)
@@ -106,6 +111,7 @@ func parseFlake(raw []byte) (Flake, error) {
 		Original: m.OriginalURL, URL: m.URL, StorePath: m.Path, Dir: l.Dir, Revision: l.Rev,
 		Dirty:   l.DirtyRev != "" || l.Type == "git" && l.Rev == "",
 		NarHash: l.NarHash, LastModified: m.LastModified,
+		HasInputs: len(m.Locks.Nodes) > 1, // one is the flake itself
 	}, nil
 }
 

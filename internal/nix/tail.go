@@ -2,6 +2,7 @@ package nix
 
 import (
 	"bytes"
+	"slices"
 	"strings"
 )
 
@@ -39,23 +40,41 @@ func (t *tail) message() string {
 		}
 	}
 	lines := strings.Split(strings.TrimSpace(clean(string(buf))), "\n")
-	for i, l := range lines {
-		if strings.HasPrefix(l, "error:") {
-			lines = lines[i:]
-			if len(lines) > messageLines {
-				lines = append(lines[:messageLines:messageLines], "…")
-			}
-			break
-		}
+	start := slices.IndexFunc(lines, func(l string) bool { return strings.HasPrefix(l, "error:") })
+	if start < 0 {
+		lines = lines[max(0, len(lines)-messageLines):]
+	} else {
+		lines = afterTrace(lines[start:])
 	}
-	if n := len(lines); n > messageLines+1 {
-		lines = lines[n-messageLines:]
+	if len(lines) > messageLines {
+		lines = append(lines[:messageLines:messageLines], "…")
 	}
 	s := strings.Join(lines, "\n")
 	if len(s) > messageSize {
 		s = strings.ToValidUTF8(s[:messageSize], "") + "…"
 	}
 	return strings.TrimSpace(strings.TrimPrefix(s, "error:"))
+}
+
+// afterTrace drops the trace that newer versions print before the message:
+// "error:" alone on its line, then the frames, then the message, indented.
+func afterTrace(lines []string) []string {
+	if strings.TrimSpace(lines[0]) != "error:" {
+		return lines
+	}
+	for i := len(lines) - 1; i > 0; i-- {
+		text := strings.TrimLeft(lines[i], " ")
+		indent := lines[i][:len(lines[i])-len(text)]
+		if indent == "" || !strings.HasPrefix(text, "error:") {
+			continue
+		}
+		rest := slices.Clone(lines[i:])
+		for j := range rest {
+			rest[j] = strings.TrimPrefix(rest[j], indent)
+		}
+		return rest
+	}
+	return lines
 }
 
 // clean drops escape sequences and control characters.

@@ -29,29 +29,29 @@ func (v Version) String() string {
 	return s
 }
 
-// least reports whether the version has what Nix has since major.minor. Lix
+// since reports whether the version has what Nix has since 2.minor. Lix
 // counts as the Nix 2.18 it comes from: newer inventions of Nix it may have,
 // or not, or otherwise.
-func (v Version) least(major, minor int) bool {
+func (v Version) since(minor int) bool {
 	if v.Lix {
 		v.Major, v.Minor = 2, 18
 	}
-	return v.Major > major || v.Major == major && v.Minor >= minor
+	return v.Major > 2 || v.Major == 2 && v.Minor >= minor
 }
 
 // HasRootInstallable reports whether "FLAKE#." is the flake itself: measured
 // in 2.26, missing in 2.8.
-func (v Version) HasRootInstallable() bool { return v.least(2, 26) }
+func (v Version) HasRootInstallable() bool { return v.since(26) }
 
 // hasStdin: "--stdin" reads installables, and a .drv as an installable is
 // that file, not its outputs. Both since 2.15.
-func (v Version) hasStdin() bool { return v.least(2, 15) }
+func (v Version) hasStdin() bool { return v.since(15) }
 
 // hasJSONFormat: path-info knows "--json-format", since 2.33.
-func (v Version) hasJSONFormat() bool { return v.least(2, 33) }
+func (v Version) hasJSONFormat() bool { return v.since(33) }
 
-// Oldest supported version.
-const leastMajor, leastMinor = 2, 8
+// oldest is the oldest supported version, 2.8.
+const oldest = 8
 
 var versionNumber = regexp.MustCompile(`\b(\d{1,4})\.(\d{1,4})(\.|pre|\b)`)
 
@@ -94,8 +94,8 @@ func (c *Client) Version(ctx context.Context) (Version, error) {
 	if err != nil {
 		return Version{}, err
 	}
-	if !v.least(leastMajor, leastMinor) {
-		err := fmt.Errorf("using Nix %s: it is older than %d.%d", v, leastMajor, leastMinor)
+	if !v.since(oldest) {
+		err := fmt.Errorf("using Nix %s: it is older than 2.%d", v, oldest)
 		return Version{}, hint.Wrap(err, "update Nix: https://nixos.org/download")
 	}
 	c.version = &v

@@ -43,7 +43,9 @@ func New(t testing.TB) *Env {
 		"PATH=" + os.Getenv("PATH"),
 		"HOME=" + dir + "/home", "TMPDIR=" + dir + "/tmp",
 		"NIX_STORE_DIR=" + e.Store, "NIX_STATE_DIR=" + dir + "/var", "NIX_LOG_DIR=" + dir + "/log", "NIX_CONF_DIR=" + dir + "/etc",
-		"NIX_CONFIG=sandbox = false\nbuild-users-group =\nsubstituters =\nflake-registry =\ndownload-attempts = 1\n",
+		// the system makes no difference to a shell script, and to tests it
+		// makes none on which machine they run
+		"NIX_CONFIG=system = x86_64-linux\nsandbox = false\nbuild-users-group =\nsubstituters =\nflake-registry =\ndownload-attempts = 1\n",
 		"GIT_CONFIG_NOSYSTEM=1", "GIT_AUTHOR_NAME=t", "GIT_AUTHOR_EMAIL=t@example.org", "GIT_COMMITTER_NAME=t", "GIT_COMMITTER_EMAIL=t@example.org",
 	}
 	return e

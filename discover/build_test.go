@@ -1,0 +1,153 @@
+package discover
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/org/nixoci-action/internal/nix"
+	"github.com/org/nixoci-action/internal/nix/nixtest"
+)
+
+// The failing build stops nothing but what depends on it.
+func TestBuildKeepsGoing(t *testing.T) {
+	e := nixtest.New(t)
+	dir := filepath.Join(e.Dir, "flake")
+	nixtest.Write(t, dir, "flake.nix", flake(`
+		packages.x86_64-linux = rec {
+			a = good "a";
+			bad = make "bad" { args = [ "-c" "echo this goes wrong; exit 7" ]; };
+			onBad = make "on-bad" { inherit bad; };
+			z = make "z" { inherit a; outputs = [ "out" "doc" ]; };
+		};
+		devShells.x86_64-linux.default = make "shell" { inherit (self.packages.x86_64-linux) a; args = [ "-c" "exit 1" ]; };
+	`))
+	r := discoverIn(t, e, dir, nil)
+	var log bytes.Buffer
+	client := nix.New(nix.Options{Env: e.Vars, Stderr: &log})
+
+	built, err := Build(t.Context(), client, r.Outputs, 0)
+	var failed *nix.CommandError
+	if !errors.As(err, &failed) || failed.Message == "" {
+		t.Errorf("got %v, want Nix's error", err)
+	}
+	if !strings.Contains(log.String(), "this goes wrong") {
+		t.Errorf("the log does not say what the builder said: %s", log.String())
+	}
+	if len(built) != len(r.Outputs) {
+		t.Fatalf("got %d results for %d outputs", len(built), len(r.Outputs))
+	}
+	got := map[string][2]int{}
+	for _, b := range built {
+		got[b.Attr[2]] = [2]int{len(b.Valid), len(b.Missing)}
+	}
+	// the shell itself fails, what "nix develop" needs is there
+	for name, want := range map[string][2]int{"a": {1, 0}, "bad": {0, 1}, "onBad": {0, 1}, "z": {2, 0}, "default": {1, 1}} {
+		if got[name] != want {
+			t.Errorf("%s: got %v valid and missing, want %v", name, got[name], want)
+		}
+	}
+
+	// what is built is not given to Nix again
+	good := slices.DeleteFunc(r.Outputs, func(o Output) bool { return o.Name != "a" && o.Name != "z" })
+	log.Reset()
+	if _, err := Build(t.Context(), client, good, 0); err != nil || log.Len() > 0 {
+		t.Errorf("the second time: got %v and the log %q, want nothing", err, log.String())
+	}
+}
+
+// After an interruption, what was built by then is known.
+func TestBuildInterrupted(t *testing.T) {
+	e := nixtest.New(t)
+	dir := filepath.Join(e.Dir, "flake")
+	mark := filepath.Join(e.Dir, "mark")
+	nixtest.Write(t, dir, "flake.nix", flake(`
+		packages.x86_64-linux.fast = good "fast";
+		packages.x86_64-linux.slow = make "slow" { fast = self.packages.x86_64-linux.fast; args = [ "-c" "echo x > `+mark+`; sleep 300" ]; };
+	`))
+	r := discoverIn(t, e, dir, nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	go func() {
+		for ctx.Err() == nil {
+			if _, err := os.Stat(mark); err == nil {
+				cancel()
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+	}()
+	start := time.Now()
+	built, err := Build(ctx, newClient(t, e), r.Outputs, 0)
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want %v", err, context.Canceled)
+	}
+	if took := time.Since(start); took > time.Minute {
+		t.Errorf("took %v", took)
+	}
+	if len(built) != 2 || len(built[0].Missing) != 0 || len(built[1].Missing) != 1 {
+		t.Errorf("got %+v, want the fast one to be there", built)
+	}
+}
+
+// An evaluation that does not end is given up, with what is known by then.
+func TestEvaluationHasADeadline(t *testing.T) {
+	e := nixtest.New(t)
+	dir := filepath.Join(e.Dir, "flake")
+	nixtest.Write(t, dir, "flake.nix", flake(`
+		packages.x86_64-linux = { a = good "a"; forever = import (make "forever" { args = [ "-c" "sleep 300" ]; }); };
+	`))
+	start := time.Now()
+	_, err := Discover(t.Context(), newClient(t, e), Options{Flake: dir, Timeout: time.Second})
+	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "not done after 1s") {
+		t.Errorf("got %v, want %v", err, context.DeadlineExceeded)
+	}
+	if took := time.Since(start); took > 30*time.Second {
+		t.Errorf("took %v", took)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	time.AfterFunc(300*time.Millisecond, cancel)
+	if _, err := Discover(ctx, newClient(t, e), Options{Flake: dir}); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: got %v, want %v", err, context.Canceled)
+	}
+}
+
+// Everything in the example is found, builds and runs.
+func TestExampleFlake(t *testing.T) {
+	e := nixtest.New(t)
+	dir := filepath.Join(e.Dir, "config")
+	if err := os.CopyFS(dir, os.DirFS("../config")); err != nil {
+		t.Fatal(err)
+	}
+	e.Git(t, dir)
+	r := discoverIn(t, e, dir, nil)
+	for _, k := range []Kind{Packages, Checks, DevShells, Apps, Formatter, NixOS} {
+		if !slices.ContainsFunc(r.Outputs, func(o Output) bool { return o.Kind == k }) {
+			t.Errorf("it has no %s", k)
+		}
+	}
+	for _, s := range r.Skipped {
+		if s.Reason != OtherSystem || s.System != "aarch64-linux" {
+			t.Errorf("skipped %s: %s, %s", s.Attr, s.Reason, s.Message)
+		}
+	}
+	if _, err := Build(t.Context(), newClient(t, e), r.Outputs, 0); err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(r.Outputs, func(o Output) bool { return o.Name == "hello" })
+	if i < 0 {
+		t.Fatal("it has no package hello")
+	}
+	if got := e.Run(t, e.Dir, r.Outputs[i].Outputs["out"]+"/bin/hello"); !strings.HasPrefix(got, "Hello from an OCI registry!\n") {
+		t.Errorf("hello says %q", got)
+	}
+	arm := discoverIn(t, e, dir, func(o *Options) { o.Systems = []string{"aarch64-linux"} })
+	if len(arm.Outputs) != len(r.Outputs) {
+		t.Errorf("for aarch64-linux: got %q, want as many as for x86_64-linux", attrs(arm.Outputs))
+	}
+}
