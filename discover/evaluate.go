@@ -84,7 +84,8 @@ func newEvaluator(ctx context.Context, client *nix.Client, flake nix.Flake, args
 }
 
 // lockedReference returns a reference to exactly this source, or "". A tree
-// with changes has none of its own, but its copy in the store has.
+// with changes has none of its own, but its copy in the store has. The copy
+// lacks self.dirtyRev, which 2.8 does not have anyway.
 func lockedReference(f nix.Flake) string {
 	if f.Revision != "" || strings.Contains(f.URL, "narHash=") {
 		return f.URL
