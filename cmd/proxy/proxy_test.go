@@ -1,0 +1,275 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/internal/cli"
+	"github.com/org/nixoci-action/internal/registry"
+)
+
+func env(pairs ...string) func(string) string {
+	return func(name string) string {
+		for i := 0; i < len(pairs); i += 2 {
+			if pairs[i] == name {
+				return pairs[i+1]
+			}
+		}
+		return ""
+	}
+}
+
+func TestConfig(t *testing.T) {
+	home := []string{"HOME", "/home/u"}
+	fallback := config{
+		cache: "oci:/home/u/.local/share/nixoci/cache", listen: "127.0.0.1:37515",
+		refresh: 5 * time.Minute, cacheDir: "/home/u/.cache/nixoci",
+	}
+	with := func(change func(*config)) config {
+		c := fallback
+		change(&c)
+		return c
+	}
+	for _, tc := range []struct {
+		name string
+		args []string
+		env  []string
+		want config
+		err  string
+	}{
+		{name: "defaults", env: home, want: fallback},
+		{
+			name: "flags",
+			args: []string{"--cache", "localhost:5000/x/y", "--listen", "[::1]:0", "--upstream", "https://a.example", "--upstream", "https://b.example", "--refresh", "30s", "--cache-dir", "/d"},
+			env:  append(home, "NIXOCI_CACHE", "localhost:1/no/no", "NIXOCI_REFRESH", "1h"),
+			want: config{"localhost:5000/x/y", "[::1]:0", []string{"https://a.example", "https://b.example"}, 30 * time.Second, "/d"},
+		},
+		{
+			name: "environment",
+			env:  append(home, "NIXOCI_CACHE", "oci:/c", "NIXOCI_LISTEN", "127.0.0.1:1", "NIXOCI_UPSTREAM", "https://a.example https://b.example", "NIXOCI_REFRESH", "1m", "NIXOCI_CACHE_DIR", "/d"),
+			want: config{"oci:/c", "127.0.0.1:1", []string{"https://a.example", "https://b.example"}, time.Minute, "/d"},
+		},
+		{name: "in Actions", env: append(home, "GITHUB_ACTIONS", "true", "GITHUB_REPOSITORY", "Own/Repo"), want: with(func(c *config) { c.cache = "ghcr.io/own/repo/nix-cache" })},
+		{name: "publish's none", env: append(home, "NIXOCI_UPSTREAM", "none"), want: with(func(c *config) { c.upstream = []string{} })},
+		{name: "no home", args: []string{"--cache", "oci:/c"}, want: with(func(c *config) { c.cache, c.cacheDir = "oci:/c", "" })},
+		{name: "no home, no cache", err: "HOME"},
+		{name: "argument", env: home, args: []string{"x"}, err: `unexpected argument "x"`},
+		{name: "all that is wrong", env: home, args: []string{"--cache", "nowhere", "--listen", "37515", "--upstream", "ftp://x", "--refresh", "1ms"}, err: "nowhere|37515|ftp://x|1ms"},
+		{name: "port by name", env: home, args: []string{"--listen", "localhost:http"}, err: "no address"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			got, err := parseConfig(tc.args, env(tc.env...))
+			if tc.err == "" {
+				if err != nil || !reflect.DeepEqual(got, tc.want) {
+					t.Errorf("got %+v, %v; want %+v", got, err, tc.want)
+				}
+				return
+			}
+			for _, part := range strings.Split(tc.err, "|") {
+				if err == nil || !strings.Contains(err.Error(), part) {
+					t.Errorf("got %v, want an error with %q", err, part)
+				}
+			}
+			if status := cli.Report(t.Context(), err, env(), io.Discard, io.Discard); status != cli.ExitUsage {
+				t.Errorf("got status %d, want %d", status, cli.ExitUsage)
+			}
+		})
+	}
+}
+
+// output collects what the command writes while it runs.
+type output struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.buf.Write(p)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.buf.String()
+}
+
+// running is a proxy that has printed its lines.
+type running struct {
+	stdout, stderr output
+	stop           func() (status int)
+}
+
+func startProxy(t *testing.T, within time.Duration, args ...string) *running {
+	t.Helper()
+	p := &running{}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan int, 1)
+	go func() {
+		args := append([]string{"--listen", "127.0.0.1:0", "--cache-dir", t.TempDir()}, args...)
+		done <- run(ctx, args, env(), nil, &p.stdout, &p.stderr)
+	}()
+	p.stop = sync.OnceValue(func() int {
+		cancel()
+		select {
+		case status := <-done:
+			return status
+		case <-time.After(20 * time.Second):
+			t.Error("the proxy did not stop")
+			return -1
+		}
+	})
+	t.Cleanup(func() { p.stop() })
+	for deadline := time.Now().Add(within); p.stdout.String() == ""; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("the proxy is not ready after %s: %s", within, p.stderr.String())
+		}
+	}
+	return p
+}
+
+// url is the substituter that the proxy printed.
+func (p *running) url(t *testing.T) string {
+	t.Helper()
+	first, _, _ := strings.Cut(p.stdout.String(), "\n")
+	url, ok := strings.CutPrefix(first, "extra-substituters = ")
+	if !ok {
+		t.Fatalf("got %q, want the substituter first", p.stdout.String())
+	}
+	return url
+}
+
+func get(t *testing.T, url string) (int, string) {
+	t.Helper()
+	resp, err := http.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, string(body)
+}
+
+func TestServesUntilStopped(t *testing.T) {
+	const key = "test-1:Yeaqy3FM9MFKA/J0HCnQqZm7LfZ9lCcS3Mqf7JYLb9s="
+	cache := "oci:" + filepath.Join(t.TempDir(), "cache")
+	repo, err := registry.Open(cache, registry.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := index.Open(repo, index.Options{Settle: time.Millisecond})
+	base, err := c.Sweep(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := c.NewWriter(base, index.WriterOptions{Config: index.Config{PublicKeys: []string{key}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Close(t.Context(), &index.Publication{}); err != nil {
+		t.Fatal(err)
+	}
+
+	p := startProxy(t, 10*time.Second, "--cache", cache)
+	url := p.url(t)
+	if got, want := p.stdout.String(), "extra-substituters = "+url+"\nextra-trusted-public-keys = "+key+"\n"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if status, body := get(t, url+"/nix-cache-info"); status != 200 || !strings.Contains(body, "StoreDir: /nix/store\n") {
+		t.Errorf("nix-cache-info: got %d, %q", status, body)
+	}
+	if status, body := get(t, url+"/_status"); status != 200 || !strings.Contains(body, cache) {
+		t.Errorf("_status: got %d, %q", status, body)
+	}
+	if !strings.Contains(p.stderr.String(), "ready: 0 store paths of "+cache+" on "+url+"\n") || strings.Contains(p.stderr.String(), "warning") {
+		t.Errorf("got on stderr: %s", p.stderr.String())
+	}
+
+	taken := strings.TrimPrefix(url, "http://")
+	var stderr bytes.Buffer
+	if status := run(t.Context(), []string{"--cache", cache, "--listen", taken}, env(), nil, io.Discard, &stderr); status != cli.ExitFailed || !strings.Contains(stderr.String(), "hint: is another proxy running?") {
+		t.Errorf("a port that is taken: got %d, %s", status, stderr.String())
+	}
+
+	if status := p.stop(); status != cli.ExitDone {
+		t.Errorf("got status %d after a signal, want %d", status, cli.ExitDone)
+	}
+	if _, err := net.Dial("tcp", taken); err == nil {
+		t.Error("it still listens")
+	}
+}
+
+// A substituter that Nix knows and that is not there fails builds.
+func TestComesUpWithoutTheRegistry(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close() // nobody listens there
+	p := startProxy(t, 45*time.Second, "--cache", l.Addr().String()+"/a/b")
+	if !strings.Contains(p.stderr.String(), "warning: serving nothing until the registry answers") {
+		t.Errorf("no warning: %s", p.stderr.String())
+	}
+	if status, _ := get(t, p.url(t)+"/00000000000000000000000000000000.narinfo"); status != 404 {
+		t.Errorf("a narinfo: got %d, want 404", status)
+	}
+}
+
+func TestInterruptedWhileItWaits(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0") // takes connections, never answers
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	ctx, cancel := context.WithTimeoutCause(t.Context(), 200*time.Millisecond, errors.New("signal"))
+	defer cancel()
+	var stdout, stderr bytes.Buffer
+	status := run(ctx, []string{"--cache", l.Addr().String() + "/a/b", "--listen", "127.0.0.1:0", "--cache-dir", t.TempDir()}, env(), nil, &stdout, &stderr)
+	if status != cli.ExitInterrupted || stdout.Len() > 0 {
+		t.Errorf("got status %d and %q, want %d and nothing; %s", status, stdout.String(), cli.ExitInterrupted, stderr.String())
+	}
+}
+
+func TestClientURL(t *testing.T) {
+	for addr, want := range map[string]string{
+		"127.0.0.1:1": "http://127.0.0.1:1",
+		"[::1]:2":     "http://[::1]:2",
+		"0.0.0.0:3":   "http://127.0.0.1:3",
+		"[::]:4":      "http://127.0.0.1:4",
+		"10.1.2.3:5":  "http://10.1.2.3:5",
+	} {
+		a, err := net.ResolveTCPAddr("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := clientURL(a); got != want {
+			t.Errorf("%s: got %s, want %s", addr, got, want)
+		}
+	}
+}
+
+// An error of a redirected request has a signed URL in it.
+func TestLogShowsNoSignedURL(t *testing.T) {
+	var b bytes.Buffer
+	newLogger(&b).Warn("x", "error", errors.New("Get \"https://storage.example/blob?sig=secret\": EOF"), "text", "\x1b[31mred")
+	if got := b.String(); strings.Contains(got, "secret") || strings.Contains(got, "31m") || !strings.Contains(got, "storage.example") {
+		t.Errorf("got %s", got)
+	}
+}
