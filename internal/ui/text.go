@@ -2,22 +2,27 @@ package ui
 
 import (
 	"regexp"
+	"slices"
 	"strings"
 	"unicode"
 )
 
 var (
-	escapes = regexp.MustCompile(`\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\^_]?)`)
-	// userinfo of any URL, and queries of plain HTTP ones; those of flake
-	// references (git+https:) say which branch is meant.
-	userinfo = regexp.MustCompile(`(://)[^/@\s"']+@`)
-	query    = regexp.MustCompile(`((?:^|[^+\w])https?://[^\s?"']+\?)[^\s"'<>)]+`)
+	escapes  = regexp.MustCompile(`\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\^_]?)`)
+	userinfo = regexp.MustCompile(`(://)[^/?#\s"']+@`)
+	query    = regexp.MustCompile(`://[^\s?"'<>]*\?[^\s"'<>]+`)
+	pair     = regexp.MustCompile(`[?&][^=&]*=?[^&]*`)
 )
+
+// harmless are parameters of Nix's store URLs and flake references, which
+// people need to see. The values of all others may be secrets: signed URLs and
+// tokens look like anything.
+var harmless = []string{"dir", "priority", "ref", "rev", "submodules", "trusted", "want-mass-query"}
 
 // Text makes text from elsewhere (attribute names, Nix's messages, answers of
 // servers) safe to print: control characters and escape sequences go, what
 // GitHub Actions would take as a workflow command is broken up, credentials
-// and queries in URLs are hidden. Newlines and tabs stay.
+// in URLs are hidden. Newlines and tabs stay.
 func Text(s string) string {
 	s = strings.ToValidUTF8(s, "\uFFFD")
 	s = escapes.ReplaceAllString(s, "")
@@ -34,8 +39,22 @@ func Text(s string) string {
 		return r
 	}, s)
 	s = userinfo.ReplaceAllString(s, "${1}***@")
-	s = query.ReplaceAllString(s, "${1}***")
+	s = query.ReplaceAllStringFunc(s, hideQuery)
 	return neutral(s)
+}
+
+func hideQuery(url string) string {
+	before, _, _ := strings.Cut(url, "?")
+	return before + pair.ReplaceAllStringFunc(url[len(before):], func(p string) string {
+		key, _, ok := strings.Cut(p[1:], "=")
+		switch {
+		case slices.Contains(harmless, key):
+			return p
+		case ok:
+			return p[:1] + key + "=***"
+		}
+		return p[:1] + "***"
+	})
 }
 
 // Line is Text for what must stay in one line, such as a name.

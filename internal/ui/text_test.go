@@ -19,9 +19,11 @@ func TestText(t *testing.T) {
 		"\x1b[31;1merror:\x1b[0m x\x1b]0;title\x07y": "error: xy",
 		"a\xffb\u202ec\u009bd":                       "a\uFFFDbcd",
 		"#\x1b#[error]":                              "## [error]",
-		"GET https://u:p@h/a?sig=S&x=\"q\" b":        "GET https://***@h/a?***\"q\" b",
-		"https://h/a?token=S: EOF":                   "https://h/a?*** EOF",
-		"git+https://tok@h/r?ref=main":               "git+https://***@h/r?ref=main",
+		"GET https://u:p@h/a?sig=S&x=\"q\" b":        "GET https://***@h/a?sig=***&x=***\"q\" b",
+		"https://h/a?token=S: EOF":                   "https://h/a?token=*** EOF",
+		"(https://h/a?S&ref=main)":                   "(https://h/a?***&ref=main)",
+		"git+https://t@k@h/r?ref=main&token=S":       "git+https://***@h/r?ref=main&token=***",
+		"http://127.0.0.1:37515?trusted=1":           "http://127.0.0.1:37515?trusted=1",
 		"mail a@b, oci:dir, 50 % done?":              "mail a@b, oci:dir, 50 % done?",
 	} {
 		if got := Text(in); got != want {
