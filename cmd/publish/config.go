@@ -51,7 +51,7 @@ var command = &cli.Command{
 		{Name: "NIX_SIGNING_KEY", Usage: "secret signing keys themselves, one a line, in addition to --sign-key-file"},
 		{Name: "GITHUB_TOKEN", Usage: "password for ghcr.io, if no docker or podman login has one"},
 	},
-	Partly: "partly done: what could be built and uploaded is published, the rest is named",
+	Partly: "what could be built and uploaded is published, the rest is named",
 }
 
 const noUpstream = "none"
