@@ -12,10 +12,10 @@ type hinted struct {
 func (h *hinted) Unwrap() error { return h.error }
 
 // Wrap attaches text to err. The error's message stays as it is. A nil err
-// stays nil.
+// stays nil, and an empty text adds nothing.
 func Wrap(err error, text string) error {
-	if err == nil {
-		return nil
+	if err == nil || text == "" {
+		return err
 	}
 	return &hinted{err, text}
 }

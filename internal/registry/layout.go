@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -28,7 +29,8 @@ import (
 // number of processes may write to it: blobs are renamed into place, and
 // index.json is rewritten under a lock.
 type layout struct {
-	dir string
+	dir         string
+	lockTimeout time.Duration
 
 	mu    sync.Mutex
 	ready bool // the directory has been made, or found
@@ -38,15 +40,17 @@ var _ Repository = (*layout)(nil)
 
 const (
 	tagAnnotation = "org.opencontainers.image.ref.name"
-	lockName      = ".lock"
-	uploadPattern = ".upload-*"
+	markerName    = "oci-layout"
+	indexName     = "index.json"
+	lockName      = ".nixoci-lock" // also says that the directory is ours
+	uploadPrefix  = ".upload-"
 	// abandonedUpload is the age at which a temporary file belongs to a dead
 	// process.
 	abandonedUpload = 24 * time.Hour
 	lockTimeout     = time.Minute
 )
 
-func newLayout(dir string) *layout { return &layout{dir: dir} }
+func newLayout(dir string) *layout { return &layout{dir: dir, lockTimeout: lockTimeout} }
 
 func (l *layout) String() string { return layoutScheme + l.dir }
 
@@ -64,46 +68,99 @@ func (l *layout) fail(err error) error {
 	if err == nil {
 		return nil
 	}
-	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("cache directory: %w: %w", ErrNotFound, err)
-	}
 	return fmt.Errorf("cache directory: %w", err)
+}
+
+// absent is fail for look-ups.
+func (l *layout) absent(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("%w: %w", ErrNotFound, err)
+	}
+	return l.fail(err)
 }
 
 // prepare makes the layout where there is none, and refuses a directory that
 // holds something else.
-func (l *layout) prepare() error {
+func (l *layout) prepare(ctx context.Context) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.ready {
 		return nil
 	}
-	marker := filepath.Join(l.dir, "oci-layout")
-	if _, err := os.Stat(marker); err != nil {
-		if names, err := os.ReadDir(l.dir); err == nil && slices.ContainsFunc(names, func(e fs.DirEntry) bool { return e.Name() != "blobs" && e.Name() != lockName }) {
-			return hint.Wrap(fmt.Errorf("%s is not empty and is no OCI image layout", l.dir), "name a new or empty directory for oci:")
-		}
-		if err := os.MkdirAll(l.blobs(), 0o755); err != nil { //nolint:gosec // a cache is there to be read
-			return l.fail(err)
-		}
-		if err := writeFile(marker, []byte(`{"imageLayoutVersion":"1.0.0"}`)); err != nil {
-			return l.fail(err)
-		}
+	if err := l.refuseForeign(); err != nil {
+		return err
 	}
-	if old, err := filepath.Glob(filepath.Join(l.blobs(), uploadPattern)); err == nil {
-		for _, f := range old {
-			if st, err := os.Stat(f); err == nil && time.Since(st.ModTime()) > abandonedUpload {
-				_ = os.Remove(f)
+	if err := os.MkdirAll(l.blobs(), 0o755); err != nil { //nolint:gosec // a cache is there to be read
+		return l.fail(err)
+	}
+	unlock, err := lock(ctx, filepath.Join(l.dir, lockName), l.lockTimeout)
+	if err != nil {
+		return l.fail(err)
+	}
+	defer unlock()
+	for _, f := range []struct{ name, content string }{
+		{indexName, `{"schemaVersion":2,"mediaType":"` + string(types.OCIImageIndex) + `","manifests":[]}`},
+		{markerName, `{"imageLayoutVersion":"1.0.0"}`},
+	} {
+		name := filepath.Join(l.dir, f.name)
+		if _, err := os.Stat(name); errors.Is(err, fs.ErrNotExist) {
+			err = writeFile(name, []byte(f.content))
+			if err != nil {
+				return l.fail(err)
 			}
 		}
 	}
+	removeAbandoned(l.dir)
+	removeAbandoned(l.blobs())
 	l.ready = true
 	return nil
 }
 
+// refuseForeign tells a layout, also one whose making was interrupted, from a
+// directory that somebody uses for something else.
+func (l *layout) refuseForeign() error {
+	entries, err := os.ReadDir(l.dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return l.fail(err)
+	}
+	foreign := false
+	for _, e := range entries {
+		switch e.Name() {
+		case markerName, lockName:
+			return nil
+		case "blobs": // of another process that is about to make the lock
+		default:
+			foreign = true
+		}
+	}
+	if foreign {
+		return hint.Wrap(fmt.Errorf("%s is not empty and is no OCI image layout", l.dir), "name a new or empty directory for oci:")
+	}
+	return nil
+}
+
+// removeAbandoned removes the temporary files of processes that are dead.
+func removeAbandoned(dir string) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return // they are in nobody's way
+	}
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), uploadPrefix) {
+			continue
+		}
+		if st, err := e.Info(); err == nil && time.Since(st.ModTime()) > abandonedUpload {
+			_ = os.Remove(filepath.Join(dir, e.Name()))
+		}
+	}
+}
+
 func (l *layout) index() (v1.IndexManifest, error) {
 	var idx v1.IndexManifest
-	b, err := os.ReadFile(filepath.Join(l.dir, "index.json"))
+	b, err := os.ReadFile(filepath.Join(l.dir, indexName))
 	if errors.Is(err, fs.ErrNotExist) {
 		return v1.IndexManifest{SchemaVersion: 2, MediaType: types.OCIImageIndex}, nil
 	}
@@ -134,12 +191,16 @@ func (l *layout) Resolve(_ context.Context, tag string) (v1.Hash, error) {
 
 func (l *layout) Manifest(ctx context.Context, ref string) (Manifest, error) {
 	digest, err := v1.NewHash(ref)
-	if err != nil {
+	tag := err != nil
+	if tag {
 		if digest, err = l.Resolve(ctx, ref); err != nil {
 			return Manifest{}, err
 		}
 	}
 	body, err := l.Blob(ctx, digest, 0, -1)
+	if tag && errors.Is(err, ErrNotFound) { // a tag without its manifest is damage, not absence
+		return Manifest{}, l.fail(fmt.Errorf("tag %s: manifest %s is missing", ref, digest))
+	}
 	if err != nil {
 		return Manifest{}, err
 	}
@@ -168,7 +229,7 @@ func (l *layout) PutManifest(ctx context.Context, tag string, m Manifest) (v1.Ha
 		}
 	}
 	if missing != nil {
-		return v1.Hash{}, &MissingBlobsError{Digests: missing, Err: fmt.Errorf("writing manifest %s into %s: %w", tag, l.dir, ErrNotFound)}
+		return v1.Hash{}, &MissingBlobsError{Digests: missing, Err: fmt.Errorf("writing manifest %s into %s", tag, l.dir)}
 	}
 	desc, err := l.PutBlob(ctx, m.Raw)
 	if err != nil {
@@ -176,7 +237,7 @@ func (l *layout) PutManifest(ctx context.Context, tag string, m Manifest) (v1.Ha
 	}
 	desc.MediaType = types.MediaType(m.MediaType)
 	desc.Annotations = map[string]string{tagAnnotation: tag}
-	unlock, err := lock(ctx, filepath.Join(l.dir, lockName))
+	unlock, err := lock(ctx, filepath.Join(l.dir, lockName), l.lockTimeout)
 	if err != nil {
 		return v1.Hash{}, l.fail(err)
 	}
@@ -190,7 +251,7 @@ func (l *layout) PutManifest(ctx context.Context, tag string, m Manifest) (v1.Ha
 	if err != nil {
 		return v1.Hash{}, err
 	}
-	return desc.Digest, l.fail(writeFile(filepath.Join(l.dir, "index.json"), b))
+	return desc.Digest, l.fail(writeFile(filepath.Join(l.dir, indexName), b))
 }
 
 func (l *layout) Tags(context.Context) ([]string, error) {
@@ -211,22 +272,25 @@ func (l *layout) BlobSize(_ context.Context, digest v1.Hash) (int64, error) {
 	}
 	st, err := os.Stat(p)
 	if err != nil {
-		return 0, l.fail(err)
+		return 0, l.absent(err)
 	}
 	return st.Size(), nil
 }
 
-func (l *layout) Blob(_ context.Context, digest v1.Hash, offset, length int64) (io.ReadCloser, error) {
+func (l *layout) Blob(ctx context.Context, digest v1.Hash, offset, length int64) (io.ReadCloser, error) {
 	p, err := l.blobPath(digest)
 	if err != nil {
 		return nil, err
 	}
+	if err := checkPart(digest, offset, length); err != nil {
+		return nil, err
+	}
 	f, err := os.Open(p)
 	if err != nil {
-		return nil, l.fail(err)
+		return nil, l.absent(err)
 	}
 	st, err := f.Stat()
-	if err == nil && (offset < 0 || offset > st.Size() || length > st.Size()-offset) {
+	if err == nil && (offset > st.Size() || length > st.Size()-offset) {
 		err = fmt.Errorf("blob %s has %d bytes, asked for %d from %d", digest, st.Size(), length, offset)
 	}
 	if err != nil {
@@ -236,7 +300,7 @@ func (l *layout) Blob(_ context.Context, digest v1.Hash, offset, length int64) (
 	if length < 0 {
 		length = st.Size() - offset
 	}
-	r := &fileReader{r: io.NewSectionReader(f, offset, length), f: f}
+	r := &fileReader{ctx: ctx, r: io.NewSectionReader(f, offset, length), f: f}
 	if offset == 0 && length == st.Size() {
 		r.sum, r.want = sha256.New(), digest
 	}
@@ -251,10 +315,10 @@ func (l *layout) PutBlob(ctx context.Context, data []byte) (v1.Descriptor, error
 }
 
 func (l *layout) WriteBlob(ctx context.Context, write func(io.Writer) error) (v1.Descriptor, error) {
-	if err := l.prepare(); err != nil {
+	if err := l.prepare(ctx); err != nil {
 		return v1.Descriptor{}, err
 	}
-	f, err := os.CreateTemp(l.blobs(), uploadPattern)
+	f, err := os.CreateTemp(l.blobs(), uploadPrefix+"*")
 	if err != nil {
 		return v1.Descriptor{}, l.fail(err)
 	}
@@ -277,7 +341,7 @@ func (l *layout) WriteBlob(ctx context.Context, write func(io.Writer) error) (v1
 		}
 		return v1.Descriptor{}, err
 	}
-	desc := v1.Descriptor{Digest: sum.digest(), Size: sum.n}
+	desc := sum.descriptor()
 	return desc, l.fail(finish(f, filepath.Join(l.blobs(), desc.Digest.Hex)))
 }
 
@@ -287,7 +351,7 @@ func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
 // writeFile replaces a file in one step.
 func writeFile(name string, data []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(name), uploadPattern)
+	f, err := os.CreateTemp(filepath.Dir(name), uploadPrefix+"*")
 	if err != nil {
 		return err
 	}
@@ -316,6 +380,7 @@ func finish(f *os.File, name string) error {
 // fileReader reads a part of a blob's file; the whole of it is verified. Only
 // Read is offered, so that nothing passes by the verification.
 type fileReader struct {
+	ctx  context.Context //nolint:containedctx // of the call that opened it
 	r    *io.SectionReader
 	f    *os.File
 	sum  hash.Hash // nil for a part
@@ -323,6 +388,9 @@ type fileReader struct {
 }
 
 func (r *fileReader) Read(p []byte) (int, error) {
+	if r.ctx.Err() != nil {
+		return 0, context.Cause(r.ctx)
+	}
 	n, err := r.r.Read(p)
 	if r.sum == nil {
 		return n, err

@@ -34,7 +34,11 @@ func ghcrRate() *rate.Limiter { return rate.NewLimiter(30, 60) }
 const maxRetryAfter = 5 * time.Minute
 
 func (l *limiter) RoundTrip(req *http.Request) (*http.Response, error) {
-	if err := l.wait(req.Context()); err != nil {
+	req, err := fresh(req)
+	if err == nil {
+		err = l.wait(req.Context())
+	}
+	if err != nil {
 		if req.Body != nil {
 			req.Body.Close()
 		}
@@ -79,17 +83,17 @@ func (l *limiter) pause(d time.Duration) {
 }
 
 // bodyRetryAfter is how ghcr.io says it, in the error's message.
-var bodyRetryAfter = regexp.MustCompile(`(?i)retry-after: *([0-9][0-9.a-zµ]*)`)
+var bodyRetryAfter = regexp.MustCompile(`(?i)retry-after: *([0-9]+(?:\.[0-9]+)?)((?:ns|us|µs|ms|s|m|h)?)(?:[^0-9a-zµ.]|$)`)
 
 // retryAfter reads the pause from the header (seconds or a date), else from
 // the body, which stays readable. 0 means none was named.
 func retryAfter(resp *http.Response) time.Duration {
 	if h := resp.Header.Get("Retry-After"); h != "" {
-		if s, err := strconv.Atoi(h); err == nil {
-			return time.Duration(min(s, 3600)) * time.Second
+		if s, err := strconv.ParseInt(h, 10, 64); err == nil {
+			return seconds(s)
 		}
 		if t, err := http.ParseTime(h); err == nil {
-			return time.Until(t)
+			return max(0, time.Until(t))
 		}
 	}
 	head, _ := io.ReadAll(io.LimitReader(resp.Body, 4096))
@@ -97,10 +101,27 @@ func retryAfter(resp *http.Response) time.Duration {
 		io.Reader
 		io.Closer
 	}{io.MultiReader(bytes.NewReader(head), resp.Body), resp.Body}
-	if m := bodyRetryAfter.FindSubmatch(head); m != nil {
-		if d, err := time.ParseDuration(string(m[1])); err == nil {
-			return d
-		}
+	return retryAfterIn(head)
+}
+
+// retryAfterIn finds the pause in the text of an answer. Without a unit it is
+// in seconds, as in the header.
+func retryAfterIn(text []byte) time.Duration {
+	m := bodyRetryAfter.FindSubmatch(text)
+	if m == nil {
+		return 0
 	}
-	return 0
+	unit := string(m[2])
+	if unit == "" {
+		unit = "s"
+	}
+	d, err := time.ParseDuration(string(m[1]) + unit)
+	if err != nil { // so long that it does not fit
+		return maxRetryAfter
+	}
+	return d
+}
+
+func seconds(s int64) time.Duration {
+	return time.Duration(max(0, min(s, int64(maxRetryAfter/time.Second)))) * time.Second
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"regexp"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/authn"
@@ -28,8 +29,12 @@ type Options struct {
 	Logger *slog.Logger
 }
 
-// layoutScheme marks a cache in a local directory.
-const layoutScheme = "oci:"
+// layoutScheme marks a cache in a local directory, plainScheme one in a
+// registry without TLS.
+const (
+	layoutScheme = "oci:"
+	plainScheme  = "http://"
+)
 
 // ghcrHost is the registry with known limits on requests and blob sizes.
 const ghcrHost = "ghcr.io"
@@ -72,26 +77,35 @@ func MaxBlobSize(cache string) int64 {
 	return 0
 }
 
+// repositoryRE is the specification's form of a repository's name.
+var repositoryRE = regexp.MustCompile(`^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*$`)
+
 func parseRepository(cache string) (name.Repository, error) {
 	const form = "write it as HOST/OWNER/NAME (for example ghcr.io/owner/repo/nix-cache or localhost:5000/x/y) or as oci:DIRECTORY"
-	var opts []name.Option
+	opts := []name.Option{name.StrictValidation}
 	s := strings.TrimPrefix(cache, "https://")
-	if rest, ok := strings.CutPrefix(cache, "http://"); ok {
+	if rest, ok := strings.CutPrefix(cache, plainScheme); ok {
 		s, opts = rest, append(opts, name.Insecure)
 	}
 	host, path, ok := strings.Cut(s, "/")
-	if !ok || path == "" || !strings.ContainsAny(host, ".:") && host != "localhost" {
-		return name.Repository{}, hint.Wrap(fmt.Errorf("cache %q names no registry", cache), form)
+	fail := func(hintText, format string, args ...any) (name.Repository, error) {
+		return name.Repository{}, hint.Wrap(fmt.Errorf("cache "+format, args...), hintText)
 	}
-	if strings.ContainsAny(path, ":@") {
-		return name.Repository{}, hint.Wrap(fmt.Errorf("cache %q has a tag or digest", cache), form)
+	switch {
+	case strings.Contains(host, "@"): // and nobody should see it
+		return fail("leave the user and the password out, and log in with `docker login`", "names a user before its registry %q", host[strings.LastIndex(host, "@")+1:])
+	case !ok || path == "" || !strings.ContainsAny(host, ".:") && host != "localhost":
+		return fail(form, "%q names no registry", cache)
+	case strings.ContainsAny(path, ":@"):
+		return fail(form, "%q has a tag or digest", cache)
+	case strings.ToLower(path) != path:
+		return fail("did you mean "+host+"/"+strings.ToLower(path)+"?", "%q has capital letters, which registries refuse", cache)
+	case !repositoryRE.MatchString(path):
+		return fail(form, "%q: %q is no name of a repository", cache, path)
 	}
-	if strings.ToLower(path) != path {
-		return name.Repository{}, hint.Wrap(fmt.Errorf("cache %q has capital letters, which registries refuse", cache), "did you mean "+host+"/"+strings.ToLower(path)+"?")
-	}
-	repo, err := name.NewRepository(s, append(opts, name.StrictValidation)...)
+	repo, err := name.NewRepository(s, opts...)
 	if err != nil {
-		return name.Repository{}, hint.Wrap(fmt.Errorf("cache %q: %w", cache, err), form)
+		return fail(form, "%q: %w", cache, err)
 	}
 	return repo, nil
 }

@@ -4,8 +4,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
-
-	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+	"sync/atomic"
 )
 
 // producer turns a function that writes into a reader.
@@ -43,17 +42,45 @@ func (p *producer) stop() {
 	<-p.done
 }
 
-// patchError makes the refusal of an expired token, which ggcr's transport
-// cannot repeat in the middle of a stream, a failure that is tried again.
-func patchError(err error) error {
-	var te *transport.Error
-	if errors.As(err, &te) && te.StatusCode == http.StatusUnauthorized {
-		return retryable{err}
-	}
-	return err
+// stream is a request's body that can be sent once, and is hashed meanwhile.
+type stream struct {
+	r    io.Reader
+	sum  counting
+	sent atomic.Bool // its request has been made
+	done atomic.Bool // all of it has been read; only then may sum be used
 }
 
-// retryable marks an error that a fresh stream may mend.
-type retryable struct{ error }
+func (s *stream) Read(p []byte) (int, error) {
+	n, err := s.r.Read(p)
+	_, _ = s.sum.Write(p[:n])
+	if errors.Is(err, io.EOF) {
+		s.done.Store(true)
+	}
+	return n, err
+}
 
-func (e retryable) Unwrap() error { return e.error }
+func (s *stream) Close() error { return nil }
+
+var (
+	errSpent = retryable{errors.New("the registry asked for a new token in the middle of a stream")}
+	errEarly = retryable{errors.New("the registry answered before it had everything")}
+)
+
+// fresh makes sure that a request begins with the start of its body. When a
+// token has expired, ggcr's transport gets a new one and sends the same
+// request again, with the body where the first try left it.
+func fresh(req *http.Request) (*http.Request, error) {
+	if s, ok := req.Body.(*stream); ok && s.sent.Swap(true) {
+		return req, errSpent
+	}
+	if req.GetBody == nil {
+		return req, nil
+	}
+	body, err := req.GetBody()
+	if err != nil {
+		return req, err
+	}
+	req = req.WithContext(req.Context()) // a copy: the caller's stays as it is
+	req.Body = body
+	return req, nil
+}

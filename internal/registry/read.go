@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 
@@ -13,26 +14,24 @@ import (
 func ReadBlob(ctx context.Context, repo Repository, digest v1.Hash, size int64) ([]byte, error) {
 	const tries = 3
 	for n := 1; ; n++ {
-		b, err := readOnce(ctx, repo, digest, size)
-		if err == nil || ctx.Err() != nil || n == tries || !transient(err) {
-			return b, err
+		body, err := repo.Blob(ctx, digest, 0, -1)
+		if err != nil {
+			return nil, err
+		}
+		// one byte more shows a blob that is too long
+		b, err := io.ReadAll(io.LimitReader(body, size+1))
+		body.Close()
+		if err == nil && int64(len(b)) != size {
+			err = fmt.Errorf("it has %d bytes or more, not %d", len(b), size)
+		}
+		if err == nil {
+			return b, nil
+		}
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		if n == tries || !errors.As(err, new(retryable)) {
+			return nil, fmt.Errorf("reading blob %s: %w", digest, err)
 		}
 	}
-}
-
-func readOnce(ctx context.Context, repo Repository, digest v1.Hash, size int64) ([]byte, error) {
-	body, err := repo.Blob(ctx, digest, 0, -1)
-	if err != nil {
-		return nil, err
-	}
-	defer body.Close()
-	// one byte more shows a blob that is too long
-	b, err := io.ReadAll(io.LimitReader(body, size+1))
-	if err != nil {
-		return nil, fmt.Errorf("reading blob %s: %w", digest, err)
-	}
-	if int64(len(b)) != size {
-		return nil, fmt.Errorf("reading blob %s: it has %d bytes or more, expected %d", digest, len(b), size)
-	}
-	return b, nil
 }

@@ -55,7 +55,7 @@ type Repository interface {
 	Tags(ctx context.Context) ([]string, error)
 
 	// Blob opens length bytes of a blob, beginning at offset; length -1 means
-	// up to the end. The reader fails if the registry sends fewer bytes. A
+	// up to the end, and 0 is refused. The reader fails if the registry sends fewer bytes. A
 	// read of a whole blob (0, -1) is verified against its digest at the
 	// end; a partial read is not and must be verified by the caller. The
 	// caller closes the reader.

@@ -2,13 +2,13 @@ package registry
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net"
 	"net/http"
-	"slices"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
@@ -24,16 +24,15 @@ type retryPolicy struct {
 
 var defaultRetry = retryPolicy{tries: 6, base: 500 * time.Millisecond, max: 30 * time.Second}
 
-// retryableStatus are the answers after which the same request may succeed.
-var retryableStatus = []int{
-	http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests,
-	http.StatusInternalServerError, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout,
-}
-
 // permanentError keeps do from trying again.
 type permanentError struct{ error }
 
 func (e permanentError) Unwrap() error { return e.error }
+
+// retryable marks an error that another try may mend.
+type retryable struct{ error }
+
+func (e retryable) Unwrap() error { return e.error }
 
 // do calls try until it succeeds, fails for good, or the tries are used up. A
 // pause that the registry asked for with Retry-After is kept by the limiter,
@@ -78,14 +77,29 @@ func sleep(ctx context.Context, d time.Duration) error {
 
 // transient tells failures that may pass from answers that will stay.
 func transient(err error) bool {
-	if errors.As(err, new(retryable)) {
+	if errors.As(err, new(retryable)) || errors.Is(err, errStalled) {
 		return true
 	}
 	var te *transport.Error
 	if errors.As(err, &te) {
-		return slices.Contains(retryableStatus, te.StatusCode)
+		return transientStatus(te.StatusCode)
 	}
-	var ne net.Error
-	return errors.As(err, &ne) || errors.Is(err, errStalled) ||
-		errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) || errors.Is(err, errTruncated)
+	// these are net.Errors too, like all that http.Client returns
+	var dns *net.DNSError
+	if errors.As(err, new(*tls.CertificateVerificationError)) || errors.As(err, &dns) && dns.IsNotFound {
+		return false
+	}
+	return errors.As(err, new(net.Error)) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF)
+}
+
+// transientStatus tells after which answers the same request may succeed.
+// Registries and the proxies before them have many codes above 500.
+func transientStatus(code int) bool {
+	switch code {
+	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests:
+		return true
+	case http.StatusNotImplemented, http.StatusHTTPVersionNotSupported, http.StatusInsufficientStorage:
+		return false
+	}
+	return code >= 500
 }

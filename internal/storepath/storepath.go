@@ -1,7 +1,7 @@
 // Package storepath parses and checks Nix store paths.
 //
-// It is stricter than Nix's own parser in nothing, and laxer in nothing: what
-// comes from a network goes through it before it reaches a narinfo.
+// It takes what today's Nix takes, no more and no less: what comes from a
+// network goes through it before it reaches a narinfo.
 package storepath
 
 import (
@@ -100,6 +100,10 @@ func validName(s string) error {
 			continue
 		}
 		return fmt.Errorf("character %q is not allowed in a name", c)
+	}
+	// as Nix since 2.20: nothing that could be taken for "." or ".."
+	if first, _, _ := strings.Cut(s, "-"); first == "." || first == ".." {
+		return fmt.Errorf("a name must not begin with %q", first)
 	}
 	return nil
 }

@@ -1,0 +1,107 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+
+	"github.com/org/nixoci-action/internal/hint"
+)
+
+// Denied reports whether err is a registry's refusal of the credentials or of
+// what they may do.
+func Denied(err error) bool {
+	var te *transport.Error
+	return errors.As(err, &te) && (te.StatusCode == http.StatusUnauthorized || te.StatusCode == http.StatusForbidden)
+}
+
+// describe names the side that failed, marks absence, and adds what the user
+// can do about it.
+func (r *remote) describe(ctx context.Context, err error) error {
+	if err == nil {
+		return nil
+	}
+	if ctx.Err() != nil { // not the registry's doing
+		return context.Cause(ctx)
+	}
+	var te *transport.Error
+	if !errors.As(err, &te) {
+		return fmt.Errorf("registry %s: %w", r.repo.RegistryStr(), err)
+	}
+	if r.absent(te) {
+		return fmt.Errorf("registry %s: %w: %w", r.repo.RegistryStr(), ErrNotFound, err)
+	}
+	return hint.Wrap(fmt.Errorf("registry %s: %w", r.repo.RegistryStr(), err), r.hint(te.StatusCode))
+}
+
+// absent tells the answer that an object of the repository does not exist from
+// other answers with the same status: that this host is no registry, that it
+// has no such token service, that its storage elsewhere has lost a blob.
+func (r *remote) absent(te *transport.Error) bool {
+	req := te.Request
+	return te.StatusCode == http.StatusNotFound && req != nil &&
+		(req.Method == http.MethodGet || req.Method == http.MethodHead) &&
+		req.URL.Host == r.repo.RegistryStr() && strings.HasPrefix(req.URL.Path, r.endpoint().Path)
+}
+
+// hint is what the user can do about an answer; "" where nothing is known.
+func (r *remote) hint(status int) string {
+	switch status {
+	case http.StatusUnauthorized, http.StatusForbidden:
+		return r.permissionHint()
+	case http.StatusNotFound:
+		return "is " + r.repo.RegistryStr() + " an OCI registry, and must " + r.repo.RepositoryStr() + " be created there first?"
+	case http.StatusTooManyRequests:
+		return "the registry limits requests; try again later, or with fewer --jobs"
+	case http.StatusRequestEntityTooLarge:
+		return "the registry, or a proxy before it, limits the size of requests"
+	}
+	return ""
+}
+
+func (r *remote) permissionHint() string {
+	switch {
+	case r.repo.RegistryStr() != ghcrHost:
+		return "log in with `docker login " + r.repo.RegistryStr() + "` (or podman, or crane), and check that the account may use " + r.repo.RepositoryStr()
+	case r.opts.Push:
+		return "does the job have `permissions: packages: write`, is GITHUB_TOKEN in the step's environment, and does the package (if it exists) give this repository write access?"
+	}
+	return "is the package public? If not, GITHUB_TOKEN needs read access to packages, or use `docker login ghcr.io`"
+}
+
+// maxErrorText bounds what a server's answer adds to a message, in bytes.
+const maxErrorText = 1 << 10
+
+// presentable is an error of the HTTP client, cut to a readable length.
+type presentable struct{ err error }
+
+func (p *presentable) Unwrap() error { return p.err }
+
+func (p *presentable) Error() string {
+	s := p.err.Error()
+	if len(s) > maxErrorText {
+		s = strings.ToValidUTF8(s[:maxErrorText], "") + "…"
+	}
+	return s
+}
+
+// present takes secrets out of an error of the HTTP client: the queries of
+// URLs hold the signatures of storage services and the state of uploads.
+func present(err error) error {
+	if err == nil {
+		return nil
+	}
+	var ue *url.Error
+	for e := err; errors.As(e, &ue); e = ue.Err {
+		ue.URL, _, _ = strings.Cut(ue.URL, "?")
+		if u, err := url.Parse(ue.URL); err == nil {
+			ue.URL = u.Redacted()
+		}
+	}
+	return &presentable{err}
+}
