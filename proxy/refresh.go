@@ -128,7 +128,8 @@ func (s *Server) adopt(snap *index.Snapshot) {
 		return
 	}
 	snap.LookupNAR(strings.Repeat("0", 52)) // makes the table that the first NAR would wait for
-	old := s.Len()
-	s.snapshot.Store(snap)
-	s.log.Info("the cache index is in use", "paths", snap.Len(), "before", old)
+	old := s.snapshot.Swap(snap)
+	if old == nil || old.Len() != snap.Len() || old.Digest() != snap.Digest() {
+		s.log.Info("the cache index is in use", "paths", snap.Len())
+	}
 }

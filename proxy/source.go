@@ -64,12 +64,17 @@ func (s *source) fill(p []byte, limit time.Duration) error {
 	return nil
 }
 
-// explain replaces the error that a cancelled transfer ends with by the reason.
+// explain says why a transfer that was cancelled was, besides what it ended
+// with.
 func (s *source) explain(err error) error {
-	if s.ctx.Err() != nil {
-		return fmt.Errorf("reading blob %s: %w", s.blob, context.Cause(s.ctx))
+	cause := context.Cause(s.ctx)
+	switch {
+	case cause == nil || errors.Is(err, cause):
+		return err
+	case errors.Is(err, context.Canceled):
+		return fmt.Errorf("reading blob %s: %w", s.blob, cause)
 	}
-	return err
+	return fmt.Errorf("%w: %w", cause, err)
 }
 
 func (s *source) drop() {

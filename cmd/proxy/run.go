@@ -34,7 +34,8 @@ func serve(ctx context.Context, c config, stdout, stderr io.Writer, m *ui.Messag
 	repo, err := registry.Open(c.cache, registry.Options{
 		Keychain:  authn.NewMultiKeychain(authn.DefaultKeychain, github.Keychain),
 		UserAgent: "nixoci-proxy/" + cli.Version(),
-		Logger:    log,
+		// no Logger: what the proxy says about a failure is enough; each of its
+		// retries, for each of many paths, would bury it
 	})
 	if err != nil {
 		return err
@@ -84,7 +85,7 @@ func announce(s *proxy.Server, cache string, addr *net.TCPAddr, stdout io.Writer
 	}
 	if len(keys) == 0 && s.Len() > 0 {
 		m.Warn(hint.Wrap(errors.New("the cache has no public key; Nix takes its paths only if they carry a signature it trusts"),
-			"publish with --sign-key-file, or, if you trust everybody who can write to the cache, let the substituter be "+url+"?trusted=1"))
+			"publish with --sign-key-file, or, if you trust everybody who can write to the cache, append ?trusted=1 to the substituter"))
 	}
 	m.Printf("ready: %d store paths of %s on %s", s.Len(), cache, url)
 	_, err := io.WriteString(stdout, lines)
