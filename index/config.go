@@ -44,11 +44,6 @@ func union(a, b []string) []string {
 	return out
 }
 
-func (c Config) equal(d Config) bool {
-	return c.StoreDir == d.StoreDir && c.Priority == d.Priority &&
-		slices.Equal(c.PublicKeys, d.PublicKeys) && slices.Equal(c.Upstreams, d.Upstreams)
-}
-
 func (c Config) storeDir() string {
 	if c.StoreDir == "" {
 		return storepath.DefaultDir

@@ -67,7 +67,7 @@ func (d disk) write(name string, b []byte) error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(f.Name())
+	defer func() { _ = os.Remove(f.Name()) }() // fails once it is renamed
 	_, err = f.Write(b)
 	if err := errors.Join(err, f.Close()); err != nil {
 		return err

@@ -171,7 +171,7 @@ func (e *Entry) Validate() error {
 		return fail("compression %q", e.Compression)
 	}
 	n := e.NAR
-	if n.Blob.Algorithm != "sha256" || len(n.Blob.Hex) != 64 {
+	if invalidDigest(n.Blob) {
 		return fail("blob digest %q", n.Blob)
 	}
 	// written so that no sum can overflow

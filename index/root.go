@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -152,11 +153,27 @@ func parseSegmentList(blob []byte) (segmentList, error) {
 		return list, err
 	}
 	for _, s := range list.Segments {
-		if s.EntriesSize <= 0 || s.EntriesSize > maxEntriesBlob || s.Tag == "" {
-			return list, fmt.Errorf("the segment list says %d bytes of segment %q", s.EntriesSize, s.Tag)
+		if s.EntriesSize <= 0 || s.EntriesSize > maxEntriesBlob || s.Tag == "" || invalidDigest(s.Manifest) || invalidDigest(s.Entries) {
+			return list, fmt.Errorf("the segment list names segment %q as %s with %d bytes of entries in %s", s.Tag, s.Manifest, s.EntriesSize, s.Entries)
+		}
+	}
+	for _, s := range list.Segments {
+		if slices.ContainsFunc(s.Replaces, invalidDigest) {
+			return list, fmt.Errorf("the segment list says that segment %q replaces what is no digest", s.Tag)
+		}
+	}
+	for _, r := range list.Retired {
+		if invalidDigest(r.Manifest) {
+			return list, fmt.Errorf("the segment list names the retired segment %q as %s", r.Tag, r.Manifest)
 		}
 	}
 	return list, list.Config.validate()
+}
+
+// invalidDigest tells of what would not survive being written and read again.
+func invalidDigest(h v1.Hash) bool {
+	_, err := v1.NewHash(h.String())
+	return err != nil || h.Algorithm != "sha256"
 }
 
 func encodeSegmentList(l segmentList) ([]byte, error) {
