@@ -24,26 +24,37 @@ type dumper func(ctx context.Context, path string, w io.Writer) error
 // like "..x", which it refuses, and macOS's case hack, which it ignores.
 func ownDump(_ context.Context, path string, w io.Writer) error { return nar.DumpPath(w, path) }
 
-// fromStore runs store with a function that writes p's compressed NAR. If our
-// own reading of p fails or gives something else than the store's record says,
-// it is run once more with Nix's.
+// fromStore runs store with a function that writes p's compressed NAR, and
+// which store may call again. If our own reading of p fails or gives something
+// else than the store's record says, it is run once more with Nix's.
 func (r *run) fromStore(ctx context.Context, p nix.PathInfo, store func(write func(io.Writer) error) (v1.Descriptor, error)) (v1.Descriptor, error) {
-	desc, err := store(func(w io.Writer) error { return r.compress(ctx, p, ownDump, w) })
-	if !errors.As(err, new(*sourceError)) || r.opts.Dump == nil || ctx.Err() != nil {
-		return desc, err
+	counted := int64(0) // of this path, as progress
+	with := func(dump dumper) func(io.Writer) error {
+		return func(w io.Writer) (err error) {
+			r.opts.Progress.Add(-counted)
+			counted, err = r.compress(ctx, p, dump, w)
+			return err
+		}
 	}
-	r.opts.Logger.Info("reading the path with Nix itself", "path", p.Path, "because", err)
-	return store(func(w io.Writer) error { return r.compress(ctx, p, r.opts.Dump, w) })
+	desc, err := store(with(ownDump))
+	if errors.As(err, new(*sourceError)) && r.opts.Dump != nil && ctx.Err() == nil {
+		r.opts.Logger.Info("reading the path with Nix itself", "path", p.Path, "because", err)
+		desc, err = store(with(r.opts.Dump))
+	}
+	if err != nil {
+		r.opts.Progress.Add(-counted)
+	}
+	return desc, err
 }
 
 // compress writes p's compressed NAR to w, and fails if what it read is not
 // what the store's record says. Errors of w pass through; others are
-// *sourceError.
-func (r *run) compress(ctx context.Context, p nix.PathInfo, dump dumper, w io.Writer) error {
+// *sourceError. It returns how many bytes of the NAR it read.
+func (r *run) compress(ctx context.Context, p nix.PathInfo, dump dumper, w io.Writer) (int64, error) {
 	out := &outlet{ctx: ctx, w: w}
 	enc, release, err := r.codec.writer(out)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer release()
 	meter := &meter{sum: sha256.New(), progress: r.opts.Progress, limit: p.NarSize}
@@ -69,10 +80,7 @@ func (r *run) compress(ctx context.Context, p nix.PathInfo, dump dumper, w io.Wr
 			Got:  fmt.Sprintf("%s, %d bytes", meter.hash(), meter.n),
 		}}
 	}
-	if err != nil {
-		r.opts.Progress.Add(-meter.counted)
-	}
-	return err
+	return meter.n, err
 }
 
 // outlet remembers the error of the writer below, to tell it from the errors
@@ -102,16 +110,15 @@ type meter struct {
 	sum      hash.Hash
 	n, limit int64
 	progress Progress
-	counted  int64
 }
 
 func (m *meter) Write(b []byte) (int, error) {
-	if m.n += int64(len(b)); m.n > m.limit {
+	if m.n+int64(len(b)) > m.limit {
 		return 0, errTooLong // a file that grows would never end
 	}
+	m.n += int64(len(b))
 	m.sum.Write(b)
 	m.progress.Add(int64(len(b)))
-	m.counted += int64(len(b))
 	return len(b), nil
 }
 

@@ -108,6 +108,9 @@ func (r *run) sendPack(ctx context.Context, members []member) error {
 	}
 	desc, err := r.repo.PutBlob(ctx, blob.Bytes())
 	if err != nil {
+		for _, m := range members {
+			r.opts.Progress.Add(-m.same[0].NarSize)
+		}
 		return err
 	}
 	offset := int64(0)

@@ -12,6 +12,8 @@ import (
 	"io"
 	"log/slog"
 	"runtime"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -141,10 +143,14 @@ func Run(ctx context.Context, repo registry.Repository, paths []nix.PathInfo, o 
 		if ctx.Err() != nil {
 			break
 		}
-		g.Go(func() error { return r.settle(ctx, same, r.path(ctx, same)) })
+		g.Go(func() error { return r.group(ctx, same) })
 	}
 	err = g.Wait()
-	if err == nil {
+	switch {
+	case err != nil:
+	case parent.Err() != nil: // perhaps before anybody could notice
+		err = context.Cause(parent)
+	default:
 		// the group's context has ended with the group
 		err = r.packs.flush(parent)
 	}
@@ -152,6 +158,7 @@ func Run(ctx context.Context, repo registry.Repository, paths []nix.PathInfo, o 
 	if errors.As(err, &stop) {
 		err = stop.error
 	}
+	slices.SortFunc(r.failures, func(a, b Failure) int { return strings.Compare(a.Path, b.Path) })
 	return r.failures, err
 }
 
@@ -182,12 +189,27 @@ func schedule(paths []nix.PathInfo) [][]nix.PathInfo {
 	return append(first, then...)
 }
 
-// settle decides what an error of one group of paths means for the run.
+// group uploads the contents that same share, from the first path that can be
+// read.
+func (r *run) group(ctx context.Context, same []nix.PathInfo) error {
+	for {
+		err := r.path(ctx, same)
+		if len(same) == 1 || !errors.As(err, new(*sourceError)) {
+			return r.settle(ctx, same, err)
+		}
+		if err := r.settle(ctx, same[:1], err); err != nil {
+			return err
+		}
+		same = same[1:]
+	}
+}
+
+// settle decides what an error of paths with the same contents means for the
+// run.
 func (r *run) settle(ctx context.Context, same []nix.PathInfo, err error) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if err == nil {
-		r.inRow = 0
 		return nil
 	}
 	var stop *stopError
@@ -243,8 +265,12 @@ func (r *run) path(ctx context.Context, same []nix.PathInfo) error {
 	return r.deliver(ctx, same, Result{Compression: r.codec.name, FileHash: sum, FileSize: desc.Size, Blob: desc, Sent: desc.Size}, start)
 }
 
-// deliver hands a NAR to the caller, once for each path that has it.
+// deliver hands a NAR that the registry has taken to the caller, once for each
+// path that has it.
 func (r *run) deliver(ctx context.Context, same []nix.PathInfo, res Result, start time.Time) error {
+	r.mu.Lock()
+	r.inRow = 0
+	r.mu.Unlock()
 	for i, p := range same {
 		res.Info = p
 		if i > 0 {

@@ -101,7 +101,7 @@ func validName(s string) error {
 		}
 		return fmt.Errorf("character %q is not allowed in a name", c)
 	}
-	// as Nix since 2.20: nothing that could be taken for "." or ".."
+	// NixOS/nix#9867: nothing that could be taken for "." or ".."
 	if first, _, _ := strings.Cut(s, "-"); first == "." || first == ".." {
 		return fmt.Errorf("a name must not begin with %q", first)
 	}
