@@ -9,9 +9,6 @@ import (
 	"net"
 	"strings"
 
-	"github.com/google/go-containerregistry/pkg/authn"
-	"github.com/google/go-containerregistry/pkg/authn/github"
-
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/internal/cli"
 	"github.com/org/nixoci-action/internal/hint"
@@ -32,7 +29,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, _ io.Re
 func serve(ctx context.Context, c config, stdout, stderr io.Writer, m *ui.Messages) error {
 	log := newLogger(stderr)
 	repo, err := registry.Open(c.cache, registry.Options{
-		Keychain:  authn.NewMultiKeychain(authn.DefaultKeychain, github.Keychain),
+		Keychain:  cli.Keychain(),
 		UserAgent: "nixoci-proxy/" + cli.Version(),
 		// no Logger: what the proxy says about a failure is enough; each of its
 		// retries, for each of many paths, would bury it

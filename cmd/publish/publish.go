@@ -11,9 +11,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/google/go-containerregistry/pkg/authn"
-	"github.com/google/go-containerregistry/pkg/authn/github"
-
 	"github.com/org/nixoci-action/closure"
 	"github.com/org/nixoci-action/discover"
 	"github.com/org/nixoci-action/index"
@@ -51,10 +48,15 @@ func publish(ctx context.Context, cfg config, getenv func(string) string, stdin 
 	defer done()
 	err = p.run(ctx)
 	p.report.finish(p.stages.stages, err)
-	p.msg.Printf("%s", p.report.text())
-	if cfg.JSON {
+	switch {
+	case cfg.JSON:
 		err = errors.Join(err, p.report.writeJSON(stdout))
+	case cfg.DryRun:
+		if _, werr := io.WriteString(stdout, p.report.planText()); werr != nil {
+			err = errors.Join(err, fmt.Errorf("writing the plan: %w", werr))
+		}
 	}
+	p.msg.Printf("%s", p.report.text())
 	return err
 }
 
@@ -70,10 +72,10 @@ func newPublisher(cfg config, getenv func(string) string, stdin io.Reader, stder
 		level = slog.LevelDebug
 	}
 	nixLog := msg.Log()
-	log := slog.New(slog.NewTextHandler(nixLog, &slog.HandlerOptions{Level: level}))
+	log := msg.Logger(level)
 	repo, err := registry.Open(cfg.Cache, registry.Options{
 		Push:      !cfg.DryRun,
-		Keychain:  authn.NewMultiKeychain(authn.DefaultKeychain, github.Keychain),
+		Keychain:  cli.Keychain(),
 		UserAgent: "nixoci-action/" + cli.Version(),
 		Logger:    log,
 	})

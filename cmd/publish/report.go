@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -236,9 +237,6 @@ func (r *report) writeJSON(w io.Writer) error {
 // text is the summary for people.
 func (r *report) text() string {
 	var b strings.Builder
-	if r.DryRun {
-		b.WriteString(r.planText())
-	}
 	var rows [][]string
 	row := func(what string, t total, extra string) {
 		rows = append(rows, []string{what, ui.Number(t.Paths), ui.Bytes(t.NarSize), extra})
@@ -278,13 +276,19 @@ func (r *report) text() string {
 	return b.String()
 }
 
+// outputsText counts the outputs, and names those that are not published.
 func (r *report) outputsText() string {
 	if len(r.Outputs) == 0 {
 		return "summary"
 	}
 	n := map[string]int{}
+	left := map[string][]string{} // attributes by reason
 	for _, o := range r.Outputs {
 		n[o.Status]++
+		if o.Status != statusBuilt {
+			reason := o.Status + " (" + o.Reason + ")"
+			left[reason] = append(left[reason], o.Attr)
+		}
 	}
 	s := "outputs: " + ui.Number(len(r.Outputs)) + " found"
 	for _, status := range []string{statusBuilt, statusNotBuilt, statusFailed, statusSkipped} {
@@ -292,9 +296,13 @@ func (r *report) outputsText() string {
 			s += fmt.Sprintf(", %d %s", n[status], status)
 		}
 	}
+	for _, reason := range slices.Sorted(maps.Keys(left)) {
+		s += "\n" + reason + ": " + firstFew(left[reason])
+	}
 	return s
 }
 
+// planText is the plan of a dry run, a line for each path.
 func (r *report) planText() string {
 	var rows [][]string
 	for _, p := range r.Paths {

@@ -85,7 +85,7 @@ func TestEightPublishersAtOnce(t *testing.T) {
 					}
 					err := cmd.Wait()
 					done := err == nil
-					committed := strings.Contains(stderr.String(), fmt.Sprintf("entries=%d", len(mine[p])))
+					committed := strings.Contains(stderr.String(), fmt.Sprintf("entries %d)", len(mine[p])))
 					if kill < 0 && !done {
 						t.Errorf("a publisher that was left alone failed: %v\n%s", err, stderr.String())
 					}
