@@ -36,10 +36,11 @@ test: ## vet, check the format, run all tests with the race detector
 	scripts/with-nix scripts/test
 
 .PHONY: bench
-bench: ## measure
+bench: ## measure publish and proxy against the machine; BENCH='-scale 0.05' and other flags
 	scripts/install-deps --for test
+	@$(MAKE) --no-print-directory build
 	go test -run '^$$' -bench . -benchmem ./...
-	if [ -e scripts/bench ]; then $(MAKE) --no-print-directory build && scripts/with-nix scripts/bench; fi
+	scripts/with-nix go run ./internal/bench $(BENCH)
 
 .PHONY: lint
 lint: ## lint Go code, shell scripts and workflows

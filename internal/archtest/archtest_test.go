@@ -189,6 +189,8 @@ func TestRules(t *testing.T) {
 		{"internal/ui", "internal/registry", false},
 		{"internal/ui", "internal/hint", true},
 		{"internal/publishtest", "upload", true},
+		{"internal/bench", "index", true},
+		{"internal/bench", "cmd/publish", false},
 		{"internal/publishtest", "cmd/publish", false},
 	}
 	for _, tt := range tests {

@@ -1,0 +1,162 @@
+package main
+
+import (
+	"fmt"
+	"math"
+	"os"
+	"slices"
+	"strings"
+	"unicode/utf8"
+)
+
+// result is what a run prints.
+type result struct {
+	Machine     machine   `json:"machine"`
+	Scale       float64   `json:"scale"`
+	Repetitions int       `json:"repetitions"`
+	Seconds     float64   `json:"seconds"`
+	Sections    []section `json:"sections"`
+}
+
+// section is a table.
+type section struct {
+	Title string `json:"title"`
+	// About says what was worked on.
+	About string   `json:"about"`
+	Rows  []figure `json:"rows"`
+}
+
+// figure is something that was measured once or several times.
+type figure struct {
+	Name    string    `json:"name"`
+	Unit    string    `json:"unit"`
+	Median  float64   `json:"median"`
+	Min     float64   `json:"min"`
+	Max     float64   `json:"max"`
+	Samples []float64 `json:"samples"`
+}
+
+// add adds a sample to the figure of that name, which it makes if needed.
+func (s *section) add(name, unit string, value float64) {
+	i := slices.IndexFunc(s.Rows, func(f figure) bool { return f.Name == name })
+	if i < 0 {
+		s.Rows = append(s.Rows, figure{Name: name, Unit: unit})
+		i = len(s.Rows) - 1
+	}
+	f := &s.Rows[i]
+	f.Samples = append(f.Samples, value)
+	f.Median, f.Min, f.Max = median(f.Samples), slices.Min(f.Samples), slices.Max(f.Samples)
+}
+
+func median(values []float64) float64 {
+	v := slices.Sorted(slices.Values(values))
+	if n := len(v); n%2 == 0 {
+		return (v[n/2-1] + v[n/2]) / 2
+	}
+	return v[len(v)/2]
+}
+
+// number writes three digits that count, and all those before the point.
+func number(v float64) string {
+	switch a := math.Abs(v); {
+	case a >= 99.95 || v == math.Trunc(v):
+		return group(fmt.Sprintf("%.0f", v))
+	case a >= 9.995:
+		return fmt.Sprintf("%.1f", v)
+	case a >= 0.0995:
+		return fmt.Sprintf("%.2f", v)
+	}
+	return fmt.Sprintf("%.3f", v)
+}
+
+func group(s string) string {
+	for i := len(s) - 3; i > 0; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return s
+}
+
+func plural(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return group(fmt.Sprint(n)) + " " + what + "s"
+}
+
+var columns = []string{"", "median", "", "min", "max"}
+
+func (f figure) cells() []string {
+	c := []string{f.Name, number(f.Median), f.Unit, "", ""}
+	if len(f.Samples) > 1 {
+		c[3], c[4] = number(f.Min), number(f.Max)
+	}
+	return c
+}
+
+func (r result) intro() string {
+	return fmt.Sprintf("%s; %s, scale %s, took %.0f s.", r.Machine, plural(r.Repetitions, "repetition"), number(r.Scale), r.Seconds)
+}
+
+// text is the result for a terminal.
+func (r result) text() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s\n", r.intro())
+	for _, s := range r.Sections {
+		rows := [][]string{columns}
+		for _, f := range s.Rows {
+			rows = append(rows, f.cells())
+		}
+		fmt.Fprintf(&b, "\n%s\n%s\n\n", s.Title, s.About)
+		width := make([]int, len(columns))
+		for _, row := range rows {
+			for i, c := range row {
+				width[i] = max(width[i], utf8.RuneCountInString(c))
+			}
+		}
+		for _, row := range rows {
+			line := "  "
+			for i, c := range row {
+				pad := strings.Repeat(" ", width[i]-utf8.RuneCountInString(c))
+				if i == 0 || i == 2 { // words; the rest are numbers
+					line += c + pad + "  "
+				} else {
+					line += pad + c + "  "
+				}
+			}
+			b.WriteString(strings.TrimRight(line, " ") + "\n")
+		}
+	}
+	return b.String()
+}
+
+// markdown is the result for a document.
+func (r result) markdown() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s\n", r.intro())
+	for _, s := range r.Sections {
+		fmt.Fprintf(&b, "\n### %s\n\n%s\n\n| | median | | min | max |\n|---|---:|---|---:|---:|\n", s.Title, s.About)
+		for _, f := range s.Rows {
+			fmt.Fprintf(&b, "| %s |\n", strings.Join(f.cells(), " | "))
+		}
+	}
+	return b.String()
+}
+
+const (
+	beginMark = "<!-- bench begins -->\n"
+	endMark   = "<!-- bench ends -->\n"
+)
+
+// updateDoc replaces what stands between the marks in a file.
+func updateDoc(name, text string) error {
+	old, err := os.ReadFile(name)
+	if err != nil {
+		return err
+	}
+	head, rest, ok := strings.Cut(string(old), beginMark)
+	_, tail, ok2 := strings.Cut(rest, endMark)
+	if !ok || !ok2 {
+		return fmt.Errorf("%s has no lines %q and %q", name, strings.TrimSpace(beginMark), strings.TrimSpace(endMark))
+	}
+	return os.WriteFile(name, []byte(head+beginMark+"\n"+text+"\n"+endMark+tail), 0o644) //nolint:gosec // a document
+}
