@@ -84,7 +84,7 @@ func (h *hits) merge(now time.Time) {
 	if err != nil {
 		return
 	}
-	defer f.Close() //nolint:errcheck // only read
+	defer f.Close()
 	data, err := io.ReadAll(io.LimitReader(f, maxHitsBytes+1))
 	if err != nil || len(data) > maxHitsBytes {
 		return

@@ -59,7 +59,7 @@ func jitter(d time.Duration) time.Duration {
 func retryAfter(header string, now time.Time) time.Duration {
 	var d time.Duration
 	if seconds, err := strconv.ParseUint(header, 10, 32); err == nil || errors.Is(err, strconv.ErrRange) {
-		d = time.Duration(seconds) * time.Second //nolint:gosec // 32 bits of seconds fit
+		d = time.Duration(seconds) * time.Second
 	} else if at, err := http.ParseTime(header); err == nil {
 		d = at.Sub(now)
 	}

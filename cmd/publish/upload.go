@@ -66,7 +66,7 @@ func (p *publisher) upload(ctx context.Context, plan *closure.Plan, base *index.
 	var result index.Result
 	for try := 0; ; try++ {
 		uploadErr = p.send(ctx, w, todo)
-		result, err = p.close(ctx, w, plan, base, roots)
+		result, err = p.close(ctx, w, base, roots)
 		if err != nil || len(result.Lost) == 0 || try == lostTries || ctx.Err() != nil {
 			break
 		}
@@ -198,7 +198,7 @@ func (p *publisher) entry(info nix.PathInfo) (index.Entry, error) {
 
 // close commits, even if ctx has ended: what is in the registry should not have
 // been sent for nothing.
-func (p *publisher) close(ctx context.Context, w *index.Writer, plan *closure.Plan, base *index.Snapshot, roots []root) (index.Result, error) {
+func (p *publisher) close(ctx context.Context, w *index.Writer, base *index.Snapshot, roots []root) (index.Result, error) {
 	if ctx.Err() != nil {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 		defer cancel()

@@ -284,7 +284,7 @@ func (c *client) same(path string) {
 func makeWritable(dir string) {
 	_ = filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
 		if err == nil && d.IsDir() {
-			_ = os.Chmod(path, 0o700) //nolint:gosec // to be removed
+			_ = os.Chmod(path, 0o700)
 		}
 		return nil
 	})
