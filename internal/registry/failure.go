@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
+	"regexp"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
@@ -77,31 +77,29 @@ func (r *remote) permissionHint() string {
 // maxErrorText bounds what a server's answer adds to a message, in bytes.
 const maxErrorText = 1 << 10
 
-// presentable is an error of the HTTP client, cut to a readable length.
+// presentable is an error of the HTTP client whose text is of a readable
+// length and without secrets. URLs have them: users before the host, and in
+// queries the signatures of storage services and the states of uploads.
 type presentable struct{ err error }
+
+func present(err error) error { return &presentable{err} }
 
 func (p *presentable) Unwrap() error { return p.err }
 
+var (
+	userInURL  = regexp.MustCompile(`://[^/@\s"']+@`)
+	queryInURL = regexp.MustCompile(`(://[^\s?"']+\?)[^\s"']+`)
+)
+
 func (p *presentable) Error() string {
 	s := p.err.Error()
+	if len(s) > 2*maxErrorText {
+		s = s[:2*maxErrorText] // no more than this is worth a search
+	}
+	s = userInURL.ReplaceAllLiteralString(s, "://***@")
+	s = queryInURL.ReplaceAllString(s, "${1}***")
 	if len(s) > maxErrorText {
-		s = strings.ToValidUTF8(s[:maxErrorText], "") + "…"
+		s = s[:maxErrorText] + "…"
 	}
-	return s
-}
-
-// present takes secrets out of an error of the HTTP client: the queries of
-// URLs hold the signatures of storage services and the state of uploads.
-func present(err error) error {
-	if err == nil {
-		return nil
-	}
-	var ue *url.Error
-	for e := err; errors.As(e, &ue); e = ue.Err {
-		ue.URL, _, _ = strings.Cut(ue.URL, "?")
-		if u, err := url.Parse(ue.URL); err == nil {
-			ue.URL = u.Redacted()
-		}
-	}
-	return &presentable{err}
+	return strings.ToValidUTF8(s, "")
 }

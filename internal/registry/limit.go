@@ -83,7 +83,7 @@ func (l *limiter) pause(d time.Duration) {
 }
 
 // bodyRetryAfter is how ghcr.io says it, in the error's message.
-var bodyRetryAfter = regexp.MustCompile(`(?i)retry-after: *([0-9]+(?:\.[0-9]+)?)((?:ns|us|µs|ms|s|m|h)?)(?:[^0-9a-zµ.]|$)`)
+var bodyRetryAfter = regexp.MustCompile(`(?i)retry-after: *([0-9]+(?:\.[0-9]+)?)((?:ns|us|µs|ms|s|m|h)?)\.?(?:[^0-9a-zµ.]|$)`)
 
 // retryAfter reads the pause from the header (seconds or a date), else from
 // the body, which stays readable. 0 means none was named.

@@ -28,7 +28,7 @@ func TestRetryAfter(t *testing.T) {
 		{"ghcr.io", "", ghcr, 35100 * time.Microsecond, 35100 * time.Microsecond},
 		{"nonsense in the header", "soon", ghcr, 35100 * time.Microsecond, 35100 * time.Microsecond},
 		{"capital letters", "", "Retry-After: 2s", 2 * time.Second, 2 * time.Second},
-		{"end of a sentence", "", "Retry-After: 2s.", 0, 2 * time.Second},
+		{"end of a sentence", "", "Retry-After: 2s.", 2 * time.Second, 2 * time.Second},
 		{"without a unit", "", "retry-after: 3, sorry", 3 * time.Second, 3 * time.Second},
 		{"longer than time itself", "", "retry-after: 99999999999h", maxRetryAfter, maxRetryAfter},
 		{"nothing", "", "slow down", 0, 0},

@@ -14,7 +14,7 @@ import (
 // What a registry can make us hold and do.
 const (
 	maxTags     = 1_000_000
-	maxTagPages = 10_000
+	maxTagPages = 2_000
 	maxTagPage  = 64 << 20 // bytes
 )
 
