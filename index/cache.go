@@ -171,6 +171,10 @@ func (c *Cache) sweep(ctx context.Context, list segmentList) error {
 			if errors.Is(err, registry.ErrNotFound) {
 				return nil // collected since the list was made
 			}
+			if errors.Is(err, errNoSegment) {
+				c.opts.Logger.Warn("passing over a tag of another program", "tag", tag)
+				return nil
+			}
 			if err != nil {
 				return err
 			}
@@ -191,6 +195,9 @@ func (c *Cache) sweep(ctx context.Context, list segmentList) error {
 // readJobs is how many index objects are read at once.
 const readJobs = 16
 
+// errNoSegment tells that a tag only looks like a segment's.
+var errNoSegment = errors.New("not a segment of a cache index")
+
 // segmentInfo learns from a segment's manifest what the root would say.
 // Count and Replaces stay open until the entries blob is read.
 func (c *Cache) segmentInfo(ctx context.Context, tag string) (SegmentInfo, error) {
@@ -202,8 +209,11 @@ func (c *Cache) segmentInfo(ctx context.Context, tag string) (SegmentInfo, error
 	if err := json.Unmarshal(m.Raw, &im); err != nil {
 		return SegmentInfo{}, fmt.Errorf("decoding segment %s: %w", tag, err)
 	}
-	if len(im.Layers) == 0 || im.Layers[0].MediaType != mediaEntries || im.Layers[0].Size <= 0 || im.Layers[0].Size > maxEntriesBlob {
-		return SegmentInfo{}, fmt.Errorf("tag %s is no segment of a cache index", tag)
+	if len(im.Layers) == 0 || im.Layers[0].MediaType != mediaEntries {
+		return SegmentInfo{}, errNoSegment
+	}
+	if size := im.Layers[0].Size; size <= 0 || size > maxEntriesBlob {
+		return SegmentInfo{}, fmt.Errorf("segment %s says that its entries take %d bytes", tag, size)
 	}
 	return SegmentInfo{Tag: tag, Manifest: m.Digest, Entries: im.Layers[0].Digest, EntriesSize: im.Layers[0].Size}, nil
 }

@@ -387,6 +387,76 @@ func (failing) Manifest(context.Context, string) (registry.Manifest, error) {
 	return registry.Manifest{}, errCrash
 }
 
+// Somebody's tag that only looks like a segment's does no harm.
+func TestForeignTagIsPassedOver(t *testing.T) {
+	backends(t, func(t *testing.T, open func() registry.Repository) {
+		ctx := context.Background()
+		repo := open()
+		a := newEntry(t, repo, "a")
+		mustPublish(t, repo, a)
+		theirs, err := newManifest("application/other", []v1.Descriptor{emptyConfig}, time.Unix(0, 0))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := repo.PutManifest(ctx, "segment-of-a-cake", theirs); err != nil {
+			t.Fatal(err)
+		}
+		b := newEntry(t, repo, "b")
+		mustPublish(t, repo, b)
+		s, err := Open(open(), quick()).Sweep(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		has(t, s, a, b)
+	})
+}
+
+// A publication speaks of what clients can get, and of nothing else.
+func TestPublicationNamesVisibleRoots(t *testing.T) {
+	ctx := context.Background()
+	repo, err := registry.Open("oci:"+t.TempDir(), registry.Options{Push: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := newEntry(t, repo, "old")
+	mustPublish(t, repo, old)
+	a := newEntry(t, repo, "a")
+	b := newEntry(t, repo, "b", "11111111111111111111111111111111-nowhere")
+	cache := Open(repo, quick())
+	base, err := cache.Sweep(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := cache.NewWriter(base, WriterOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pub := Publication{Time: time.Now(), Flake: "."}
+	for _, e := range []Entry{a, b} {
+		if err := w.Add(ctx, e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, e := range []Entry{a, b, old} {
+		pub.Roots = append(pub.Roots, Root{Attr: e.Path.Name, Path: e.Path.Base()})
+	}
+	if _, err := w.Close(ctx, &pub); err != nil {
+		t.Fatal(err)
+	}
+	s, err := Open(repo, quick()).Refresh(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []Root{pub.Roots[0], pub.Roots[2]}
+	if got := s.Publications(); len(got) != 1 || !slices.Equal(got[0].Roots, want) {
+		t.Fatalf("got %+v, want the roots %v", got, want)
+	}
+	pub.Roots = want
+	if !s.Published(pub, time.Now().Add(-time.Hour)) || s.Published(pub, time.Now().Add(time.Hour)) {
+		t.Error("Published does not find it, or finds it too young")
+	}
+}
+
 func TestUnreadableIsNeverEmpty(t *testing.T) {
 	backends(t, func(t *testing.T, open func() registry.Repository) {
 		repo := open()

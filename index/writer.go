@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
 	"github.com/org/nixoci-action/internal/registry"
+	"github.com/org/nixoci-action/internal/storepath"
 )
 
 // WriterOptions configures a Writer. The zero value works for a cache whose
@@ -155,7 +156,7 @@ func (w *Writer) commit(ctx context.Context, p *Publication) error {
 		if len(batches) == 1 {
 			pub = p
 		}
-		err := w.writeSegment(ctx, batches[0], pub)
+		err := w.writeSegment(ctx, batches[0], w.visible(pub, batches[0]))
 		var missing *registry.MissingBlobsError
 		if errors.As(err, &missing) && w.forget(missing.Digests) {
 			continue
@@ -167,7 +168,7 @@ func (w *Writer) commit(ctx context.Context, p *Publication) error {
 			p = nil
 		}
 	}
-	if p != nil {
+	if p = w.visible(p, nil); p != nil {
 		if err := w.writeSegment(ctx, nil, p); err != nil {
 			return fmt.Errorf("recording the publication: %w", err)
 		}
@@ -181,6 +182,34 @@ func (w *Writer) commit(ctx context.Context, p *Publication) error {
 		w.cache.opts.Logger.Warn("the root was not written yet", "error", err)
 	}
 	return nil
+}
+
+// visible returns p with only those roots that clients can get once batch is
+// committed; nil if there are none.
+func (w *Writer) visible(p *Publication, batch []Entry) *Publication {
+	if p == nil {
+		return nil
+	}
+	inBatch := map[string]bool{}
+	for _, e := range batch {
+		inBatch[e.Path.HashPart] = true
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	q := *p
+	q.Roots = slices.DeleteFunc(slices.Clone(p.Roots), func(r Root) bool {
+		path, err := storepath.ParseBase(r.Path)
+		return err != nil || !inBatch[path.HashPart] && !w.available(path.HashPart)
+	})
+	if len(q.Roots) == 0 {
+		return nil
+	}
+	return &q
+}
+
+// available reports whether clients can get a path already.
+func (w *Writer) available(hashPart string) bool {
+	return w.committed[hashPart] || w.base.Has(hashPart) || w.opts.OnUpstream(hashPart)
 }
 
 // batches returns the complete pending entries, references first, cut so that
@@ -215,7 +244,7 @@ func (w *Writer) complete() []Entry {
 	visit = func(hashPart string) bool {
 		e, ok := w.pending[hashPart]
 		if !ok {
-			return w.committed[hashPart] || w.base.Has(hashPart) || w.opts.OnUpstream(hashPart)
+			return w.available(hashPart)
 		}
 		switch state[hashPart] {
 		case yes, visiting: // a reference to itself

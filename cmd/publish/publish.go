@@ -90,7 +90,7 @@ func newPublisher(cfg config, getenv func(string) string, stdin io.Reader, stder
 		cfg: cfg, getenv: getenv, stdin: stdin, msg: msg, log: log, keys: keys, repo: repo,
 		nix:    nix.New(nix.Options{Env: os.Environ(), Stderr: nixLog, Logger: log}),
 		cache:  index.Open(repo, index.Options{Dir: dir, Logger: log}),
-		report: report{Cache: repo.String(), DryRun: cfg.DryRun, PublicKeys: keys.PublicKeys()},
+		report: report{Cache: repo.String(), DryRun: cfg.DryRun, PublicKeys: keys.PublicKeys(), Upstreams: []string{}, Paths: []pathReport{}},
 	}, func() { nixLog.Close() }, nil
 }
 
@@ -118,10 +118,7 @@ func (p *publisher) run(ctx context.Context) error {
 		return context.Cause(ctx)
 	}
 	if len(roots) == 0 {
-		if rootsErr != nil || p.cfg.DryRun {
-			return rootsErr
-		}
-		return errors.New("there is nothing to publish")
+		return rootsErr // with no error there were no paths on standard input, or in a dry run nothing is built
 	}
 	set, err := p.closure(ctx, roots)
 	if err != nil {
