@@ -25,13 +25,7 @@ type cost struct{ wall, cpu time.Duration }
 // as many paths at a time. Nothing is stored or sent. It is written
 // independently of package upload, which it is the measure of.
 func limit(ctx context.Context, paths []*path, jobs int) (cost, error) {
-	encoders := sync.Pool{New: func() any {
-		e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(1<<20))
-		if err != nil {
-			panic(err) // only for wrong options
-		}
-		return e
-	}}
+	pool := sync.Pool{New: func() any { return newPress() }}
 	// a large one that starts last would be alone at the end
 	order := slices.Clone(paths)
 	slices.SortStableFunc(order, func(a, b *path) int { return int(b.narSize>>25 - a.narSize>>25) })
@@ -43,29 +37,47 @@ func limit(ctx context.Context, paths []*path, jobs int) (cost, error) {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			e := encoders.Get().(*zstd.Encoder)
-			defer encoders.Put(e)
-			file, sum := &counter{w: sha256.New()}, &counter{w: sha256.New()}
-			e.Reset(file)
-			buf := bufio.NewWriterSize(io.MultiWriter(sum, e), 256<<10)
-			if err := nar.DumpPath(buf, p.name); err != nil {
-				return err
-			}
-			if err := buf.Flush(); err != nil {
-				return err
-			}
-			if err := e.Close(); err != nil {
-				return err
-			}
-			if sum.sum() != p.narHash {
-				return fmt.Errorf("%s has changed", p.name)
-			}
-			_ = file.sum()
-			return nil
+			x := pool.Get().(*press)
+			defer pool.Put(x)
+			return x.path(p)
 		})
 	}
 	err := g.Wait()
 	return cost{time.Since(start), selfCPU() - before}, err
+}
+
+// press is what one path needs at a time; it is used again for the next.
+type press struct {
+	zstd *zstd.Encoder
+	buf  *bufio.Writer // the NAR comes in tiny pieces
+}
+
+func newPress() *press {
+	e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(1<<20))
+	if err != nil {
+		panic(err) // only for wrong options
+	}
+	return &press{e, bufio.NewWriterSize(nil, 256<<10)}
+}
+
+func (x *press) path(p *path) error {
+	file, sum := &counter{w: sha256.New()}, &counter{w: sha256.New()}
+	x.zstd.Reset(file)
+	x.buf.Reset(io.MultiWriter(sum, x.zstd))
+	if err := nar.DumpPath(x.buf, p.name); err != nil {
+		return err
+	}
+	if err := x.buf.Flush(); err != nil {
+		return err
+	}
+	if err := x.zstd.Close(); err != nil {
+		return err
+	}
+	if sum.sum() != p.narHash {
+		return fmt.Errorf("%s has changed", p.name)
+	}
+	_ = file.sum()
+	return nil
 }
 
 // counter counts what it hashes.
