@@ -1,0 +1,36 @@
+package hint
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"testing"
+)
+
+func TestHint(t *testing.T) {
+	inner := Wrap(io.EOF, "inner")
+	tests := []struct {
+		name string
+		err  error
+		want string
+	}{
+		{"nil", nil, ""},
+		{"none", io.EOF, ""},
+		{"plain", inner, "inner"},
+		{"below", fmt.Errorf("reading x: %w", inner), "inner"},
+		{"outermost wins", Wrap(fmt.Errorf("y: %w", inner), "outer"), "outer"},
+		{"an empty one hides nothing", Wrap(inner, ""), "inner"},
+		{"joined", errors.Join(io.EOF, inner), "inner"},
+	}
+	for _, tt := range tests {
+		if got := Of(tt.err); got != tt.want {
+			t.Errorf("%s: got %q, want %q", tt.name, got, tt.want)
+		}
+	}
+	if err := Wrap(nil, "x"); err != nil {
+		t.Errorf("nil became %v", err)
+	}
+	if inner.Error() != "EOF" || !errors.Is(inner, io.EOF) {
+		t.Errorf("the error became %v", inner)
+	}
+}
