@@ -12,7 +12,7 @@ func TestParse(t *testing.T) {
 		in, dir, name string // name "" means an error
 	}{
 		{"/nix/store/" + hashPart + "-hello-1.0", "/nix/store", "hello-1.0"},
-		{"/tmp/my store/" + hashPart + "-x", "/tmp/my store", "x"},
+		{"/home/u/.local/share/nix/store/" + hashPart + "-x", "/home/u/.local/share/nix/store", "x"},
 		{"/nix/store/" + hashPart + "-" + strings.Repeat("a", 211), "/nix/store", strings.Repeat("a", 211)},
 		{"/nix/store/" + hashPart + "-a+b-c._?=D9", "/nix/store", "a+b-c._?=D9"},
 		{"/nix/store/" + hashPart + "-.hidden", "/nix/store", ".hidden"},
@@ -29,6 +29,8 @@ func TestParse(t *testing.T) {
 		{"/nix/store//" + hashPart + "-x", "", ""},
 		{"/nix/../store/" + hashPart + "-x", "", ""},
 		{"/nix/st\nore/" + hashPart + "-x", "", ""},
+		{"/tmp/my store/" + hashPart + "-x", "", ""},
+		{"/nix/störe/" + hashPart + "-x", "", ""},
 		{"/nix/store/" + hashPart, "", ""},
 		{"/nix/store/" + hashPart + "-", "", ""},
 		{"/nix/store/" + hashPart + "_x", "", ""},
@@ -74,7 +76,7 @@ func FuzzParse(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if p.String() != s || !ValidHashPart(p.HashPart) || strings.ContainsAny(p.Base(), "/\n ") || p.Name == "" {
+		if p.String() != s || !ValidHashPart(p.HashPart) || strings.ContainsAny(p.Base(), "/\n ") || p.Name == "" || !ValidDir(p.Dir) {
 			t.Errorf("%q is %+v", s, p)
 		}
 	})
