@@ -23,6 +23,7 @@ func (w *world) build(nixText string) []string {
 
 // Every kind of contents comes out as it went in.
 func TestContents(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	cache := inDistribution(t)
 	paths := w.build(fmt.Sprintf(`let
@@ -54,6 +55,7 @@ in [
 // A path whose contents are not what Nix recorded is refused by name, with all
 // that refers to it; the others are published.
 func TestCorruptedPath(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	cache := inDistribution(t)
 	flake := w.flake(flakeText(t.Name(), ""))
@@ -91,6 +93,7 @@ func TestCorruptedPath(t *testing.T) {
 // What an upstream cache has is not published, and a client that uses both
 // gets everything. The upstream is a real binary cache that Nix wrote.
 func TestUpstream(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	flake := w.flake(flakeText(t.Name(), ""))
 	up := filepath.Join(w.Dir, "upstream")
@@ -139,6 +142,7 @@ func TestUpstream(t *testing.T) {
 
 // The signing key reaches no log, no child and no builder.
 func TestSecretsStayHere(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	key, err := os.ReadFile(w.keyFile)
 	if err != nil {

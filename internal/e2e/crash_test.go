@@ -40,6 +40,7 @@ func noise(r *rand.Rand, n int) string {
 // runs are killed at a random moment. What was acknowledged, by the exit
 // status or by the message that a segment is committed, is there afterwards.
 func TestEightPublishersAtOnce(t *testing.T) {
+	t.Parallel()
 	caches(t, func(t *testing.T, cache string) {
 		const publishers, rounds = 8, 2
 		seed := rand.Uint64()
@@ -114,6 +115,7 @@ func TestEightPublishersAtOnce(t *testing.T) {
 
 // An interruption commits what is complete, and says so.
 func TestInterrupted(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	d := registrytest.NewDistribution(t)
 	random := rand.New(rand.NewPCG(1, 2))

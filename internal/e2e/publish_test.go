@@ -50,6 +50,7 @@ func (w *world) flake(text string) string {
 // The main job: a flake goes in, and a machine with an empty store gets all of
 // it out, with signatures required.
 func TestPublishAndSubstitute(t *testing.T) {
+	t.Parallel()
 	caches(t, func(t *testing.T, cache string) {
 		w := newWorld(t)
 		flake := w.flake(flakeText(t.Name(), ""))
@@ -85,6 +86,7 @@ func TestPublishAndSubstitute(t *testing.T) {
 
 // A key that the client does not trust is no key.
 func TestSignaturesAreChecked(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	cache := "oci:" + t.TempDir()
 	r := w.publish(cache, "--flake", w.flake(flakeText(t.Name(), "")))
@@ -102,6 +104,7 @@ func TestSignaturesAreChecked(t *testing.T) {
 // Everything is referenced by a tagged manifest, so a collector takes nothing
 // that counts.
 func TestRegistryGarbageCollection(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	d := registrytest.NewDistribution(t)
 	cache := d.Addr + "/a/b"
@@ -120,6 +123,7 @@ func TestRegistryGarbageCollection(t *testing.T) {
 }
 
 func TestExitStatus(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	cache := "oci:" + t.TempDir()
 	none := []string{"--upstream", "none"}
@@ -161,6 +165,7 @@ func (w *world) newClientUnsigned(cache string) *client {
 }
 
 func TestDryRunWritesNothing(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	dir := filepath.Join(t.TempDir(), "cache")
 	flake := w.flake(flakeText(t.Name(), ""))
@@ -187,6 +192,7 @@ func TestDryRunWritesNothing(t *testing.T) {
 
 // What is given by path is published without any evaluation.
 func TestStorePaths(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	cache := "oci:" + t.TempDir()
 	nixtest.Write(t, w.Dir, "given/file", t.Name())
