@@ -72,15 +72,6 @@ func Open(repo registry.Repository, o Options) *Cache {
 func (c *Cache) Refresh(ctx context.Context) (*Snapshot, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.current != nil {
-		digest, err := c.repo.Resolve(ctx, RootTag)
-		if err == nil && digest == c.current.digest || errors.Is(err, registry.ErrNotFound) && c.current.digest == (v1.Hash{}) && c.current.Len() > 0 {
-			return c.current, nil
-		}
-		if err != nil && !errors.Is(err, registry.ErrNotFound) {
-			return nil, fmt.Errorf("reading the cache index: %w", err)
-		}
-	}
 	s, err := c.read(ctx, false)
 	if err != nil {
 		return nil, fmt.Errorf("reading the cache index: %w", err)
@@ -103,12 +94,18 @@ func (c *Cache) Sweep(ctx context.Context) (*Snapshot, error) {
 // read reads the root, and the tag list if it is asked for or there is no
 // root, and makes the current snapshot of both.
 func (c *Cache) read(ctx context.Context, sweep bool) (*Snapshot, error) {
-	digest, list, err := readRoot(ctx, c.repo)
+	var known v1.Hash
+	if c.current != nil && !sweep {
+		known = c.current.digest
+	}
+	digest, list, err := readRoot(ctx, c.repo, known)
 	switch {
 	case errors.Is(err, registry.ErrNotFound):
 		sweep = true
 	case err != nil:
 		return nil, err
+	case digest == known:
+		return c.current, nil
 	}
 	if sweep {
 		if err := c.sweep(ctx, list); err != nil {

@@ -73,15 +73,11 @@ func sleep(ctx context.Context, d time.Duration) error {
 
 // missing reports whether the root lacks one of this writer's segments.
 func (w *Writer) missing(ctx context.Context) (bool, error) {
-	digest, err := w.cache.repo.Resolve(ctx, RootTag)
-	if errors.Is(err, registry.ErrNotFound) {
+	digest, list, err := readRoot(ctx, w.cache.repo, w.root)
+	switch {
+	case errors.Is(err, registry.ErrNotFound):
 		return true, nil
-	}
-	if err != nil || digest == w.root {
-		return false, err
-	}
-	_, list, err := readRoot(ctx, w.cache.repo)
-	if err != nil {
+	case err != nil || digest == w.root:
 		return false, err
 	}
 	return slices.ContainsFunc(w.written, func(s SegmentInfo) bool { return !list.settled(s) }), nil

@@ -92,15 +92,22 @@ var emptyConfig = v1.Descriptor{
 	Digest: v1.Hash{Algorithm: "sha256", Hex: "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"},
 }
 
-// readRoot reads the root. Its errors wrap registry.ErrNotFound if there is
-// none, ErrForeign if it is not ours.
-func readRoot(ctx context.Context, repo registry.Repository) (v1.Hash, segmentList, error) {
+// readRoot reads the root, and its segment list unless the root is the one
+// already known. Its errors wrap registry.ErrNotFound if there is none,
+// ErrForeign if it is not ours.
+//
+// The manifest is fetched at once, without asking for its digest first: it is
+// smaller than what a further request costs.
+func readRoot(ctx context.Context, repo registry.Repository, known v1.Hash) (v1.Hash, segmentList, error) {
 	var list segmentList
 	// the list may have been superseded and collected between the two reads
 	for try := 0; ; try++ {
 		m, err := repo.Manifest(ctx, RootTag)
 		if err != nil {
 			return v1.Hash{}, list, err
+		}
+		if m.Digest == known {
+			return known, list, nil
 		}
 		layer, stub, err := rootLayers(m)
 		if err != nil {
