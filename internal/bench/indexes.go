@@ -205,7 +205,7 @@ type faker struct {
 
 func newFaker(ctx context.Context, repo registry.Repository, dir string) (*faker, error) {
 	desc, err := repo.PutBlob(ctx, make([]byte, 8<<20))
-	return &faker{repo: repo, dir: dir, rng: rand.New(rand.NewPCG(4, 5)), blob: desc}, err
+	return &faker{repo: repo, dir: dir, rng: seeded(4, 5), blob: desc}, err
 }
 
 // publish adds n entries as a publish run does, a segment every 500.

@@ -49,10 +49,10 @@ func (b *bench) publishing(ctx context.Context, title string, sizes []int) ([]se
 // publishOnce takes one sample of everything, the limit first.
 func (b *bench) publishOnce(ctx context.Context, s *section, w *workload, dir string, rep int) error {
 	dir = filepath.Join(dir, "run"+strconv.Itoa(rep))
-	if err := os.Mkdir(dir, 0o755); err != nil { //nolint:gosec // temporary
+	if err := os.Mkdir(dir, 0o700); err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	d, err := startDistribution(ctx, dir)
 	if err != nil {
 		return err

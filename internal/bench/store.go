@@ -39,7 +39,7 @@ func newStore(dir string) (*store, error) {
 		"NIX_CONFIG=experimental-features = nix-command flakes\nsandbox = false\nbuild-users-group =\nsubstituters =\n",
 	}}
 	for _, sub := range []string{"store", "home", "etc"} {
-		if err := os.Mkdir(filepath.Join(dir, sub), 0o755); err != nil {
+		if err := os.Mkdir(filepath.Join(dir, sub), 0o700); err != nil {
 			return nil, err
 		}
 	}

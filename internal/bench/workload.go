@@ -35,7 +35,7 @@ type workload struct {
 // ciRunSizes is what a CI run of a NixOS configuration with packages of its
 // own publishes: 300 paths, most of them small, most bytes in a few.
 func ciRunSizes(b *bench) []int {
-	rng := rand.New(rand.NewPCG(1, 300))
+	rng := seeded(1, 300)
 	sizes := []int{b.scaled(190*mB, mB), b.scaled(110*mB, mB)}
 	for range b.scaled(46, 3) {
 		sizes = append(sizes, lognormal(rng, 15.4, 0.75, mB, 20*mB)) // median 4.9 MB
@@ -49,12 +49,17 @@ func ciRunSizes(b *bench) []int {
 
 // smallSizes is many units, scripts and configuration files.
 func smallSizes(b *bench) []int {
-	rng := rand.New(rand.NewPCG(1, 3000))
+	rng := seeded(1, 3000)
 	var sizes []int
 	for range b.scaled(2999, 100) {
 		sizes = append(sizes, lognormal(rng, 10, 0.75, 2*kB, 150*kB)) // median 22 kB
 	}
 	return sizes
+}
+
+// seeded gives the same numbers on every run.
+func seeded(a, b int) *rand.Rand {
+	return rand.New(rand.NewPCG(uint64(a), uint64(b))) //nolint:gosec // nothing secret, and that is the point
 }
 
 func lognormal(rng *rand.Rand, mu, sigma float64, least, most int) int {
@@ -72,7 +77,7 @@ func (b *bench) newWorkload(ctx context.Context, dir string, sizes []int, later 
 		return nil, err
 	}
 	w := &workload{store: s, top: s.path("nixos-system-host")}
-	graph := rand.New(rand.NewPCG(2, uint64(len(sizes))))
+	graph := seeded(2, len(sizes))
 	for i := range sizes {
 		name := fmt.Sprintf("%s-%d.%d", packageNames[i%len(packageNames)], 1+i%7, i)
 		if i%8 == 7 { // another output of the path before
@@ -100,24 +105,24 @@ func (b *bench) newWorkload(ctx context.Context, dir string, sizes []int, later 
 	c := newCorpus(b.scaled(192<<20, 48<<20), b.scaled(48<<20, 8<<20))
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(runtime.GOMAXPROCS(0))
-	fill := func(p *path, size int, seed uint64) {
+	fill := func(p *path, size int, seed int) {
 		g.Go(func() error {
 			if err := gctx.Err(); err != nil {
 				return err
 			}
-			if err := c.write(rand.New(rand.NewPCG(3, seed)), p, size); err != nil {
+			if err := c.write(seeded(3, seed), p, size); err != nil {
 				return err
 			}
 			return p.measure()
 		})
 	}
 	for i, p := range w.paths {
-		fill(p, sizes[i], uint64(i))
+		fill(p, sizes[i], i)
 	}
 	for i, p := range w.later {
-		fill(p, 150*kB, uint64(len(sizes)+i))
+		fill(p, 150*kB, len(sizes)+i)
 	}
-	fill(w.top, 0, uint64(len(sizes)+later))
+	fill(w.top, 0, len(sizes)+later)
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
