@@ -118,12 +118,19 @@ func (c *Cache) read(ctx context.Context, sweep bool) (*Snapshot, error) {
 	for _, r := range list.Retired {
 		delete(c.swept, r.Tag)
 	}
+	if c.current != nil && digest == c.current.digest && sameSegments(c.swept, c.current.extra) {
+		return c.current, nil
+	}
 	s, err := c.assemble(ctx, digest, list)
 	if err != nil {
 		return nil, err
 	}
 	c.adopt(s)
 	return s, nil
+}
+
+func sameSegments(a map[string]SegmentInfo, b []SegmentInfo) bool {
+	return len(a) == len(b) && !slices.ContainsFunc(b, func(s SegmentInfo) bool { return a[s.Tag].Manifest != s.Manifest })
 }
 
 // adopt makes s the current snapshot and keeps it on disk.

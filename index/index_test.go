@@ -128,8 +128,10 @@ func TestPublishAndRead(t *testing.T) {
 			t.Fatal(err)
 		}
 		has(t, s, a, b)
-		if again, err := reader.Refresh(ctx); err != nil || again != s {
-			t.Errorf("unchanged root: got a new snapshot, %v", err)
+		for what, read := range map[string]func(context.Context) (*Snapshot, error){"root": reader.Refresh, "tags": reader.Sweep} {
+			if again, err := read(ctx); err != nil || again != s {
+				t.Errorf("unchanged %s: got a new snapshot, %v", what, err)
+			}
 		}
 		if e, ok := s.LookupNAR(strings.TrimPrefix(a.FileHash, "sha256:")); !ok || e.Path != a.Path {
 			t.Errorf("by file hash: got %v, %v", e.Path, ok)

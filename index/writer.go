@@ -185,7 +185,7 @@ func (w *Writer) commit(ctx context.Context, p *Publication) error {
 }
 
 // visible returns p with only those roots that clients can get once batch is
-// committed; nil if there are none.
+// committed; nil if none are left.
 func (w *Writer) visible(p *Publication, batch []Entry) *Publication {
 	if p == nil {
 		return nil
@@ -201,7 +201,7 @@ func (w *Writer) visible(p *Publication, batch []Entry) *Publication {
 		path, err := storepath.ParseBase(r.Path)
 		return err != nil || !inBatch[path.HashPart] && !w.available(path.HashPart)
 	})
-	if len(q.Roots) == 0 {
+	if len(q.Roots) == 0 && len(p.Roots) > 0 {
 		return nil
 	}
 	return &q

@@ -264,12 +264,3 @@ func TestClientURL(t *testing.T) {
 		}
 	}
 }
-
-// An error of a redirected request has a signed URL in it.
-func TestLogShowsNoSignedURL(t *testing.T) {
-	var b bytes.Buffer
-	newLogger(&b).Warn("x", "error", errors.New("Get \"https://storage.example/blob?sig=secret\": EOF"), "text", "\x1b[31mred")
-	if got := b.String(); strings.Contains(got, "secret") || strings.Contains(got, "31m") || !strings.Contains(got, "storage.example") {
-		t.Errorf("got %s", got)
-	}
-}

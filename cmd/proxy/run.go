@@ -20,14 +20,14 @@ import (
 func run(ctx context.Context, args []string, getenv func(string) string, _ io.Reader, stdout, stderr io.Writer) int {
 	c, err := parseConfig(args, getenv)
 	if err == nil {
-		err = serve(ctx, c, stdout, stderr, ui.New(stderr, getenv))
+		err = serve(ctx, c, stdout, ui.New(stderr, getenv))
 	}
 	return cli.Report(ctx, err, getenv, stdout, stderr)
 }
 
 // serve returns nil when ctx is cancelled: that is how a proxy ends.
-func serve(ctx context.Context, c config, stdout, stderr io.Writer, m *ui.Messages) error {
-	log := newLogger(stderr)
+func serve(ctx context.Context, c config, stdout io.Writer, m *ui.Messages) error {
+	log := m.Logger(slog.LevelInfo)
 	repo, err := registry.Open(c.cache, registry.Options{
 		Keychain:  cli.Keychain(),
 		UserAgent: "nixoci-proxy/" + cli.Version(),
@@ -97,20 +97,4 @@ func clientURL(addr *net.TCPAddr) string {
 		host = "127.0.0.1"
 	}
 	return "http://" + net.JoinHostPort(host, fmt.Sprint(addr.Port))
-}
-
-// newLogger logs what users want to know, without what must not be printed,
-// such as a signed URL in the error of a redirected request.
-func newLogger(w io.Writer) *slog.Logger {
-	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{
-		ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
-			switch v := a.Value.Any().(type) {
-			case error:
-				a.Value = slog.StringValue(ui.Line(v.Error()))
-			case string:
-				a.Value = slog.StringValue(ui.Line(v))
-			}
-			return a
-		},
-	}))
 }
