@@ -1,0 +1,94 @@
+package main
+
+import (
+	"io"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/org/nixoci-action/discover"
+	"github.com/org/nixoci-action/internal/cli"
+)
+
+func env(pairs ...string) func(string) string {
+	return func(name string) string {
+		for i := 0; i+1 < len(pairs); i += 2 {
+			if pairs[i] == name {
+				return pairs[i+1]
+			}
+		}
+		return ""
+	}
+}
+
+func TestParseConfig(t *testing.T) {
+	home := []string{"HOME", "/home/u"}
+	defaults := config{
+		Cache: "oci:/home/u/.local/share/nixoci/cache", Flake: ".", Upstreams: []string{"https://cache.nixos.org"},
+		Compression: "zstd", Level: 3, CacheDir: "/home/u/.cache/nixoci",
+	}
+	with := func(change func(*config)) config {
+		c := defaults
+		change(&c)
+		return c
+	}
+	for _, tc := range []struct {
+		name string
+		args []string
+		env  []string
+		want config
+		err  string // parts, separated by |
+	}{
+		{name: "defaults", want: defaults},
+		{
+			name: "in Actions", env: []string{"GITHUB_ACTIONS", "true", "GITHUB_REPOSITORY", "Own/Repo", "NIX_SIGNING_KEY", "k:secret"},
+			want: with(func(c *config) { c.Cache, c.KeyText = "ghcr.io/own/repo/nix-cache", "k:secret" }),
+		},
+		{
+			name: "flags before environment",
+			args: []string{"--flake", "./config", "--cache", "localhost:5000/x", "--upstream", "none", "--jobs", "3"},
+			env:  []string{"NIXOCI_FLAKE", "github:a/b", "NIXOCI_CACHE", "oci:/c", "NIXOCI_UPSTREAM", "https://a.example", "NIXOCI_JOBS", "9", "NIXOCI_DRY_RUN", "true"},
+			want: with(func(c *config) {
+				c.Flake, c.Cache, c.Upstreams, c.Jobs, c.DryRun = "./config", "localhost:5000/x", nil, 3, true
+			}),
+		},
+		{
+			name: "lists", args: []string{"--kinds", "packages,checks", "--kinds", "hydraJobs", "--exclude-path", "*-doc"},
+			env: []string{"NIXOCI_EXCLUDE_PATH", "no", "NIXOCI_INCLUDE", "packages.*.a b\nchecks.**", "NIXOCI_SYSTEM", "x86_64-linux aarch64-linux"},
+			want: with(func(c *config) {
+				c.Kinds = []discover.Kind{discover.Packages, discover.Checks, discover.HydraJobs}
+				c.ExcludePaths, c.Include, c.Systems = []string{"*-doc"}, []string{"packages.*.a b", "checks.**"}, []string{"x86_64-linux", "aarch64-linux"}
+			}),
+		},
+		{name: "paths", args: []string{"./result", "--json", "/nix/store/x"}, want: with(func(c *config) { c.Flake, c.Paths, c.JSON = "", []string{"./result", "/nix/store/x"}, true })},
+		{name: "paths and flake", args: []string{"--flake", ".", "x"}, err: "exclude each other"},
+		{name: "standard input and paths", args: []string{"-", "x"}, err: "beside store paths"},
+		{name: "none and more", args: []string{"--upstream", "none", "--upstream", "https://a.example"}, err: "none"},
+		{
+			name: "all that is wrong at once",
+			args: []string{"--cache", "nowhere", "--upstream", "ftp://x", "--compression-level", "23", "--jobs", "-1", "--exclude-path", "[", "--kinds", "bundles"},
+			err:  "nowhere|ftp://x|23|-1|[|bundles",
+		},
+		{name: "unknown compression", args: []string{"--compression", "brotli"}, err: "zstd, xz, none"},
+		{name: "capital letters", args: []string{"--cache", "ghcr.io/Own/Repo"}, err: "capital letters"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			got, err := parseConfig(tc.args, env(slices.Concat(home, tc.env)...))
+			if tc.err == "" {
+				if err != nil || !reflect.DeepEqual(got, tc.want) {
+					t.Errorf("got %+v, %v;\nwant %+v", got, err, tc.want)
+				}
+				return
+			}
+			for part := range strings.SplitSeq(tc.err, "|") {
+				if err == nil || !strings.Contains(err.Error(), part) {
+					t.Errorf("got %v, want an error with %q", err, part)
+				}
+			}
+			if status := cli.Report(t.Context(), err, env(), io.Discard, io.Discard); status != cli.ExitUsage {
+				t.Errorf("got status %d, want %d", status, cli.ExitUsage)
+			}
+		})
+	}
+}

@@ -1,0 +1,74 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/org/nixoci-action/discover"
+	"github.com/org/nixoci-action/internal/hint"
+	"github.com/org/nixoci-action/internal/nix"
+	"github.com/org/nixoci-action/upload"
+)
+
+func TestSummary(t *testing.T) {
+	r := &report{
+		Cache: "ghcr.io/o/r/nix-cache", Closure: total{Paths: 1234, NarSize: 5_600_000_000},
+		OnUpstream: total{Paths: 1200, NarSize: 5_000_000_000}, InCache: total{Paths: 30, NarSize: 500_000_000}, New: total{Paths: 4, NarSize: 100_000_000},
+	}
+	r.discovered(discover.Result{Skipped: []discover.Skipped{
+		{Attr: discover.Attr{"packages", "aarch64-linux"}, Reason: discover.OtherSystem},
+		{Attr: discover.Attr{"packages", "x86_64-linux", "a.b"}, Reason: discover.EvaluationError, Message: "oh"},
+	}})
+	err := r.built([]discover.Built{
+		{Output: discover.Output{Attr: discover.Attr{"packages", "x86_64-linux", "good"}}, Valid: []string{"/nix/store/x"}},
+		{Output: discover.Output{Attr: discover.Attr{"packages", "x86_64-linux", "bad"}}, Missing: []string{"/nix/store/y"}},
+	}, false)
+	if want := `2 outputs failed: packages.x86_64-linux."a.b" (evaluation error), packages.x86_64-linux.bad (build failed)`; err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
+	}
+	for i := range 4 {
+		r.uploaded(upload.Result{Info: nix.PathInfo{Path: fmt.Sprint(i), NarSize: 25_000_000}, Sent: 10_000_000})
+	}
+	r.finish([]stage{{"build", 12.34}}, err)
+	want := `outputs: 4 found, 1 built, 2 failed, 1 skipped
+failed (build failed): packages.x86_64-linux.bad
+failed (evaluation error): packages.x86_64-linux."a.b"
+skipped (other system): packages.aarch64-linux
+                      paths  NAR size
+closure               1,234    5.6 GB
+on upstream caches    1,200    5.0 GB
+in the cache already     30    500 MB
+uploaded                  4    100 MB  40.0 MB compressed (40 %)
+time: build 12.3 s
+cache: ghcr.io/o/r/nix-cache`
+	if got := r.text(); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
+
+// A thousand paths that fail for one reason are one message and a number.
+func TestFailuresAreSummarised(t *testing.T) {
+	r := &report{}
+	down := hint.Wrap(errors.New("registry x: down"), "is it running?")
+	var fs []upload.Failure
+	for i := range 1000 {
+		fs = append(fs, upload.Failure{Path: fmt.Sprint(i), Err: down})
+	}
+	for i := range 9 {
+		fs = append(fs, upload.Failure{Path: "c", Err: fmt.Errorf("path %d is corrupted", i)})
+	}
+	r.failed(fs)
+	err := r.failures()
+	lines := strings.Split(err.Error(), "\n")
+	if len(lines) != 6 || lines[0] != "registry x: down" || lines[5] != "1,009 paths not uploaded" {
+		t.Errorf("got %d lines: %v", len(lines), lines)
+	}
+	if len(r.Failures) != 1009 {
+		t.Errorf("got %d failures in the report", len(r.Failures))
+	}
+	if (&report{}).failures() != nil {
+		t.Error("an error without failures")
+	}
+}
