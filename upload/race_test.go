@@ -1,0 +1,5 @@
+//go:build race
+
+package upload
+
+func init() { raceEnabled = true }
