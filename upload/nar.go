@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"sync"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/nix-community/go-nix/pkg/nar"
@@ -47,6 +48,10 @@ func (r *run) fromStore(ctx context.Context, p nix.PathInfo, store func(write fu
 	return desc, err
 }
 
+// buffers gather the NAR writer's tiny pieces. A new one for each of thousands
+// of small paths would cost more than reading them.
+var buffers = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, 256<<10) }}
+
 // compress writes p's compressed NAR to w, and fails if what it read is not
 // what the store's record says. Errors of w pass through; others are
 // *sourceError. It returns how many bytes of the NAR it read.
@@ -58,7 +63,12 @@ func (r *run) compress(ctx context.Context, p nix.PathInfo, dump dumper, w io.Wr
 	}
 	defer release()
 	meter := &meter{sum: sha256.New(), progress: r.opts.Progress, limit: p.NarSize}
-	buf := bufio.NewWriterSize(io.MultiWriter(meter, enc), 256<<10)
+	buf := buffers.Get().(*bufio.Writer)
+	defer func() {
+		buf.Reset(nil)
+		buffers.Put(buf)
+	}()
+	buf.Reset(io.MultiWriter(meter, enc))
 	err = dump(ctx, p.Path, buf)
 	if err == nil {
 		err = buf.Flush()
