@@ -307,7 +307,7 @@ func TestDoneFails(t *testing.T) {
 			calls.Add(1)
 			return boom
 		})
-		if err != boom || len(failed) > 0 || calls.Load() > 4 {
+		if err != boom || len(failed) > 0 || calls.Load() > 4 { //nolint:errorlint // it comes back as it was
 			t.Errorf("%d bytes: got %v, %v after %d calls", size, failed, err, calls.Load())
 		}
 	}

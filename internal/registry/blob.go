@@ -119,7 +119,7 @@ func contentRange(h string) (start, end int64, ok bool) {
 	if !ok1 || !ok2 || !ok3 || err1 != nil || err2 != nil || a > b {
 		return 0, 0, false
 	}
-	return int64(a), int64(b), true //nolint:gosec // both fit
+	return int64(a), int64(b), true
 }
 
 func (b *blobReader) Read(p []byte) (int, error) {

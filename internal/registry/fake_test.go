@@ -111,12 +111,6 @@ func (f *fake) requests() []string {
 	return slices.Clone(f.log)
 }
 
-func (f *fake) expire() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.token++
-}
-
 func (f *fake) put(data []byte) string {
 	d := sha(data)
 	f.mu.Lock()

@@ -186,6 +186,32 @@ func TestLayoutIsStandard(t *testing.T) {
 	}
 }
 
+// Files are replaced, not changed: who has one open reads it to its end.
+func TestLayoutReplacesFiles(t *testing.T) {
+	dir := t.TempDir()
+	r := newLayout(dir)
+	if err := putImage(t.Context(), r, "v1"); err != nil {
+		t.Fatal(err)
+	}
+	manifest, err := r.Resolve(t.Context(), "v1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"index.json", "blobs/sha256/" + manifest.Hex} {
+		name = filepath.Join(dir, name)
+		before, err := os.Stat(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := putImage(t.Context(), r, "v1"); err != nil {
+			t.Fatal(err)
+		}
+		if after, err := os.Stat(name); err != nil || os.SameFile(before, after) {
+			t.Errorf("%s was written in place (%v)", name, err)
+		}
+	}
+}
+
 func TestLayoutConcurrentGoroutines(t *testing.T) {
 	dir := t.TempDir() + "/cache"
 	var wg sync.WaitGroup
@@ -221,13 +247,17 @@ func TestLayoutKilled(t *testing.T) {
 			time.Sleep(time.Duration(i/4) * 60 * time.Millisecond) // in three waves
 			cmd := exec.Command(exe, fmt.Sprintf("p%d", i))
 			cmd.Env = append(os.Environ(), writerDir+"="+dir)
-			var out, errs bytes.Buffer
+			var out syncBuffer
+			var errs bytes.Buffer
 			cmd.Stdout, cmd.Stderr = &out, &errs
 			if err := cmd.Start(); err != nil {
 				t.Error(err)
 				return
 			}
-			time.Sleep(30*time.Millisecond + rand.N(200*time.Millisecond))
+			if i%2 == 0 { // the others die while they start, perhaps
+				waitFor(t, func() bool { return out.String() != "" })
+			}
+			time.Sleep(rand.N(100 * time.Millisecond))
 			_ = cmd.Process.Kill()
 			_ = cmd.Wait()
 			if errs.Len() > 0 {
@@ -549,7 +579,7 @@ func TestLayoutFailedWrites(t *testing.T) {
 		_, _ = w.Write([]byte("part"))
 		return boom
 	})
-	if err != boom {
+	if err != boom { //nolint:errorlint // it comes back as it was
 		t.Errorf("got %v, want the writer's own error", err)
 	}
 	ctx, cancel := context.WithCancelCause(t.Context())

@@ -113,9 +113,9 @@ func TestRetryAfterStopsAll(t *testing.T) {
 
 // The registry's pause may be longer than what counts as a stall.
 func TestRetryAfterIsNoStall(t *testing.T) {
-	f := newFake(t, rule{kind: "POST upload", answer: answer(429, "TOOMANYREQUESTS", "retry-after: 400ms")})
+	f := newFake(t, rule{kind: "POST upload", answer: answer(429, "TOOMANYREQUESTS", "retry-after: 900ms")})
 	r := f.open()
-	r.setStall(100 * time.Millisecond)
+	r.setStall(300 * time.Millisecond)
 	if _, err := r.PutBlob(within(t, 5*time.Second), []byte("x")); err != nil {
 		t.Fatal(err)
 	}

@@ -124,7 +124,7 @@ func TestRepositoryFailingSource(t *testing.T) {
 				}
 				return boom
 			})
-			if err != boom || calls != 1 {
+			if err != boom || calls != 1 { //nolint:errorlint // it comes back as it was
 				t.Errorf("after %d bytes: got %v after %d calls", n, err, calls)
 			}
 			if _, err := r.BlobSize(t.Context(), digestOf(t, sha(content(n)))); !errors.Is(err, ErrNotFound) {

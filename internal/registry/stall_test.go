@@ -179,7 +179,7 @@ func TestStallInABody(t *testing.T) {
 	data := content(100_000)
 	d := digestOf(t, f.put(data))
 	r := f.open()
-	r.setStall(60 * time.Millisecond)
+	r.setStall(250 * time.Millisecond)
 	f.rules = []*rule{
 		{kind: "GET blob", times: 2, answer: hold(data[:5000])},
 		{kind: "GET tags", times: 1, answer: hold([]byte(`{"tags":[`))},
@@ -207,7 +207,7 @@ func TestSlowSidesAreNoStall(t *testing.T) {
 	data := content(300_000)
 	d := digestOf(t, f.put(data))
 	r := f.open()
-	r.setStall(50 * time.Millisecond)
+	r.setStall(250 * time.Millisecond)
 	t.Run("reader", func(t *testing.T) {
 		body, err := r.Blob(t.Context(), d, 0, -1)
 		if err != nil {
@@ -217,7 +217,7 @@ func TestSlowSidesAreNoStall(t *testing.T) {
 		if _, err := io.CopyN(io.Discard, body, 1000); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(200 * time.Millisecond)
+		time.Sleep(700 * time.Millisecond)
 		if n, err := io.Copy(io.Discard, body); n != 299_000 || err != nil {
 			t.Errorf("got %d bytes, %v", n, err)
 		}
@@ -229,7 +229,7 @@ func TestSlowSidesAreNoStall(t *testing.T) {
 			if _, err := w.Write(data); err != nil {
 				return err
 			}
-			time.Sleep(200 * time.Millisecond)
+			time.Sleep(700 * time.Millisecond)
 			_, err := w.Write(data)
 			return err
 		})
@@ -243,7 +243,7 @@ func TestSlowSidesAreNoStall(t *testing.T) {
 			for i := 0; i < len(data); i += 30_000 {
 				w.Write(data[i : i+30_000])
 				w.(http.Flusher).Flush()
-				time.Sleep(20 * time.Millisecond)
+				time.Sleep(60 * time.Millisecond)
 			}
 			return true
 		}}}
@@ -253,10 +253,10 @@ func TestSlowSidesAreNoStall(t *testing.T) {
 		}
 	})
 	t.Run("the copying of a large blob", func(t *testing.T) {
-		ctx := withPatience(t.Context(), time.Second)
+		ctx := withPatience(t.Context(), 10*time.Second)
 		f.mu.Lock()
 		f.rules = []*rule{{kind: "POST upload", answer: func(http.ResponseWriter, *http.Request) bool {
-			time.Sleep(200 * time.Millisecond)
+			time.Sleep(700 * time.Millisecond)
 			return false
 		}}}
 		f.mu.Unlock()

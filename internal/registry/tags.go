@@ -56,7 +56,6 @@ func (r *remote) tagPage(ctx context.Context, u *url.URL) (tags []string, next *
 		if err := json.Unmarshal(raw, &page); err != nil {
 			return permanentError{fmt.Errorf("decoding the tag list: %w", err)}
 		}
-		tags = tags[:0]
 		for _, t := range page.Tags {
 			if tagRE.MatchString(t) {
 				tags = append(tags, t)
