@@ -308,9 +308,14 @@ func (r *report) planText() string {
 	for _, p := range r.Paths {
 		rows = append(rows, []string{ui.Bytes(p.NarSize), path.Base(p.Path), p.Reason})
 	}
+	seen := map[string]bool{}
 	for _, o := range r.Outputs {
 		if o.Status == statusNotBuilt {
 			for _, m := range o.Missing {
+				if seen[m] {
+					continue
+				}
+				seen[m] = true
 				rows = append(rows, []string{"-", path.Base(m), "not built yet: " + o.Attr})
 			}
 		}
