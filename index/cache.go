@@ -49,6 +49,7 @@ type Cache struct {
 	current *Snapshot              // nil until something was read
 	blobs   map[v1.Hash]*segment   // by entries blob, for the next snapshot
 	swept   map[string]SegmentInfo // segments that only the tag list shows
+	own     map[string]bool        // tags that this process has written, whatever the tag list says
 }
 
 // Open returns the cache index in repo. Nothing is read yet.
@@ -62,7 +63,7 @@ func Open(repo registry.Repository, o Options) *Cache {
 	if o.Settle == 0 {
 		o.Settle = 200 * time.Millisecond
 	}
-	return &Cache{repo: repo, opts: o, disk: newDisk(o.Dir, repo.String()), blobs: map[v1.Hash]*segment{}, swept: map[string]SegmentInfo{}}
+	return &Cache{repo: repo, opts: o, disk: newDisk(o.Dir, repo.String()), blobs: map[v1.Hash]*segment{}, swept: map[string]SegmentInfo{}, own: map[string]bool{}}
 }
 
 // Refresh reads what changed since the last read. If nothing did it costs one
@@ -98,10 +99,10 @@ func (c *Cache) read(ctx context.Context, sweep bool) (*Snapshot, error) {
 	if c.current != nil && !sweep {
 		known = c.current.digest
 	}
-	digest, list, err := readRoot(ctx, c.repo, known)
+	digest, list, err := readRoot(ctx, c.repo, known, sweep)
 	switch {
 	case errors.Is(err, registry.ErrNotFound):
-		sweep = true
+		sweep, list.retired = true, []Retired{}
 	case err != nil:
 		return nil, err
 	case digest == known:
@@ -115,7 +116,7 @@ func (c *Cache) read(ctx context.Context, sweep bool) (*Snapshot, error) {
 	for _, s := range list.Segments {
 		delete(c.swept, s.Tag)
 	}
-	for _, r := range list.Retired {
+	for _, r := range list.retired {
 		delete(c.swept, r.Tag)
 	}
 	if c.current != nil && digest == c.current.digest && sameSegments(c.swept, c.current.extra) {
@@ -156,7 +157,7 @@ func (c *Cache) sweep(ctx context.Context, list segmentList) error {
 	for _, s := range list.Segments {
 		known[s.Tag] = true
 	}
-	for _, r := range list.Retired {
+	for _, r := range list.retired {
 		known[r.Tag] = true
 	}
 	present := map[string]bool{}
@@ -192,7 +193,7 @@ func (c *Cache) sweep(ctx context.Context, list segmentList) error {
 		return err
 	}
 	maps.Copy(c.swept, found)
-	maps.DeleteFunc(c.swept, func(tag string, _ SegmentInfo) bool { return !present[tag] })
+	maps.DeleteFunc(c.swept, func(tag string, _ SegmentInfo) bool { return !present[tag] && !c.own[tag] })
 	return nil
 }
 
@@ -203,7 +204,7 @@ const readJobs = 16
 var errNoSegment = errors.New("not a segment of a cache index")
 
 // segmentInfo learns from a segment's manifest what the root would say.
-// Count and Replaces stay open until the entries blob is read.
+// Count and Created stay open until the entries blob is read.
 func (c *Cache) segmentInfo(ctx context.Context, tag string) (SegmentInfo, error) {
 	m, err := c.repo.Manifest(ctx, tag)
 	if err != nil {
@@ -219,19 +220,12 @@ func (c *Cache) segmentInfo(ctx context.Context, tag string) (SegmentInfo, error
 	if size := im.Layers[0].Size; size <= 0 || size > maxEntriesBlob {
 		return SegmentInfo{}, fmt.Errorf("segment %s says that its entries take %d bytes", tag, size)
 	}
-	return SegmentInfo{Tag: tag, Manifest: m.Digest, Entries: im.Layers[0].Digest, EntriesSize: im.Layers[0].Size}, nil
+	return SegmentInfo{Tag: tag, Manifest: m.Digest, Entries: im.Layers[0].Digest, EntriesSize: im.Layers[0].Size, Layers: len(im.Layers) - 1}, nil
 }
 
 // assemble loads the live segments of a root and of the sweeps.
 func (c *Cache) assemble(ctx context.Context, digest v1.Hash, list segmentList) (*Snapshot, error) {
 	candidates := append(slices.Clone(list.Segments), slices.Collect(maps.Values(c.swept))...)
-	replaced := map[v1.Hash]bool{}
-	for _, s := range candidates {
-		for _, r := range s.Replaces {
-			replaced[r] = true
-		}
-	}
-	candidates = slices.DeleteFunc(candidates, func(s SegmentInfo) bool { return replaced[s.Manifest] })
 	loaded := make([]*segment, len(candidates))
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(readJobs)
@@ -244,7 +238,7 @@ func (c *Cache) assemble(ctx context.Context, digest v1.Hash, list segmentList) 
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
-	// a swept segment tells only now what it replaces
+	replaced := map[v1.Hash]bool{}
 	for _, s := range loaded {
 		if s != nil {
 			for _, r := range s.header.Replaces {
@@ -252,7 +246,18 @@ func (c *Cache) assemble(ctx context.Context, digest v1.Hash, list segmentList) 
 			}
 		}
 	}
-	loaded = slices.DeleteFunc(loaded, func(s *segment) bool { return s == nil || replaced[s.info.Manifest] })
+	loaded = slices.DeleteFunc(loaded, func(s *segment) bool {
+		if s == nil || !replaced[s.info.Manifest] {
+			return s == nil
+		}
+		// forgotten now, while what replaces it is here to say so: that may be
+		// replaced in its turn
+		delete(c.swept, s.info.Tag)
+		if list.retired != nil {
+			list.retired = append(list.retired, Retired{Tag: s.info.Tag, Manifest: s.info.Manifest, Since: c.opts.Now().UTC()})
+		}
+		return true
+	})
 	var extra []SegmentInfo
 	for _, s := range loaded {
 		if _, ok := c.swept[s.info.Tag]; ok {
@@ -286,7 +291,7 @@ func (c *Cache) load(ctx context.Context, info SegmentInfo) (*segment, error) {
 	if err := s.header.Config.validate(); err != nil {
 		return nil, fmt.Errorf("reading segment %s: %w", info.Tag, err)
 	}
-	info.Count, info.Created, info.Replaces = len(s.lines), s.header.Created, s.header.Replaces
+	info.Count, info.Created = len(s.lines), s.header.Created
 	s.info = info
 	if !ok {
 		if err := c.disk.put(info.Entries, blob); err != nil {

@@ -81,7 +81,7 @@ func (d disk) save(s *Snapshot) error {
 	}
 	b, err := json.Marshal(diskState{Root: s.digest, List: segmentList{
 		Version: formatVersion, MinReader: formatVersion,
-		Segments: s.Segments(), Retired: s.retired, Config: s.config,
+		Segments: s.Segments(), Config: s.config,
 	}, Extra: s.extra})
 	if err != nil {
 		return err

@@ -39,7 +39,7 @@ func backends(t *testing.T, f func(t *testing.T, open func() registry.Repository
 	t.Run("distribution", func(t *testing.T) { f(t, opener(t, registrytest.NewDistribution(t).Addr+"/a/b")) })
 }
 
-func quick() Options { return Options{Settle: 5 * time.Millisecond} }
+func quick() Options { return Options{Settle: time.Millisecond} }
 
 // newEntry puts a NAR into repo and returns its entry. Paths with the same name
 // and references are the same path.

@@ -12,6 +12,7 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
+	"github.com/org/nixoci-action/internal/hint"
 	"github.com/org/nixoci-action/internal/registry"
 )
 
@@ -50,10 +51,14 @@ func (w *Writer) settle(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
+		if try == settleTries && err != nil {
+			return hint.Wrap(fmt.Errorf("writing the cache index's root: %w", err),
+				"everything is stored, but clients learn of it only within an hour, or with the next publish")
+		}
 		if try == settleTries {
 			// Everything is durable; only a reader that trusts the root alone
 			// would wait for the next writer.
-			w.cache.opts.Logger.Warn("the root is still being overwritten by other writers", "error", err)
+			w.cache.opts.Logger.Warn("the root is still being overwritten by other writers")
 			return nil
 		}
 		pause = min(2*pause, 5*time.Second)
@@ -71,51 +76,40 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// missing reports whether the root lacks one of this writer's segments.
+// missing reports whether the root lacks one of this writer's segments that is
+// not known to be settled.
 func (w *Writer) missing(ctx context.Context) (bool, error) {
-	digest, list, err := readRoot(ctx, w.cache.repo, w.root)
+	digest, list, err := readRoot(ctx, w.cache.repo, w.root, false)
 	switch {
 	case errors.Is(err, registry.ErrNotFound):
 		return true, nil
 	case err != nil || digest == w.root:
 		return false, err
 	}
-	return slices.ContainsFunc(w.written, func(s SegmentInfo) bool { return !list.settled(s) }), nil
+	return slices.ContainsFunc(w.unsettled, func(s SegmentInfo) bool { return !slices.ContainsFunc(list.Segments, s.same) }), nil
 }
 
-// settled reports whether the list knows a segment, as live or as superseded.
-func (l segmentList) settled(s SegmentInfo) bool {
-	same := func(o SegmentInfo) bool { return o.Manifest == s.Manifest || slices.Contains(o.Replaces, s.Manifest) }
-	return slices.ContainsFunc(l.Segments, same) ||
-		slices.ContainsFunc(l.Retired, func(r Retired) bool { return r.Manifest == s.Manifest })
-}
+func (s SegmentInfo) same(o SegmentInfo) bool { return s.Manifest == o.Manifest }
 
 // writeRoot merges what the registry shows with this writer's segments and
-// writes the root, if that changes it.
+// writes the root.
 func (w *Writer) writeRoot(ctx context.Context) error {
 	c := w.cache
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, s := range w.written {
-		c.swept[s.Tag] = s
+	for _, s := range w.unsettled {
+		c.swept[s.Tag], c.own[s.Tag] = s, true // tag lists may lag
 	}
 	s, err := c.read(ctx, true)
 	if err != nil {
 		return fmt.Errorf("reading the cache index again: %w", err)
 	}
-	// this writer's own segments count even where the tag list lags
-	have := map[v1.Hash]bool{}
-	for _, seg := range s.segments {
-		have[seg.info.Manifest] = true
-	}
-	segments := s.Segments()
-	for _, seg := range w.written {
-		if !have[seg.Manifest] && !slices.ContainsFunc(s.segments, func(o *segment) bool { return slices.Contains(o.header.Replaces, seg.Manifest) }) &&
-			!slices.ContainsFunc(s.retired, func(r Retired) bool { return r.Manifest == seg.Manifest }) {
-			segments = append(segments, seg)
-		}
-	}
-	list := segmentList{Segments: segments, Retired: s.retired, Config: s.config.merge(w.opts.Config)}
+	// where another writer has merged a segment of ours into its own, there is
+	// nothing left to wait for
+	w.unsettled = slices.DeleteFunc(w.unsettled, func(own SegmentInfo) bool {
+		return slices.ContainsFunc(s.retired, func(r Retired) bool { return r.Manifest == own.Manifest })
+	})
+	list := segmentList{Segments: s.Segments(), retired: s.retired, Config: s.config.merge(w.opts.Config)}
 	digest, err := w.putRoot(ctx, list, s.stub)
 	if err != nil {
 		return err
@@ -158,12 +152,26 @@ func (w *Writer) putRoot(ctx context.Context, list segmentList, oldStub v1.Hash)
 		return v1.Hash{}, err
 	}
 	listDesc.MediaType = mediaSegmentList
+	layers := []v1.Descriptor{listDesc}
+	retiredBytes, err := json.Marshal(list.retired)
+	if err != nil {
+		return v1.Hash{}, err
+	}
+	retiredBytes = compress(retiredBytes)
+	if len(list.retired) > 0 {
+		desc, err := repo.PutBlob(ctx, retiredBytes)
+		if err != nil {
+			return v1.Hash{}, err
+		}
+		desc.MediaType = mediaRetired
+		layers = append(layers, desc)
+	}
 	sum, size, err := v1.SHA256(bytes.NewReader(stubBytes))
 	if err != nil {
 		return v1.Hash{}, err
 	}
 	stubDesc := v1.Descriptor{MediaType: mediaCompat, Digest: sum, Size: size}
-	m, err := newManifest(mediaRoot, []v1.Descriptor{stubDesc, listDesc}, w.cache.opts.Now())
+	m, err := newManifest(mediaRoot, append([]v1.Descriptor{stubDesc}, layers...), w.cache.opts.Now())
 	if err != nil {
 		return v1.Hash{}, err
 	}
@@ -175,7 +183,7 @@ func (w *Writer) putRoot(ctx context.Context, list segmentList, oldStub v1.Hash)
 	digest, err := repo.PutManifest(ctx, RootTag, m)
 	var missing *registry.MissingBlobsError
 	if errors.As(err, &missing) { // collected, or never there
-		for _, b := range [][]byte{stubBytes, emptyConfigBytes, listBytes} {
+		for _, b := range [][]byte{stubBytes, emptyConfigBytes, listBytes, retiredBytes} {
 			if _, err := repo.PutBlob(ctx, b); err != nil {
 				return v1.Hash{}, err
 			}

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -23,6 +22,7 @@ const (
 	mediaEntries     = "application/vnd.nixoci.entries.v1+jsonl+zstd"
 	mediaRoot        = "application/vnd.nixoci.root.v1"
 	mediaSegmentList = "application/vnd.nixoci.segments.v1+json+zstd"
+	mediaRetired     = "application/vnd.nixoci.retired.v1+json+zstd"
 	mediaCompat      = "application/vnd.nixcache.index.v1+json"
 	mediaPack        = "application/vnd.nixoci.pack.v1+"
 	mediaNAR         = "application/vnd.nixoci.nar.v1"
@@ -47,14 +47,14 @@ type SegmentInfo struct {
 	// bytes, as stored.
 	Entries     v1.Hash `json:"entries"`
 	EntriesSize int64   `json:"entriesSize"`
-	// Count is the number of entries.
-	Count    int       `json:"count"`
-	Created  time.Time `json:"created"`
-	Replaces []v1.Hash `json:"replaces,omitempty"`
+	// Count is the number of entries, Layers that of the blobs they name.
+	Count   int       `json:"count"`
+	Layers  int       `json:"layers"`
+	Created time.Time `json:"created"`
 }
 
-// Retired is a segment that no longer counts and whose manifest may be
-// deleted some time after Since.
+// Retired is a segment that no longer counts, because another replaces it. Its
+// manifest may be deleted some time after Since.
 type Retired struct {
 	Tag      string    `json:"tag"`
 	Manifest v1.Hash   `json:"manifest"`
@@ -66,8 +66,11 @@ type segmentList struct {
 	Version   int           `json:"version"`
 	MinReader int           `json:"minReader"`
 	Segments  []SegmentInfo `json:"segments"`
-	Retired   []Retired     `json:"retired,omitempty"`
 	Config    Config        `json:"config"`
+
+	// retired is a layer of its own, which readers of the root do not need;
+	// nil if it was not read.
+	retired []Retired
 
 	// stub is the digest of the root's first layer, as far as it is known to
 	// be in the repository.
@@ -93,58 +96,87 @@ var emptyConfig = v1.Descriptor{
 }
 
 // readRoot reads the root, and its segment list unless the root is the one
-// already known. Its errors wrap registry.ErrNotFound if there is none,
-// ErrForeign if it is not ours.
+// already known; the retired segments only if they are wanted. Its errors wrap
+// registry.ErrNotFound if there is no root, ErrForeign if it is not ours.
 //
 // The manifest is fetched at once, without asking for its digest first: it is
 // smaller than what a further request costs.
-func readRoot(ctx context.Context, repo registry.Repository, known v1.Hash) (v1.Hash, segmentList, error) {
-	var list segmentList
-	// the list may have been superseded and collected between the two reads
+func readRoot(ctx context.Context, repo registry.Repository, known v1.Hash, retired bool) (v1.Hash, segmentList, error) {
+	// layers may have been superseded and collected between the reads
 	for try := 0; ; try++ {
 		m, err := repo.Manifest(ctx, RootTag)
 		if err != nil {
-			return v1.Hash{}, list, err
+			return v1.Hash{}, segmentList{}, err
 		}
 		if m.Digest == known {
-			return known, list, nil
+			return known, segmentList{}, nil
 		}
-		layer, stub, err := rootLayers(m)
-		if err != nil {
-			return v1.Hash{}, list, err
+		list, err := readLayers(ctx, repo, m, retired)
+		if !errors.Is(err, registry.ErrNotFound) {
+			return m.Digest, list, err
 		}
-		blob, err := registry.ReadBlob(ctx, repo, layer.Digest, layer.Size)
-		if errors.Is(err, registry.ErrNotFound) {
-			if try < 3 {
-				continue
-			}
-			return v1.Hash{}, list, fmt.Errorf("the cache index's segment list is missing: %v", err) //nolint:errorlint // present root, so never "absent"
+		if try == 3 {
+			return v1.Hash{}, list, fmt.Errorf("the cache index's layers are missing: %v", err) //nolint:errorlint // present root, so never "absent"
 		}
-		if err != nil {
-			return v1.Hash{}, list, err
-		}
-		list, err = parseSegmentList(blob)
-		list.stub = stub
-		return m.Digest, list, err
 	}
 }
 
-// rootLayers returns the segment list's layer and the stub's digest.
-func rootLayers(m registry.Manifest) (v1.Descriptor, v1.Hash, error) {
+func readLayers(ctx context.Context, repo registry.Repository, m registry.Manifest, retired bool) (segmentList, error) {
+	layers, err := rootLayers(m)
+	if err != nil {
+		return segmentList{}, err
+	}
+	blob, err := readLayer(ctx, repo, layers.segments)
+	if err != nil {
+		return segmentList{}, err
+	}
+	list, err := parseSegmentList(blob)
+	list.stub = layers.stub
+	if err != nil || !retired {
+		return list, err
+	}
+	list.retired = []Retired{}
+	if layers.retired.Size == 0 {
+		return list, nil
+	}
+	if blob, err = readLayer(ctx, repo, layers.retired); err != nil {
+		return list, err
+	}
+	list.retired, err = parseRetired(blob)
+	return list, err
+}
+
+func readLayer(ctx context.Context, repo registry.Repository, d v1.Descriptor) ([]byte, error) {
+	if d.Size <= 0 || d.Size > maxSegmentListBlob {
+		return nil, fmt.Errorf("a layer of the cache index has %d bytes", d.Size)
+	}
+	return registry.ReadBlob(ctx, repo, d.Digest, d.Size)
+}
+
+// rootManifest are the layers of a root.
+type rootManifest struct {
+	stub              v1.Hash
+	segments, retired v1.Descriptor
+}
+
+func rootLayers(m registry.Manifest) (rootManifest, error) {
 	var im v1.Manifest
 	if err := json.Unmarshal(m.Raw, &im); err != nil {
-		return v1.Descriptor{}, v1.Hash{}, fmt.Errorf("decoding the cache index's manifest: %w", err)
+		return rootManifest{}, fmt.Errorf("decoding the cache index's manifest: %w", err)
 	}
+	var r rootManifest
 	for _, l := range im.Layers {
-		if l.MediaType != mediaSegmentList {
-			continue
+		switch l.MediaType {
+		case mediaSegmentList:
+			r.segments, r.stub = l, im.Layers[0].Digest
+		case mediaRetired:
+			r.retired = l
 		}
-		if l.Size <= 0 || l.Size > maxSegmentListBlob {
-			return v1.Descriptor{}, v1.Hash{}, fmt.Errorf("the cache index's segment list has %d bytes", l.Size)
-		}
-		return l, im.Layers[0].Digest, nil
 	}
-	return v1.Descriptor{}, v1.Hash{}, ErrForeign
+	if r.segments.MediaType == "" {
+		return r, ErrForeign
+	}
+	return r, nil
 }
 
 func parseSegmentList(blob []byte) (segmentList, error) {
@@ -164,17 +196,24 @@ func parseSegmentList(blob []byte) (segmentList, error) {
 			return list, fmt.Errorf("the segment list names segment %q as %s with %d bytes of entries in %s", s.Tag, s.Manifest, s.EntriesSize, s.Entries)
 		}
 	}
-	for _, s := range list.Segments {
-		if slices.ContainsFunc(s.Replaces, invalidDigest) {
-			return list, fmt.Errorf("the segment list says that segment %q replaces what is no digest", s.Tag)
-		}
-	}
-	for _, r := range list.Retired {
-		if invalidDigest(r.Manifest) {
-			return list, fmt.Errorf("the segment list names the retired segment %q as %s", r.Tag, r.Manifest)
-		}
-	}
 	return list, list.Config.validate()
+}
+
+func parseRetired(blob []byte) ([]Retired, error) {
+	raw, err := decompress(blob, maxSegmentList)
+	if err != nil {
+		return nil, fmt.Errorf("decompressing the retired segments: %w", err)
+	}
+	rs := []Retired{}
+	if err := json.Unmarshal(raw, &rs); err != nil {
+		return nil, fmt.Errorf("decoding the retired segments: %w", err)
+	}
+	for _, r := range rs {
+		if invalidDigest(r.Manifest) {
+			return nil, fmt.Errorf("the cache index names the retired segment %q as %s", r.Tag, r.Manifest)
+		}
+	}
+	return rs, nil
 }
 
 // invalidDigest tells of what would not survive being written and read again.

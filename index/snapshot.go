@@ -17,8 +17,8 @@ type Snapshot struct {
 	digest   v1.Hash
 	stub     v1.Hash // the root's first layer
 	config   Config
-	segments []*segment // oldest first
-	retired  []Retired
+	segments []*segment    // oldest first
+	retired  []Retired     // nil if they were not read
 	extra    []SegmentInfo // found by a sweep, unknown to the root
 
 	entries map[[storepath.HashPartLen]byte]position
@@ -36,7 +36,7 @@ func newSnapshot(digest v1.Hash, list segmentList, segments []*segment, extra []
 		}
 		return strings.Compare(a.info.Tag, b.info.Tag)
 	})
-	s := &Snapshot{digest: digest, stub: list.stub, segments: segments, retired: list.Retired, extra: extra}
+	s := &Snapshot{digest: digest, stub: list.stub, segments: segments, retired: list.retired, extra: extra}
 	n := 0
 	for _, seg := range segments {
 		n += len(seg.lines)
@@ -46,7 +46,11 @@ func newSnapshot(digest v1.Hash, list segmentList, segments []*segment, extra []
 	s.entries = make(map[[storepath.HashPartLen]byte]position, n)
 	s.each(func(p position, line []byte) {
 		k, _, _, _ := linePrefix(line)
-		s.entries[[storepath.HashPartLen]byte(k)] = p // the newest wins
+		key := [storepath.HashPartLen]byte(k)
+		if old, ok := s.entries[key]; ok && s.newer(old, p) {
+			return
+		}
+		s.entries[key] = p
 	})
 	byHash := func(pick func(line []byte) []byte) func() map[[hashLen]byte]position {
 		return sync.OnceValue(func() map[[hashLen]byte]position {
@@ -60,6 +64,15 @@ func newSnapshot(digest v1.Hash, list segmentList, segments []*segment, extra []
 	s.nars = byHash(func(line []byte) []byte { _, n, _, _ := linePrefix(line); return n })
 	s.files = byHash(func(line []byte) []byte { _, _, f, _ := linePrefix(line); return f })
 	return s
+}
+
+// newer reports whether the entry at a was added later than the one at b, of a
+// later or the same segment. A merged segment is younger than its entries, so
+// the age of segments decides only where the entries' own does not.
+func (s *Snapshot) newer(a, b position) bool {
+	x, okX := s.at(a, true)
+	y, okY := s.at(b, true)
+	return okX && (!okY || x.Added.After(y.Added))
 }
 
 func (s *Snapshot) each(f func(position, []byte)) {

@@ -55,8 +55,9 @@ type Writer struct {
 
 	committing sync.Mutex
 	written    []SegmentInfo
-	root       v1.Hash // the last root this writer wrote
-	emptyDone  bool    // the empty config blob is known to be there
+	unsettled  []SegmentInfo // those written that a root may still lack
+	root       v1.Hash       // the last root this writer wrote
+	emptyDone  bool          // the empty config blob is known to be there
 }
 
 // NewWriter returns a Writer that adds to what base shows. Other writers may
@@ -129,6 +130,9 @@ type Result struct {
 func (w *Writer) Close(ctx context.Context, p *Publication) (Result, error) {
 	err := w.commit(ctx, p)
 	if err == nil && len(w.written) > 0 {
+		if err := w.compact(ctx); err != nil {
+			w.cache.opts.Logger.Warn("small segments were not merged; the next publish will try again", "error", err)
+		}
 		err = w.settle(ctx)
 	}
 	w.mu.Lock()
@@ -290,39 +294,14 @@ func (w *Writer) forget(blobs []v1.Hash) bool {
 
 // writeSegment makes entries durable.
 func (w *Writer) writeSegment(ctx context.Context, entries []Entry, p *Publication) error {
-	nonce := make([]byte, 8)
-	_, _ = rand.Read(nonce)
-	now := w.cache.opts.Now().UTC()
-	h := Header{Nonce: hex.EncodeToString(nonce), Created: now, Config: w.opts.Config}
+	h := Header{Config: w.opts.Config}
 	if p != nil {
 		h.Publications = []Publication{*p}
 	}
-	blob, err := encodeSegment(h, entries)
+	info, err := w.putSegment(ctx, h, entries)
 	if err != nil {
 		return err
 	}
-	if len(blob) > maxEntriesBlob {
-		return fmt.Errorf("the entries of %d paths take %d bytes", len(entries), len(blob))
-	}
-	if err := w.putEmptyConfig(ctx); err != nil {
-		return err
-	}
-	desc, err := w.cache.repo.PutBlob(ctx, blob)
-	if err != nil {
-		return err
-	}
-	desc.MediaType = mediaEntries
-	m, err := newManifest(mediaSegment, append([]v1.Descriptor{desc}, layers(entries)...), now)
-	if err != nil {
-		return err
-	}
-	tag := segmentTagPrefix + now.Format("20060102T150405Z") + "-" + h.Nonce
-	digest, err := w.cache.repo.PutManifest(ctx, tag, m)
-	if err != nil {
-		return err
-	}
-	info := SegmentInfo{Tag: tag, Manifest: digest, Entries: desc.Digest, EntriesSize: desc.Size, Count: len(entries), Created: now}
-	w.written = append(w.written, info)
 	w.mu.Lock()
 	for _, e := range entries {
 		// an entry that was added again meanwhile stays for the next segment
@@ -332,13 +311,50 @@ func (w *Writer) writeSegment(ctx context.Context, entries []Entry, p *Publicati
 		w.committed[e.Path.HashPart] = true
 	}
 	w.mu.Unlock()
+	if w.opts.Committed != nil {
+		w.opts.Committed(info.Tag, len(entries))
+	}
+	return nil
+}
+
+// putSegment writes a segment: the entries blob, then the manifest under a tag
+// of its own. From then on it is durable.
+func (w *Writer) putSegment(ctx context.Context, h Header, entries []Entry) (SegmentInfo, error) {
+	nonce := make([]byte, 8)
+	_, _ = rand.Read(nonce)
+	h.Nonce, h.Created = hex.EncodeToString(nonce), w.cache.opts.Now().UTC()
+	blob, err := encodeSegment(h, entries)
+	if err != nil {
+		return SegmentInfo{}, err
+	}
+	if len(blob) > maxEntriesBlob {
+		return SegmentInfo{}, fmt.Errorf("the entries of %d paths take %d bytes", len(entries), len(blob))
+	}
+	if err := w.putEmptyConfig(ctx); err != nil {
+		return SegmentInfo{}, err
+	}
+	desc, err := w.cache.repo.PutBlob(ctx, blob)
+	if err != nil {
+		return SegmentInfo{}, err
+	}
+	desc.MediaType = mediaEntries
+	all := append([]v1.Descriptor{desc}, layers(entries)...)
+	m, err := newManifest(mediaSegment, all, h.Created)
+	if err != nil {
+		return SegmentInfo{}, err
+	}
+	tag := segmentTagPrefix + h.Created.Format("20060102T150405Z") + "-" + h.Nonce
+	digest, err := w.cache.repo.PutManifest(ctx, tag, m)
+	if err != nil {
+		return SegmentInfo{}, err
+	}
+	info := SegmentInfo{Tag: tag, Manifest: digest, Entries: desc.Digest, EntriesSize: desc.Size, Count: len(entries), Layers: len(all) - 1, Created: h.Created}
+	w.written = append(w.written, info)
+	w.unsettled = append(w.unsettled, info)
 	if err := w.cache.disk.put(desc.Digest, blob); err != nil {
 		w.cache.opts.Logger.Warn("a segment's copy on disk was not written", "error", err)
 	}
-	if w.opts.Committed != nil {
-		w.opts.Committed(tag, len(entries))
-	}
-	return nil
+	return info, nil
 }
 
 // layers describes the blobs that entries name, each once.

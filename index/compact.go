@@ -1,0 +1,124 @@
+package index
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/org/nixoci-action/internal/storepath"
+)
+
+const (
+	// fanIn is how many segments of one size class are merged into one. A
+	// cache of n publishes has at most fanIn segments for each power of fanIn
+	// in n, and an entry is written again that many times.
+	fanIn = 8
+	// maxMerged is the largest number of entries in a merged segment: what one
+	// publish may have to write for the sake of all readers.
+	maxMerged = 16 << 10
+)
+
+// compact merges small segments where they have piled up, so that readers need
+// few requests. Nothing is deleted, and no NAR moves: the merged segment names
+// the same blobs, and replaces the others.
+//
+// Several writers may merge the same segments at once. Both results then hold
+// the same entries, and a later compaction merges them.
+func (w *Writer) compact(ctx context.Context) error {
+	w.committing.Lock()
+	defer w.committing.Unlock()
+	s := w.cache.snapshot()
+	groups := mergeable(s.segments, w.opts.SegmentLayers)
+	for _, group := range groups {
+		h, entries, err := s.merge(group)
+		if err != nil {
+			return err
+		}
+		if _, err := w.putSegment(ctx, h, entries); err != nil {
+			return fmt.Errorf("merging %d segments: %w", len(group), err)
+		}
+		w.cache.opts.Logger.Debug("segments merged", "segments", len(group), "entries", len(entries))
+	}
+	if len(groups) == 0 {
+		return nil
+	}
+	return w.writeRoot(ctx)
+}
+
+// snapshot is what was read last.
+func (c *Cache) snapshot() *Snapshot {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.current == nil {
+		return newSnapshot(v1.Hash{}, segmentList{}, nil, nil)
+	}
+	return c.current
+}
+
+// mergeable picks the segments to merge, by their positions: of each size
+// class that is full, all that fit into one.
+func mergeable(segments []*segment, maxLayers int) [][]int {
+	var classes [16][]int
+	for i, s := range segments {
+		// what is large already costs more to rewrite than it saves
+		if len(s.lines) > maxMerged/fanIn || s.info.Layers > maxLayers/fanIn {
+			continue
+		}
+		class := 0
+		for n := len(s.lines); n >= fanIn; n /= fanIn {
+			class++
+		}
+		classes[class] = append(classes[class], i)
+	}
+	var groups [][]int
+	for _, class := range classes {
+		if len(class) < fanIn {
+			continue
+		}
+		entries, layers := 0, 0
+		for n, i := range class {
+			entries += len(segments[i].lines)
+			layers += segments[i].info.Layers
+			if entries > maxMerged || layers > maxLayers {
+				class = class[:n]
+				break
+			}
+		}
+		groups = append(groups, class)
+	}
+	return groups
+}
+
+// merge makes the header and the entries of the segment that replaces those at
+// the given positions. Entries that others have superseded are left out.
+func (s *Snapshot) merge(group []int) (Header, []Entry, error) {
+	var h Header
+	var entries []Entry
+	for _, i := range group {
+		seg := s.segments[i]
+		h.Replaces = append(h.Replaces, seg.info.Manifest)
+		h.Config = h.Config.merge(seg.header.Config)
+		for _, p := range seg.header.Publications {
+			// of publications that say the same the latest is enough
+			h.Publications = slices.DeleteFunc(h.Publications, func(q Publication) bool { return q.same(p) && !q.Time.After(p.Time) })
+			if !slices.ContainsFunc(h.Publications, p.same) {
+				h.Publications = append(h.Publications, p)
+			}
+		}
+		for j := range seg.lines {
+			k, _, _, _ := linePrefix(seg.line(j))
+			here := position{int32(i), int32(j)}
+			if s.entries[[storepath.HashPartLen]byte(k)] != here {
+				continue
+			}
+			e, ok := s.at(here, true)
+			if !ok {
+				return h, nil, fmt.Errorf("merging segment %s: its entry %d is damaged", seg.info.Tag, j+1)
+			}
+			entries = append(entries, e)
+		}
+	}
+	return h, entries, nil
+}
