@@ -109,7 +109,7 @@ func (s *Snapshot) merge(group []int) (Header, []Entry, error) {
 		}
 		for j := range seg.lines {
 			k, _, _, _ := linePrefix(seg.line(j))
-			here := position{int32(i), int32(j)}
+			here := position{int32(i), int32(j)} //nolint:gosec // bounded by maxEntries
 			if s.entries[[storepath.HashPartLen]byte(k)] != here {
 				continue
 			}
