@@ -5,9 +5,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -15,7 +12,6 @@ import (
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/nix-community/go-nix/pkg/narinfo"
 	"github.com/nix-community/go-nix/pkg/nixbase32"
 
 	"github.com/org/nixoci-action/internal/registry"
@@ -24,6 +20,7 @@ import (
 )
 
 // backends are the repositories that every test of the protocol runs on.
+
 func backends(t *testing.T, f func(t *testing.T, open func() registry.Repository)) {
 	opener := func(t *testing.T, cache string) func() registry.Repository {
 		return func() registry.Repository {
@@ -42,7 +39,9 @@ func backends(t *testing.T, f func(t *testing.T, open func() registry.Repository
 func quick() Options { return Options{Settle: time.Millisecond} }
 
 // newEntry puts a NAR into repo and returns its entry. Paths with the same name
+
 // and references are the same path.
+
 func newEntry(t *testing.T, repo registry.Repository, name string, refs ...string) Entry {
 	t.Helper()
 	data := []byte("compressed NAR of " + name)
@@ -152,51 +151,7 @@ func TestPublishAndRead(t *testing.T) {
 	})
 }
 
-func TestNarinfoIsWhatNixWrites(t *testing.T) {
-	e := entryFor("hello-1.0", v1.Descriptor{Digest: emptyConfig.Digest, Size: 2}, "00000000000000000000000000000000-dep")
-	e.Deriver = "00000000000000000000000000000000-hello.drv"
-	n, err := narinfo.Parse(strings.NewReader(e.Narinfo()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := n.Check(); err != nil {
-		t.Error(err)
-	}
-	if n.Fingerprint() != e.Fingerprint() {
-		t.Errorf("fingerprint: got %s, want %s", e.Fingerprint(), n.Fingerprint())
-	}
-}
-
 // An entry must not be able to write lines of its own into a narinfo.
-func TestValidateRefusesInjection(t *testing.T) {
-	good := entryFor("x", v1.Descriptor{Digest: emptyConfig.Digest, Size: 2})
-	if err := good.Validate(); err != nil {
-		t.Fatal(err)
-	}
-	for name, spoil := range map[string]func(*Entry){
-		"name":          func(e *Entry) { e.Path.Name = "x\nSig: evil" },
-		"hash part":     func(e *Entry) { e.Path.HashPart = strings.Repeat("e", 32) },
-		"reference":     func(e *Entry) { e.References = []string{"../x"} },
-		"deriver":       func(e *Entry) { e.Deriver = "/nix/store/x.drv" },
-		"signature":     func(e *Entry) { e.Signatures = []string{"a:AAAA\nURL: x"} },
-		"CA":            func(e *Entry) { e.CA = "fixed:\nSig: x" },
-		"compression":   func(e *Entry) { e.Compression = "zstd\nSig: x" },
-		"NAR hash":      func(e *Entry) { e.NarHash = "sha256:x" },
-		"NAR size":      func(e *Entry) { e.NarSize = 0 },
-		"blob":          func(e *Entry) { e.NAR.Blob.Hex = "../../etc" },
-		"past the blob": func(e *Entry) { e.NAR.Offset = 1 },
-		"overflow":      func(e *Entry) { e.NAR.Offset, e.NAR.BlobSize = 1<<63-1, 1<<63-1 },
-	} {
-		e := good
-		spoil(&e)
-		if e.Validate() == nil {
-			t.Errorf("%s: no error", name)
-		}
-		if _, err := encodeSegment(Header{}, []Entry{e}); err == nil {
-			t.Errorf("%s: written all the same", name)
-		}
-	}
-}
 
 func TestIncompleteEntriesStayInvisible(t *testing.T) {
 	backends(t, func(t *testing.T, open func() registry.Repository) {
@@ -223,7 +178,9 @@ func TestIncompleteEntriesStayInvisible(t *testing.T) {
 }
 
 // Eight writers at once: the root is fought over, and every segment is in it
+
 // afterwards, or found by a sweep.
+
 func TestConcurrentWritersLoseNothing(t *testing.T) {
 	backends(t, func(t *testing.T, open func() registry.Repository) {
 		const writers, rounds = 8, 3
@@ -258,162 +215,15 @@ func TestConcurrentWritersLoseNothing(t *testing.T) {
 }
 
 // crashing stops working before its nth write, for good, as a killed process
+
 // does.
-type crashing struct {
-	registry.Repository
-	mu   sync.Mutex
-	left int
-}
-
-var errCrash = errors.New("crashed")
-
-func (c *crashing) step() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.left--; c.left < 0 {
-		return errCrash
-	}
-	return nil
-}
-
-func (c *crashing) PutManifest(ctx context.Context, tag string, m registry.Manifest) (v1.Hash, error) {
-	if err := c.step(); err != nil {
-		return v1.Hash{}, err
-	}
-	return c.Repository.PutManifest(ctx, tag, m)
-}
-
-func (c *crashing) PutBlob(ctx context.Context, b []byte) (v1.Descriptor, error) {
-	if err := c.step(); err != nil {
-		return v1.Descriptor{}, err
-	}
-	return c.Repository.PutBlob(ctx, b)
-}
-
-func TestCrashAfterEveryStep(t *testing.T) {
-	backends(t, func(t *testing.T, open func() registry.Repository) {
-		repo := open()
-		acknowledged := []Entry{newEntry(t, repo, "first")}
-		mustPublish(t, repo, acknowledged...)
-		for steps := 0; ; steps++ {
-			if steps > 100 {
-				t.Fatal("a publish takes more than 100 steps")
-			}
-			e := newEntry(t, repo, fmt.Sprintf("e%d", steps))
-			durable := false
-			o := WriterOptions{Committed: func(string, int) { durable = true }}
-			_, err := publish(t, &crashing{Repository: repo, left: steps}, o, e)
-			if err == nil && !durable {
-				t.Fatalf("after %d steps: success without a segment", steps)
-			}
-			if durable {
-				acknowledged = append(acknowledged, e)
-			}
-			s, readErr := Open(open(), quick()).Sweep(context.Background())
-			if readErr != nil {
-				t.Fatalf("after a crash at step %d: %v", steps, readErr)
-			}
-			has(t, s, acknowledged...)
-			// the next writer repairs the root
-			next := newEntry(t, repo, fmt.Sprintf("n%d", steps))
-			mustPublish(t, repo, next)
-			acknowledged = append(acknowledged, next)
-			if s, readErr = Open(open(), quick()).Refresh(context.Background()); readErr != nil {
-				t.Fatal(readErr)
-			}
-			has(t, s, acknowledged...)
-			if err == nil {
-				break
-			}
-		}
-	})
-}
-
-func TestRootLostOrOverwritten(t *testing.T) {
-	backends(t, func(t *testing.T, open func() registry.Repository) {
-		ctx := context.Background()
-		repo := open()
-		a, b := newEntry(t, repo, "a"), newEntry(t, repo, "b")
-		mustPublish(t, repo, a)
-		old, err := repo.Manifest(ctx, RootTag)
-		if err != nil {
-			t.Fatal(err)
-		}
-		mustPublish(t, repo, b)
-		if _, err := repo.PutManifest(ctx, RootTag, old); err != nil {
-			t.Fatal(err)
-		}
-		s, err := Open(repo, quick()).Sweep(ctx)
-		if err != nil {
-			t.Fatal(err)
-		}
-		has(t, s, a, b)
-		c := newEntry(t, repo, "c")
-		mustPublish(t, repo, c)
-		if s, err = Open(repo, quick()).Refresh(ctx); err != nil {
-			t.Fatal(err)
-		}
-		has(t, s, a, b, c)
-	})
-}
-
-func TestForeignRootIsLeftAlone(t *testing.T) {
-	ctx := context.Background()
-	repo, err := registry.Open("oci:"+t.TempDir(), registry.Options{Push: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := repo.PutBlob(ctx, emptyConfigBytes); err != nil {
-		t.Fatal(err)
-	}
-	theirs, err := newManifest("application/other", nil, time.Unix(0, 0))
-	if err != nil {
-		t.Fatal(err)
-	}
-	digest, err := repo.PutManifest(ctx, RootTag, theirs)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := publish(t, repo, WriterOptions{}, newEntry(t, repo, "a")); !errors.Is(err, ErrForeign) {
-		t.Errorf("got %v, want ErrForeign", err)
-	}
-	if now, err := repo.Resolve(ctx, RootTag); err != nil || now != digest {
-		t.Errorf("the root was changed: %v, %v", now, err)
-	}
-}
 
 // failing answers reads with an error that is no "not found".
-type failing struct{ registry.Repository }
-
-func (failing) Manifest(context.Context, string) (registry.Manifest, error) {
-	return registry.Manifest{}, errCrash
-}
 
 // Somebody's tag that only looks like a segment's does no harm.
-func TestForeignTagIsPassedOver(t *testing.T) {
-	backends(t, func(t *testing.T, open func() registry.Repository) {
-		ctx := context.Background()
-		repo := open()
-		a := newEntry(t, repo, "a")
-		mustPublish(t, repo, a)
-		theirs, err := newManifest("application/other", []v1.Descriptor{emptyConfig}, time.Unix(0, 0))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := repo.PutManifest(ctx, "segment-of-a-cake", theirs); err != nil {
-			t.Fatal(err)
-		}
-		b := newEntry(t, repo, "b")
-		mustPublish(t, repo, b)
-		s, err := Open(open(), quick()).Sweep(ctx)
-		if err != nil {
-			t.Fatal(err)
-		}
-		has(t, s, a, b)
-	})
-}
 
 // A publication speaks of what clients can get, and of nothing else.
+
 func TestPublicationNamesVisibleRoots(t *testing.T) {
 	ctx := context.Background()
 	repo, err := registry.Open("oci:"+t.TempDir(), registry.Options{Push: true})
@@ -459,61 +269,9 @@ func TestPublicationNamesVisibleRoots(t *testing.T) {
 	}
 }
 
-func TestUnreadableIsNeverEmpty(t *testing.T) {
-	backends(t, func(t *testing.T, open func() registry.Repository) {
-		repo := open()
-		a := newEntry(t, repo, "a")
-		mustPublish(t, repo, a)
-		if _, err := publish(t, failing{repo}, WriterOptions{}, newEntry(t, repo, "b")); !errors.Is(err, errCrash) {
-			t.Errorf("got %v, want the read's error", err)
-		}
-		s, err := Open(repo, quick()).Sweep(context.Background())
-		if err != nil || s.Len() != 1 {
-			t.Errorf("got %d entries, %v; want 1", s.Len(), err)
-		}
-	})
-}
-
 // A blob that a collector took before the segment named it is reported, and
+
 // the rest is committed.
-func TestLostBlob(t *testing.T) {
-	dir := t.TempDir()
-	repo, err := registry.Open("oci:"+dir, registry.Options{Push: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx := context.Background()
-	a := newEntry(t, repo, "a")
-	b := newEntry(t, repo, "b", a.Path.Base())
-	c := newEntry(t, repo, "c")
-	cache := Open(repo, quick())
-	base, err := cache.Sweep(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	w, err := cache.NewWriter(base, WriterOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, e := range []Entry{a, b, c} {
-		if err := w.Add(ctx, e); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := os.Remove(filepath.Join(dir, "blobs", "sha256", a.NAR.Blob.Hex)); err != nil {
-		t.Fatal(err)
-	}
-	r, err := w.Close(ctx, nil)
-	if err != nil || r.Committed != 1 || len(r.Lost) != 1 || r.Lost[0].Path != a.Path || len(r.Incomplete) != 1 {
-		t.Fatalf("got %+v, %v; want c committed, a lost, b waiting", r, err)
-	}
-	if err := w.Add(ctx, newEntry(t, repo, "a")); err != nil {
-		t.Fatal(err)
-	}
-	if r, err = w.Close(ctx, nil); err != nil || r.Committed != 3 || len(r.Lost)+len(r.Incomplete) != 0 {
-		t.Fatalf("after the second upload: got %+v, %v", r, err)
-	}
-}
 
 func TestCommitsOnTheWay(t *testing.T) {
 	repo, err := registry.Open("oci:"+t.TempDir(), registry.Options{Push: true})
@@ -542,48 +300,6 @@ func TestCommitsOnTheWay(t *testing.T) {
 		t.Fatal(err)
 	}
 	has(t, s, entries...)
-}
-
-func TestDiskCopyServesWithoutRegistry(t *testing.T) {
-	ctx := context.Background()
-	dist := registrytest.NewDistribution(t)
-	o := quick()
-	o.Dir = t.TempDir()
-	repo, err := registry.Open(dist.Addr+"/a/b", registry.Options{Push: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := Open(repo, o).Load(); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("no copy: got %v", err)
-	}
-	a := newEntry(t, repo, "a")
-	mustPublish(t, repo, a)
-	if _, err := Open(repo, o).Refresh(ctx); err != nil {
-		t.Fatal(err)
-	}
-	dist.Stop()
-	s, err := Open(repo, o).Load()
-	if err != nil {
-		t.Fatal(err)
-	}
-	has(t, s, a)
-
-	// a damaged copy is noticed, not served
-	files, err := filepath.Glob(filepath.Join(o.Dir, "index", "*", "entries-*"))
-	if err != nil || len(files) != 1 {
-		t.Fatalf("got %v, %v", files, err)
-	}
-	if err := os.WriteFile(files[0], []byte("damaged"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := Open(repo, o).Load(); err == nil {
-		t.Error("a damaged copy was served")
-	}
-	dist.Start(t)
-	if s, err = Open(repo, o).Refresh(ctx); err != nil {
-		t.Fatal(err)
-	}
-	has(t, s, a)
 }
 
 func TestConfigSurvivesALostRoot(t *testing.T) {
