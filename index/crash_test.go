@@ -15,6 +15,8 @@ import (
 	"github.com/org/nixoci-action/internal/registry"
 )
 
+// crashing stops working before its nth write, for good, as a killed process
+// does.
 type crashing struct {
 	registry.Repository
 	mu   sync.Mutex
@@ -138,12 +140,14 @@ func TestForeignRootIsLeftAlone(t *testing.T) {
 	}
 }
 
+// failing answers reads with an error that is no "not found".
 type failing struct{ registry.Repository }
 
 func (failing) Manifest(context.Context, string) (registry.Manifest, error) {
 	return registry.Manifest{}, errCrash
 }
 
+// Somebody's tag that only looks like a segment's does no harm.
 func TestForeignTagIsPassedOver(t *testing.T) {
 	backends(t, func(t *testing.T, open func() registry.Repository) {
 		ctx := context.Background()
@@ -182,6 +186,8 @@ func TestUnreadableIsNeverEmpty(t *testing.T) {
 	})
 }
 
+// A blob that a collector took before the segment named it is reported, and
+// the rest is committed.
 func TestLostBlob(t *testing.T) {
 	dir := t.TempDir()
 	repo, err := registry.Open("oci:"+dir, registry.Options{Push: true})

@@ -23,6 +23,7 @@ func TestNarinfoIsWhatNixWrites(t *testing.T) {
 	}
 }
 
+// An entry must not be able to write lines of its own into a narinfo.
 func TestValidateRefusesInjection(t *testing.T) {
 	good := entryFor("x", v1.Descriptor{Digest: emptyConfig.Digest, Size: 2})
 	if err := good.Validate(); err != nil {

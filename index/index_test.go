@@ -20,7 +20,6 @@ import (
 )
 
 // backends are the repositories that every test of the protocol runs on.
-
 func backends(t *testing.T, f func(t *testing.T, open func() registry.Repository)) {
 	opener := func(t *testing.T, cache string) func() registry.Repository {
 		return func() registry.Repository {
@@ -39,9 +38,7 @@ func backends(t *testing.T, f func(t *testing.T, open func() registry.Repository
 func quick() Options { return Options{Settle: time.Millisecond} }
 
 // newEntry puts a NAR into repo and returns its entry. Paths with the same name
-
 // and references are the same path.
-
 func newEntry(t *testing.T, repo registry.Repository, name string, refs ...string) Entry {
 	t.Helper()
 	data := []byte("compressed NAR of " + name)
@@ -151,8 +148,6 @@ func TestPublishAndRead(t *testing.T) {
 	})
 }
 
-// An entry must not be able to write lines of its own into a narinfo.
-
 func TestIncompleteEntriesStayInvisible(t *testing.T) {
 	backends(t, func(t *testing.T, open func() registry.Repository) {
 		repo := open()
@@ -178,9 +173,7 @@ func TestIncompleteEntriesStayInvisible(t *testing.T) {
 }
 
 // Eight writers at once: the root is fought over, and every segment is in it
-
 // afterwards, or found by a sweep.
-
 func TestConcurrentWritersLoseNothing(t *testing.T) {
 	backends(t, func(t *testing.T, open func() registry.Repository) {
 		const writers, rounds = 8, 3
@@ -214,16 +207,7 @@ func TestConcurrentWritersLoseNothing(t *testing.T) {
 	})
 }
 
-// crashing stops working before its nth write, for good, as a killed process
-
-// does.
-
-// failing answers reads with an error that is no "not found".
-
-// Somebody's tag that only looks like a segment's does no harm.
-
 // A publication speaks of what clients can get, and of nothing else.
-
 func TestPublicationNamesVisibleRoots(t *testing.T) {
 	ctx := context.Background()
 	repo, err := registry.Open("oci:"+t.TempDir(), registry.Options{Push: true})
@@ -268,10 +252,6 @@ func TestPublicationNamesVisibleRoots(t *testing.T) {
 		t.Error("Published does not find it, or finds it too young")
 	}
 }
-
-// A blob that a collector took before the segment named it is reported, and
-
-// the rest is committed.
 
 func TestCommitsOnTheWay(t *testing.T) {
 	repo, err := registry.Open("oci:"+t.TempDir(), registry.Options{Push: true})

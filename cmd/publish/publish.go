@@ -56,7 +56,9 @@ func publish(ctx context.Context, cfg config, getenv func(string) string, stdin 
 			err = errors.Join(err, fmt.Errorf("writing the plan: %w", werr))
 		}
 	}
-	p.msg.Printf("%s", p.report.text())
+	if p.report.Closure.Paths > 0 || len(p.report.Outputs) > 0 {
+		p.msg.Printf("%s", p.report.text())
+	}
 	return err
 }
 
