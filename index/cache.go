@@ -107,6 +107,12 @@ func (c *Cache) read(ctx context.Context, sweep bool) (*Snapshot, error) {
 		return nil, err
 	case digest == known:
 		return c.current, nil
+	case list.foreign != nil:
+		// what we have written before it was overwritten shows in the tags only
+		sweep = true
+	}
+	if list.skipped > 0 {
+		c.opts.Logger.Warn("nixcache-oci's index has entries that cannot be used", "entries", list.skipped)
 	}
 	if sweep {
 		if err := c.sweep(ctx, list); err != nil {
@@ -258,6 +264,9 @@ func (c *Cache) assemble(ctx context.Context, digest v1.Hash, list segmentList) 
 		}
 		return true
 	})
+	if list.foreign != nil {
+		loaded = append(loaded, list.foreign)
+	}
 	var extra []SegmentInfo
 	for _, s := range loaded {
 		if _, ok := c.swept[s.info.Tag]; ok {

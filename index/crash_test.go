@@ -124,19 +124,21 @@ func TestForeignRootIsLeftAlone(t *testing.T) {
 	if _, err := repo.PutBlob(ctx, emptyConfigBytes); err != nil {
 		t.Fatal(err)
 	}
-	theirs, err := newManifest("application/other", nil, time.Unix(0, 0))
-	if err != nil {
-		t.Fatal(err)
-	}
-	digest, err := repo.PutManifest(ctx, RootTag, theirs)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := publish(t, repo, WriterOptions{}, newEntry(t, repo, "a")); !errors.Is(err, ErrForeign) {
-		t.Errorf("got %v, want ErrForeign", err)
-	}
-	if now, err := repo.Resolve(ctx, RootTag); err != nil || now != digest {
-		t.Errorf("the root was changed: %v, %v", now, err)
+	for what, layers := range map[string][]v1.Descriptor{"no layers": nil, "something else": {emptyConfig}} {
+		theirs, err := newManifest("application/other", layers, time.Unix(0, 0))
+		if err != nil {
+			t.Fatal(err)
+		}
+		digest, err := repo.PutManifest(ctx, RootTag, theirs)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := publish(t, repo, WriterOptions{}, newEntry(t, repo, "a")); !errors.Is(err, ErrForeign) {
+			t.Errorf("%s: got %v, want ErrForeign", what, err)
+		}
+		if now, err := repo.Resolve(ctx, RootTag); err != nil || now != digest {
+			t.Errorf("%s: the root was changed: %v, %v", what, now, err)
+		}
 	}
 }
 

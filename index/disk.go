@@ -76,7 +76,7 @@ func (d disk) write(name string, b []byte) error {
 }
 
 func (d disk) save(s *Snapshot) error {
-	if d.dir == "" {
+	if d.dir == "" || s.foreign { // that index is not made of segments
 		return nil
 	}
 	b, err := json.Marshal(diskState{Root: s.digest, List: segmentList{

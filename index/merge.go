@@ -104,6 +104,9 @@ func (w *Writer) writeRoot(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("reading the cache index again: %w", err)
 	}
+	if s.foreign { // overwritten meanwhile; what we wrote is durable
+		return ErrForeign
+	}
 	// where another writer has merged a segment of ours into its own, there is
 	// nothing left to wait for
 	w.unsettled = slices.DeleteFunc(w.unsettled, func(own SegmentInfo) bool {

@@ -71,6 +71,9 @@ type segmentList struct {
 	// retired is a layer of its own, which readers of the root do not need;
 	// nil if it was not read.
 	retired []Retired
+	// foreign are the entries of nixcache-oci's index; nil for a root of ours.
+	foreign *segment
+	skipped int // entries of it that cannot be used
 
 	// stub is the digest of the root's first layer, as far as it is known to
 	// be in the repository.
@@ -126,7 +129,10 @@ func readLayers(ctx context.Context, repo registry.Repository, m registry.Manife
 	if err != nil {
 		return segmentList{}, err
 	}
-	blob, err := readLayer(ctx, repo, layers.segments)
+	if layers.foreign.Size > 0 {
+		return readForeign(ctx, repo, layers.foreign)
+	}
+	blob, err := readLayer(ctx, repo, layers.segments, maxSegmentListBlob)
 	if err != nil {
 		return segmentList{}, err
 	}
@@ -139,15 +145,24 @@ func readLayers(ctx context.Context, repo registry.Repository, m registry.Manife
 	if layers.retired.Size == 0 {
 		return list, nil
 	}
-	if blob, err = readLayer(ctx, repo, layers.retired); err != nil {
+	if blob, err = readLayer(ctx, repo, layers.retired, maxSegmentListBlob); err != nil {
 		return list, err
 	}
 	list.retired, err = parseRetired(blob)
 	return list, err
 }
 
-func readLayer(ctx context.Context, repo registry.Repository, d v1.Descriptor) ([]byte, error) {
-	if d.Size <= 0 || d.Size > maxSegmentListBlob {
+func readForeign(ctx context.Context, repo registry.Repository, d v1.Descriptor) (segmentList, error) {
+	blob, err := readLayer(ctx, repo, d, maxForeignIndex)
+	if err != nil {
+		return segmentList{}, err
+	}
+	seg, skipped, err := parseForeign(blob)
+	return segmentList{foreign: seg, skipped: skipped, retired: []Retired{}}, err
+}
+
+func readLayer(ctx context.Context, repo registry.Repository, d v1.Descriptor, limit int64) ([]byte, error) {
+	if d.Size <= 0 || d.Size > limit {
 		return nil, fmt.Errorf("a layer of the cache index has %d bytes", d.Size)
 	}
 	return registry.ReadBlob(ctx, repo, d.Digest, d.Size)
@@ -157,6 +172,7 @@ func readLayer(ctx context.Context, repo registry.Repository, d v1.Descriptor) (
 type rootManifest struct {
 	stub              v1.Hash
 	segments, retired v1.Descriptor
+	foreign           v1.Descriptor // if there is no segment list
 }
 
 func rootLayers(m registry.Manifest) (rootManifest, error) {
@@ -173,8 +189,12 @@ func rootLayers(m registry.Manifest) (rootManifest, error) {
 			r.retired = l
 		}
 	}
-	if r.segments.MediaType == "" {
+	switch {
+	case r.segments.MediaType != "":
+	case len(im.Layers) == 0:
 		return r, ErrForeign
+	default:
+		r.foreign = im.Layers[0]
 	}
 	return r, nil
 }

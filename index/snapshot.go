@@ -20,6 +20,7 @@ type Snapshot struct {
 	segments []*segment    // oldest first
 	retired  []Retired     // nil if they were not read
 	extra    []SegmentInfo // found by a sweep, unknown to the root
+	foreign  bool          // one of the segments is nixcache-oci's index
 
 	entries map[[storepath.HashPartLen]byte]position
 	nars    func() map[[hashLen]byte]position // by NAR hash, made on first use
@@ -36,7 +37,7 @@ func newSnapshot(digest v1.Hash, list segmentList, segments []*segment, extra []
 		}
 		return strings.Compare(a.info.Tag, b.info.Tag)
 	})
-	s := &Snapshot{digest: digest, stub: list.stub, segments: segments, retired: list.retired, extra: extra}
+	s := &Snapshot{digest: digest, stub: list.stub, segments: segments, retired: list.retired, extra: extra, foreign: list.foreign != nil}
 	n := 0
 	for _, seg := range segments {
 		n += len(seg.lines)
@@ -154,9 +155,11 @@ func (s *Snapshot) Digest() string {
 
 // Segments returns the live segments, oldest first.
 func (s *Snapshot) Segments() []SegmentInfo {
-	infos := make([]SegmentInfo, len(s.segments))
-	for i, seg := range s.segments {
-		infos[i] = seg.info
+	infos := make([]SegmentInfo, 0, len(s.segments))
+	for _, seg := range s.segments {
+		if seg.info.Tag != "" { // not nixcache-oci's index
+			infos = append(infos, seg.info)
+		}
 	}
 	return infos
 }

@@ -78,6 +78,9 @@ func (c *Cache) NewWriter(base *Snapshot, o WriterOptions) (*Writer, error) {
 	if err := o.Config.validate(); err != nil {
 		return nil, err
 	}
+	if base.foreign {
+		return nil, ErrForeign
+	}
 	if len(base.segments) > 0 && o.Config.storeDir() != base.config.storeDir() {
 		return nil, fmt.Errorf("the cache is for the store directory %s, not %s", base.config.storeDir(), o.Config.storeDir())
 	}

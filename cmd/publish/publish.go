@@ -153,8 +153,13 @@ func (p *publisher) partly(err error) error {
 // open reads the cache index and makes sure that the cache can be written to.
 func (p *publisher) open(ctx context.Context) (*index.Snapshot, error) {
 	base, err := p.cache.Sweep(ctx)
-	if err != nil || p.cfg.DryRun {
-		return base, err
+	switch {
+	case err != nil:
+		return nil, err
+	case base.Foreign():
+		return nil, index.ErrForeign
+	case p.cfg.DryRun:
+		return base, nil
 	}
 	return base, p.cache.Prepare(ctx)
 }

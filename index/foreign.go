@@ -1,0 +1,130 @@
+package index
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/nix-community/go-nix/pkg/nixbase32"
+	"github.com/nix-community/go-nix/pkg/nixhash"
+
+	"github.com/org/nixoci-action/internal/storepath"
+)
+
+// maxForeignIndex bounds the index of another program, in bytes: it is one
+// uncompressed document for the whole cache.
+const maxForeignIndex = 512 << 20
+
+// foreignIndex is the index of nixcache-oci, format version 1: the only layer
+// of its cache-index.
+type foreignIndex struct {
+	Version   int                     `json:"version"`
+	Entries   map[string]foreignEntry `json:"entries"` // by hash part
+	PublicKey string                  `json:"public_key"`
+}
+
+// foreignEntry is one store path there, whose NAR is a blob of its own.
+type foreignEntry struct {
+	Narinfo   string `json:"narinfo"`
+	NarDigest string `json:"nar_digest"`
+	NarSize   int64  `json:"nar_size"` // of the blob, in bytes
+	Added     any    `json:"added"`    // a time in RFC 3339, or seconds
+}
+
+// parseForeign makes a segment of nixcache-oci's index, so that it is read like
+// any other. Entries that no Nix could use are left out, and counted.
+func parseForeign(blob []byte) (seg *segment, skipped int, err error) {
+	var idx foreignIndex
+	if err := json.Unmarshal(blob, &idx); err != nil || idx.Version != 1 || idx.Entries == nil {
+		return nil, 0, ErrForeign
+	}
+	h := Header{Version: formatVersion, MinReader: formatVersion}
+	if idx.PublicKey != "" {
+		h.Config.PublicKeys = []string{idx.PublicKey}
+	}
+	if h.Config.validate() != nil {
+		h.Config.PublicKeys = nil // a key that is none helps nobody
+	}
+	var entries []Entry
+	for _, hashPart := range slices.Sorted(maps.Keys(idx.Entries)) {
+		e, err := idx.Entries[hashPart].entry()
+		if err == nil && len(entries) == 0 && e.Path.Dir != storepath.DefaultDir {
+			h.Config.StoreDir = e.Path.Dir // its index does not say
+		}
+		if err != nil || e.Path.HashPart != hashPart || e.Path.Dir != h.Config.storeDir() {
+			skipped++
+			continue
+		}
+		entries = append(entries, e)
+	}
+	if err := h.Config.validate(); err != nil {
+		return nil, skipped, err
+	}
+	encoded, err := encodeSegment(h, entries)
+	if err != nil {
+		return nil, skipped, err
+	}
+	seg, err = parseSegment(encoded)
+	return seg, skipped, err
+}
+
+// entry reads the narinfo, of which only what Nix itself needs must be there.
+func (f foreignEntry) entry() (Entry, error) {
+	var e Entry
+	fields := map[string]string{"Compression": "bzip2"} // Nix's default
+	for line := range strings.Lines(f.Narinfo) {
+		key, value, _ := strings.Cut(strings.TrimSpace(line), ":")
+		value = strings.TrimSpace(value)
+		if key == "Sig" {
+			e.Signatures = append(e.Signatures, value)
+		}
+		fields[key] = value
+	}
+	var err, errHash, errSize, errBlob error
+	e.Path, err = storepath.Parse(fields["StorePath"])
+	e.NarHash, errHash = nixBase32(fields["NarHash"])
+	e.NarSize, errSize = strconv.ParseInt(fields["NarSize"], 10, 64)
+	e.NAR.Blob, errBlob = v1.NewHash(f.NarDigest)
+	if err := errors.Join(err, errHash, errSize, errBlob); err != nil {
+		return e, err
+	}
+	// the blob's digest is what the file hash should be, whatever is written
+	e.FileHash, err = nixBase32(f.NarDigest)
+	e.NAR.BlobSize, e.NAR.Size = f.NarSize, f.NarSize
+	e.References = strings.Fields(fields["References"])
+	slices.Sort(e.References)
+	if d := fields["Deriver"]; d != "unknown-deriver" && d != "" {
+		e.Deriver = path.Base(d)
+	}
+	e.CA, e.Compression = fields["CA"], fields["Compression"]
+	switch added := f.Added.(type) { // else it is as old as can be
+	case string:
+		e.Added, _ = time.Parse(time.RFC3339, added)
+	case float64:
+		e.Added = time.Unix(int64(min(max(added, 0), 1<<33)), 0)
+	}
+	return e, errors.Join(err, e.Validate())
+}
+
+// nixBase32 converts a SHA-256 in any of Nix's notations.
+func nixBase32(s string) (string, error) {
+	h, err := nixhash.ParseAny(s, nil)
+	if err != nil {
+		return "", err
+	}
+	if h.Algo() != nixhash.SHA256 {
+		return "", fmt.Errorf("%q is no SHA-256", s)
+	}
+	return "sha256:" + nixbase32.EncodeToString(h.Digest()), nil
+}
+
+// Foreign reports whether the cache's root is that of nixcache-oci. Such a
+// cache can be read, not written.
+func (s *Snapshot) Foreign() bool { return s.foreign }
