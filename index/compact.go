@@ -15,9 +15,11 @@ const (
 	// cache of n publishes has at most fanIn segments for each power of fanIn
 	// in n, and an entry is written again that many times.
 	fanIn = 8
-	// maxMerged is the largest number of entries in a merged segment: what one
-	// publish may have to write for the sake of all readers.
-	maxMerged = 16 << 10
+	// maxMerged is the largest number of entries in a merged segment. Readers
+	// fetch again what is merged, half a megabyte at this size, so after a
+	// small publish nothing larger is. It also leaves alone the segments that
+	// a large publish writes on its way.
+	maxMerged = 2 << 10
 )
 
 // compact merges small segments where they have piled up, so that readers need
