@@ -126,6 +126,12 @@ func (c *Cache) read(ctx context.Context, sweep bool) (*Snapshot, error) {
 		delete(c.swept, r.Tag)
 	}
 	if c.current != nil && digest == c.current.digest && sameSegments(c.swept, c.current.extra) {
+		if c.current.retired == nil && list.retired != nil {
+			// the same, but for what only a writer needs to know
+			s := *c.current
+			s.retired = list.retired
+			c.current = &s
+		}
 		return c.current, nil
 	}
 	s, err := c.assemble(ctx, digest, list)

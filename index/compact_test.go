@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/registrytest"
 )
@@ -243,5 +245,42 @@ func TestLaggingTagList(t *testing.T) {
 		if total != len(all) {
 			t.Fatalf("after %d publishes the live segments have %d entries: something replaced came back", len(all), total)
 		}
+	}
+}
+
+// A root is never written without the retired segments that the one before had:
+// nothing else keeps what they replaced from coming back.
+func TestRetiredSegmentsAreKept(t *testing.T) {
+	ctx := context.Background()
+	repo, err := registry.Open("oci:"+t.TempDir(), registry.Options{Push: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range fanIn {
+		mustPublish(t, repo, newEntry(t, repo, fmt.Sprint("p", i)))
+	}
+	retired := func() int {
+		t.Helper()
+		_, list, err := readRoot(ctx, repo, v1.Hash{}, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(list.retired)
+	}
+	if n := retired(); n != fanIn {
+		t.Fatalf("got %d retired segments, want %d", n, fanIn)
+	}
+	// a process that has read without them, then asks again with them
+	c := Open(repo, quick())
+	if _, err := c.Refresh(ctx); err != nil {
+		t.Fatal(err)
+	}
+	s, err := c.Sweep(ctx)
+	if err != nil || len(s.retired) != fanIn {
+		t.Fatalf("got a snapshot with %d retired segments, %v", len(s.retired), err)
+	}
+	mustPublish(t, repo, newEntry(t, repo, "next"))
+	if n := retired(); n != fanIn {
+		t.Errorf("after the next publish: got %d retired segments, want %d", n, fanIn)
 	}
 }

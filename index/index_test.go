@@ -124,6 +124,10 @@ func TestPublishAndRead(t *testing.T) {
 			t.Fatal(err)
 		}
 		has(t, s, a, b)
+		if s, err = reader.Sweep(ctx); err != nil {
+			t.Fatal(err)
+		}
+		has(t, s, a, b)
 		for what, read := range map[string]func(context.Context) (*Snapshot, error){"root": reader.Refresh, "tags": reader.Sweep} {
 			if again, err := read(ctx); err != nil || again != s {
 				t.Errorf("unchanged %s: got a new snapshot, %v", what, err)
