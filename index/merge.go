@@ -51,6 +51,9 @@ func (w *Writer) settle(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
+		if errors.Is(err, ErrForeign) { // it will not go away
+			return err
+		}
 		if try == settleTries && err != nil {
 			return hint.Wrap(fmt.Errorf("writing the cache index's root: %w", err),
 				"everything is stored, but clients learn of it only within an hour, or with the next publish")

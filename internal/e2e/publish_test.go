@@ -101,6 +101,42 @@ func TestSignaturesAreChecked(t *testing.T) {
 	}
 }
 
+// Paths that were published without a signature get one with the next publish
+// that has a key, without an upload; a second key is added to the first.
+func TestSigningLater(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	cache := inDistribution(t)
+	flake := w.flake(flakeText(t.Name(), ""))
+	unsigned := w.tryPublish(cache, "--upstream", "none", "--flake", flake)
+	if unsigned.code != 0 {
+		t.Fatalf("got %d\n%s", unsigned.code, unsigned.stderr)
+	}
+	second := filepath.Join(w.Dir, "second-key")
+	w.Env.Run(t, w.Dir, "nix-store", "--generate-binary-cache-key", "e2e-2", second, second+".pub")
+	for _, extra := range [][]string{nil, {"--sign-key-file", second}} {
+		r := w.publish(cache, append(extra, "--flake", flake)...)
+		if r.Uploaded.Paths != 0 || r.Repeated != r.Closure.Paths || r.Committed != r.Closure.Paths {
+			t.Errorf("signing later: got %+v", r)
+		}
+		if again := w.publish(cache, append(extra, "--flake", flake)...); again.Repeated != 0 {
+			t.Errorf("signed already: got %+v", again)
+		}
+	}
+	pub, err := os.ReadFile(second + ".pub")
+	if err != nil {
+		t.Fatal(err)
+	}
+	conf := w.proxy(cache)
+	substituter, _, _ := strings.Cut(conf, "\n")
+	for _, key := range []string{w.publicKey, string(pub)} {
+		if !strings.Contains(conf, key) {
+			t.Errorf("the proxy does not name %s: %s", key, conf)
+		}
+		w.newClient(substituter + "\nextra-trusted-public-keys = " + key + "\n").substitute(unsigned.paths()...)
+	}
+}
+
 // Everything is referenced by a tagged manifest, so a collector takes nothing
 // that counts.
 func TestRegistryGarbageCollection(t *testing.T) {
