@@ -31,6 +31,8 @@ type Header struct {
 	// supersedes.
 	Replaces     []v1.Hash     `json:"replaces,omitempty"`
 	Publications []Publication `json:"publications,omitempty"`
+	// Unpinned are the names that pin nothing published until then.
+	Unpinned []Unpin `json:"unpinned,omitempty"`
 	// Config is what the writer contributed to the cache's configuration.
 	Config Config `json:"config"`
 }
@@ -49,13 +51,28 @@ type Publication struct {
 	// RunURL is the page of the CI run.
 	RunURL  string   `json:"runUrl,omitempty"`
 	Systems []string `json:"systems,omitempty"`
-	Roots   []Root   `json:"roots"`
+	// Selection tells apart what different jobs publish from the same flake
+	// and branch, so that the newest of one does not take the place of the
+	// other's. It is compared, never interpreted.
+	Selection string `json:"selection,omitempty"`
+	// Pin is the name under which the publication stays until it is
+	// unpinned; PinKeep is how many publications of that name do, at least 1.
+	Pin     string `json:"pin,omitempty"`
+	PinKeep int    `json:"pinKeep,omitempty"`
+	Roots   []Root `json:"roots"`
+}
+
+// Unpin takes the pin from the publications of that name made until Time.
+type Unpin struct {
+	Name string    `json:"name"`
+	Time time.Time `json:"time"`
 }
 
 // same reports whether two publications say the same but for when and in which
 // run they were made.
 func (p Publication) same(q Publication) bool {
 	return p.Flake == q.Flake && p.Revision == q.Revision && p.Ref == q.Ref &&
+		p.Selection == q.Selection && p.Pin == q.Pin && p.PinKeep == q.PinKeep &&
 		slices.Equal(p.Systems, q.Systems) && slices.Equal(p.Roots, q.Roots)
 }
 

@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
@@ -72,7 +73,42 @@ type Repository interface {
 	// transfer must be repeated. If write fails nothing is stored and its
 	// error is returned. The descriptor has no media type.
 	WriteBlob(ctx context.Context, write func(w io.Writer) error) (v1.Descriptor, error)
+
+	// DeleteManifest deletes the manifest with the digest, and tag unless it
+	// is "" or points elsewhere. What is absent counts as deleted. If the
+	// registry refuses, and would again, the error is a *RefusedError. No
+	// blob is deleted.
+	DeleteManifest(ctx context.Context, tag string, digest v1.Hash) error
+
+	// Untagged lists the manifests that have no tag and were stored before
+	// the given time, as far as the registry tells; most tell nothing.
+	Untagged(ctx context.Context, before time.Time) ([]v1.Hash, error)
+
+	// Collect frees the blobs that no manifest names and that were stored
+	// before the given time, where nobody else does: in a directory. A
+	// registry frees blobs itself; then the result is zero.
+	Collect(ctx context.Context, before time.Time) (Freed, error)
 }
+
+// Freed tells what Collect has freed.
+type Freed struct {
+	Blobs int   `json:"blobs"`
+	Bytes int64 `json:"bytes"`
+}
+
+// RefusedError tells that a registry does not delete a manifest, and will not
+// if it is asked again.
+type RefusedError struct {
+	// All says that it would refuse to delete anything else, too.
+	All bool
+	// Reason is what the registry says, Remedy what the user can do; "" if
+	// nothing is known.
+	Reason, Remedy string
+	Err            error
+}
+
+func (e *RefusedError) Error() string { return "the registry does not delete: " + e.Reason }
+func (e *RefusedError) Unwrap() error { return e.Err }
 
 // MissingBlobsError tells that a manifest was refused because blobs that it
 // names are not in the repository.
