@@ -117,7 +117,7 @@ func TestParseErrors(t *testing.T) {
 		"empty in list": {[]string{"--upstream="}, nil, "error: invalid value \"\" for --upstream: empty\nhint: see publish --help\n"},
 		"all of the environment": {nil, []string{"NIXOCI_JOBS", "x", "NIXOCI_REFRESH_EVERY", "-1h"},
 			"error: invalid value \"x\" for NIXOCI_JOBS: parse error\n" +
-				"error: invalid value \"-1h\" for NIXOCI_REFRESH_EVERY: \"-1h\" is not a duration such as 30d or 5m\n" +
+				"error: invalid value \"-1h\" for NIXOCI_REFRESH_EVERY: \"-1h\" is not a duration such as 30d, 5m or P30D\n" +
 				"hint: see publish --help\n"},
 		"no default cache": {nil, []string{"HOME", "", "XDG_DATA_HOME", ""},
 			"error: choosing a default cache: neither HOME nor XDG_DATA_HOME is set\nhint: name the cache with --cache or NIXOCI_CACHE\n"},

@@ -1,0 +1,357 @@
+package index
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"path"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+var noon = time.Date(2026, 12, 1, 12, 0, 0, 0, time.UTC)
+
+func daysAgo(n float64) time.Time { return noon.Add(-time.Duration(n * 24 * float64(time.Hour))) }
+
+// from makes a publication of one root.
+func from(ref string, age float64, root string) Publication {
+	return Publication{Time: daysAgo(age), Ref: ref, Systems: []string{"x86_64-linux"}, Roots: []Root{{Path: root}}}
+}
+
+func with(p Publication, change func(*Publication)) Publication {
+	change(&p)
+	return p
+}
+
+func pinned(p Publication, name string, keep int) Publication {
+	p.Pin, p.PinKeep = name, keep
+	return p
+}
+
+var month = Retention{Last: 1, Age: 30 * 24 * time.Hour, PullRequests: 7 * 24 * time.Hour}
+
+func TestJudge(t *testing.T) {
+	t.Parallel()
+	const main, feature, queue = "refs/heads/main", "refs/heads/feature/x", "refs/heads/gh-readonly-queue/main/pr-12-0123abc"
+	last := func(n int, branches ...string) Retention {
+		r := month
+		r.Last, r.Branches = n, branches
+		return r
+	}
+	for _, tc := range []struct {
+		name     string
+		r        Retention
+		pubs     []Publication
+		unpinned []Unpin
+		want     []string // "+" or "-" and the reason, by time
+	}{
+		{name: "nothing", r: month},
+		{
+			name: "a branch", r: month,
+			pubs: []Publication{from(main, 1, "c"), from(main, 40, "b"), from(main, 90, "a")},
+			want: []string{"-main, replaced 2026-10-22", "+main, replaced 2026-11-30, kept until 2026-12-30", "+newest of main"},
+		},
+		{
+			name: "old, but the newest", r: month,
+			pubs: []Publication{from(main, 900, "a")},
+			want: []string{"+newest of main"},
+		},
+		{
+			name: "the newest three", r: last(3),
+			pubs: []Publication{from(main, 50, "e"), from(main, 60, "d"), from(main, 70, "c"), from(main, 80, "b"), from(main, 90, "a")},
+			want: []string{
+				"-main, replaced 2026-10-02", "-main, replaced 2026-10-12",
+				"+3rd newest of main", "+2nd newest of main", "+newest of main",
+			},
+		},
+		{
+			name: "pushed out of three lately", r: last(3),
+			pubs: []Publication{from(main, 1, "d"), from(main, 70, "c"), from(main, 80, "b"), from(main, 90, "a")},
+			want: []string{"+main, replaced 2026-11-30, kept until 2026-12-30", "+3rd newest of main", "+2nd newest of main", "+newest of main"},
+		},
+		{
+			name: "none for ever", r: last(0),
+			pubs: []Publication{from(main, 20, "c"), from(main, 40, "b"), from(main, 90, "a"), from(feature, 31, "x")},
+			want: []string{
+				"-main, replaced 2026-10-22", "+main, replaced 2026-11-11, kept until 2026-12-11",
+				"-feature/x, published 2026-10-31", "+main, published 2026-11-11, kept until 2026-12-11",
+			},
+		},
+		{
+			name: "other branches", r: last(1, "main", "release-*"),
+			pubs: []Publication{from(feature, 40, "a"), from("refs/heads/release-1", 400, "b"), from(main, 401, "c"), from("refs/heads/release-1/x", 3, "d")},
+			want: []string{"+newest of main", "+newest of release-1", "-feature/x, published 2026-10-22", "+release-1/x, published 2026-11-28, kept until 2026-12-28"},
+		},
+		{
+			name: "a glob that is none keeps", r: last(1, "[", "x"),
+			pubs: []Publication{from(main, 400, "a")},
+			want: []string{"+newest of main"},
+		},
+		{
+			// what stays the same for long was made when it was last published,
+			// and took the place of what was before when it came
+			name: "the same again", r: last(1, "main"),
+			pubs: []Publication{
+				from(main, 90, "a"), from(main, 50, "b"), from(main, 1, "b"),
+				from(feature, 80, "x"), from(feature, 5, "x"),
+			},
+			want: []string{
+				"-main, replaced 2026-10-12", "+feature/x, published 2026-11-26, kept until 2026-12-26",
+				"+newest of main", "+feature/x, published 2026-11-26, kept until 2026-12-26", "+newest of main",
+			},
+		},
+		{
+			name: "back and forth", r: month,
+			pubs: []Publication{from(main, 90, "a"), from(main, 50, "b"), from(main, 40, "a")},
+			want: []string{"-main, replaced 2026-10-12", "-main, replaced 2026-10-22", "+newest of main"},
+		},
+		{
+			name: "lines apart", r: month,
+			pubs: []Publication{
+				from(main, 104, "a"),
+				with(from(main, 103, "b"), func(p *Publication) { p.Systems = []string{"aarch64-linux"} }),
+				with(from(main, 102, "c"), func(p *Publication) { p.Selection = "checks" }),
+				with(from(main, 101, "d"), func(p *Publication) { p.Flake = "github:o/r/123" }),
+				with(from("", 100, "e"), func(p *Publication) { p.Flake = "./config" }),
+				with(from("", 99, "f"), func(p *Publication) { p.Flake = "." }),
+				with(from("", 98, "00000000000000000000000000000000-hello-1.0"), func(p *Publication) {
+					p.Selection, p.Roots = "hello", append(p.Roots, Root{Path: "z"})
+				}),
+				from("refs/notes/x", 97, "g"),
+			},
+			want: []string{
+				"-main, replaced 2026-08-22", "+newest of main", "+newest of main", "+newest of main",
+				"+newest of ./config", "+newest of .", "+newest of hello-1.0 and 1 more", "+newest of refs/notes/x",
+			},
+		},
+		{
+			name: "systems in another order", r: month,
+			pubs: []Publication{
+				with(from(main, 100, "a"), func(p *Publication) { p.Systems = []string{"a", "b"} }),
+				with(from(main, 50, "b"), func(p *Publication) { p.Systems = []string{"b", "a"} }),
+			},
+			want: []string{"-main, replaced 2026-10-12", "+newest of main"},
+		},
+		{
+			name: "pull requests", r: last(9),
+			pubs: []Publication{
+				from("refs/pull/12/merge", 8, "a"), from("refs/pull/12/merge", 6, "b"), from("refs/pull/12/merge", 7, "c"),
+				from("refs/pull/13/head", 2, "d"), from(queue, 3, "e"), from(queue, 30, "f"),
+			},
+			want: []string{
+				"-merge queue of main, published 2026-11-01", "-pull request 12, published 2026-11-23", "-pull request 12, published 2026-11-24",
+				"+pull request 12, published 2026-11-25, kept until 2026-12-02", "+merge queue of main, published 2026-11-28, kept until 2026-12-05",
+				"+pull request 13, published 2026-11-29, kept until 2026-12-06",
+			},
+		},
+		{
+			name: "tags", r: last(0, "main"),
+			pubs: []Publication{from("refs/tags/v1", 500, "a"), from("refs/tags/v1", 400, "b"), from("refs/tags/v2", 450, "c"), from("refs/tags/v3", 40, "d"), from("refs/tags/v3", 4, "e")},
+			want: []string{
+				"-tag v1, replaced 2025-10-27", "+tag v2", "+tag v1",
+				"+tag v3, replaced 2026-11-27, kept until 2026-12-27", "+tag v3",
+			},
+		},
+		{
+			name: "pins", r: month,
+			pubs: []Publication{
+				pinned(from(main, 104, "a"), "prod", 1), pinned(from(main, 103, "b"), "prod", 1), pinned(from(main, 102, "c"), "prod", 2),
+				pinned(from(main, 101, "d"), "test", 0), from(main, 1, "e"),
+				with(pinned(from(main, 100, "f"), "prod", 1), func(p *Publication) { p.Systems = []string{"aarch64-linux"} }),
+				pinned(from("refs/pull/1/merge", 99, "g"), "prod", 1),
+			},
+			want: []string{
+				"-main, replaced 2026-08-20", "+pin prod, 2nd newest", "+pin prod", "+pin test",
+				"+pin prod", "+pin prod", "+newest of main",
+			},
+		},
+		{
+			name: "the same content, pinned twice", r: month,
+			pubs: []Publication{
+				pinned(from(main, 104, "a"), "prod", 2), pinned(from(main, 103, "b"), "prod", 2), pinned(from(main, 102, "b"), "prod", 2),
+				from(main, 50, "c"),
+			},
+			want: []string{"+pin prod, 2nd newest", "+pin prod", "+pin prod", "+newest of main"},
+		},
+		{
+			name: "unpinned", r: month,
+			pubs: []Publication{
+				pinned(from(main, 104, "a"), "prod", 9), pinned(from(main, 103, "b"), "prod", 9), pinned(from(main, 102, "c"), "prod", 9),
+				pinned(from(main, 101, "d"), "test", 1), from(main, 40, "e"),
+			},
+			unpinned: []Unpin{{"prod", daysAgo(103)}, {"prod", daysAgo(500)}, {"other", noon}},
+			want: []string{
+				"-main, replaced 2026-08-20", "-main, replaced 2026-08-21",
+				"+pin prod", "+pin test", "+newest of main",
+			},
+		},
+		{
+			name: "a clock ahead", r: month,
+			pubs: []Publication{from(main, -1000, "c"), from(main, 40, "b"), from(main, 90, "a"), from("refs/pull/1/merge", -1000, "x"), pinned(from(feature, -1000, "y"), "p", 1)},
+			// unpinned before its clock's time, but after it was made
+			unpinned: []Unpin{{"p", noon}},
+			want: []string{
+				"-main, replaced 2026-10-22", "+main, replaced 2026-12-01, kept until 2026-12-31",
+				"+newest of feature/x", "+newest of main", "+pull request 1, published 2026-12-01, kept until 2026-12-08",
+			},
+		},
+		{
+			name: "no time at all", r: month,
+			pubs: []Publication{with(from(main, 0, "a"), func(p *Publication) { p.Time = time.Time{} }), from(main, 2, "b"), from(main, 50, "c")},
+			want: []string{"-main, replaced 2026-10-12", "+main, replaced 2026-11-29, kept until 2026-12-29", "+newest of main"},
+		},
+		{
+			name: "the last moment", r: month,
+			pubs: []Publication{from("refs/pull/1/merge", 7, "a"), from("refs/pull/1/merge", 6.999, "b")},
+			want: []string{"-pull request 1, published 2026-11-24", "+pull request 1, published 2026-11-24, kept until 2026-12-01"},
+		},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			before := slices.Clone(tc.pubs)
+			var got []string
+			for _, v := range tc.r.Judge(tc.pubs, tc.unpinned, noon) {
+				sign := "-"
+				if v.Keep {
+					sign = "+"
+				}
+				got = append(got, sign+v.Reason)
+				if v.Keep != (v.Until.IsZero() || v.Until.After(noon)) {
+					t.Errorf("%q is kept: %v, until %v", v.Reason, v.Keep, v.Until)
+				}
+			}
+			if !slices.Equal(got, tc.want) {
+				t.Errorf("got\n\t%s\nwant\n\t%s", strings.Join(got, "\n\t"), strings.Join(tc.want, "\n\t"))
+			}
+			if !slices.EqualFunc(before, tc.pubs, Publication.same) {
+				t.Error("the publications were changed")
+			}
+		})
+	}
+}
+
+// Whatever the publications are, each is kept as the rules say of it alone.
+func TestJudgeAgainstTheRules(t *testing.T) {
+	t.Parallel()
+	seed := uint64(time.Now().UnixNano())
+	rng := rand.New(rand.NewPCG(seed, 0))
+	pick := func(s ...string) string { return s[rng.IntN(len(s))] }
+	for n := range 3000 {
+		r := Retention{Last: rng.IntN(4), Age: time.Duration(rng.IntN(20)) * time.Hour, PullRequests: time.Duration(rng.IntN(10)) * time.Hour}
+		if rng.IntN(2) == 0 {
+			r.Branches = []string{"m*"}
+		}
+		var pubs []Publication
+		for range rng.IntN(25) {
+			p := Publication{
+				Time:    noon.Add(-time.Duration(rng.IntN(60)-3) * time.Hour),
+				Ref:     pick("refs/heads/main", "refs/heads/x", "refs/pull/1/merge", "refs/tags/v1", "", "refs/heads/gh-readonly-queue/main/pr-1"),
+				Flake:   pick(".", "./config"),
+				Systems: []string{pick("a", "a", "b")}, Selection: pick("", "", "s"), Roots: []Root{{Path: pick("1", "2", "3")}},
+			}
+			if rng.IntN(4) == 0 {
+				p.Pin, p.PinKeep = pick("p", "q"), rng.IntN(4)
+			}
+			pubs = append(pubs, p)
+		}
+		var unpinned []Unpin
+		for range rng.IntN(3) {
+			unpinned = append(unpinned, Unpin{pick("p", "q"), noon.Add(-time.Duration(rng.IntN(60)) * time.Hour)})
+		}
+		verdicts := r.Judge(pubs, unpinned, noon)
+		if len(verdicts) != len(pubs) {
+			t.Fatalf("seed %d, run %d: got %d verdicts for %d publications", seed, n, len(verdicts), len(pubs))
+		}
+		sorted := make([]Publication, len(verdicts))
+		for i, v := range verdicts {
+			sorted[i] = v.Publication
+		}
+		if !slices.IsSortedFunc(sorted, func(a, b Publication) int { return a.Time.Compare(b.Time) }) {
+			t.Fatalf("seed %d, run %d: not in the order of time", seed, n)
+		}
+		for i, v := range verdicts {
+			if want := naiveKeep(r, sorted, i, unpinned); v.Keep != want {
+				t.Fatalf("seed %d, run %d: publication %d of\n%s\n%+v %+v\nis kept: %v (%s), want %v", seed, n, i, listing(verdicts), r, unpinned, v.Keep, v.Reason, want)
+			}
+		}
+		rng.Shuffle(len(pubs), func(i, j int) { pubs[i], pubs[j] = pubs[j], pubs[i] })
+		if again := r.Judge(pubs, unpinned, noon); listing(again) != listing(verdicts) {
+			t.Fatalf("seed %d, run %d: in another order got\n%s\nwant\n%s", seed, n, listing(again), listing(verdicts))
+		}
+	}
+}
+
+func listing(vs []Verdict) string {
+	var b strings.Builder
+	for _, v := range vs {
+		fmt.Fprintf(&b, "%v %v %s %s %s %s %q %d: %v %s %v\n", v.Publication.Time, v.Publication.Systems, v.Publication.Ref, v.Publication.Flake,
+			v.Publication.Selection, v.Publication.Roots[0].Path, v.Publication.Pin, v.Publication.PinKeep, v.Keep, v.Reason, v.Until)
+	}
+	return b.String()
+}
+
+// naiveKeep applies the rules to one publication, by looking at those after
+// it, without any grouping.
+func naiveKeep(r Retention, pubs []Publication, i int, unpinned []Unpin) bool {
+	p := pubs[i]
+	at := func(q Publication) time.Time { return time.UnixMicro(min(q.Time.UnixMicro(), noon.UnixMicro())) }
+	sameLine := func(q Publication) bool {
+		return p.Ref == q.Ref && (p.Ref != "" || p.Flake == q.Flake) && p.Systems[0] == q.Systems[0] && p.Selection == q.Selection
+	}
+	hasPin := func(q Publication) bool {
+		return q.Pin == p.Pin && !slices.ContainsFunc(unpinned, func(u Unpin) bool { return u.Name == q.Pin && !u.Time.Before(at(q)) })
+	}
+	// changes are the publications after p that brought something new, made
+	// is when p's row ends
+	later := func(counts func(Publication) bool) (changes []Publication, made time.Time, newest Publication) {
+		made, newest = at(p), p
+		for _, q := range pubs[i+1:] {
+			if !sameLine(q) || !counts(q) {
+				continue
+			}
+			if q.Roots[0] != newest.Roots[0] {
+				changes = append(changes, q)
+			} else if len(changes) == 0 {
+				made = at(q)
+			}
+			newest = q
+		}
+		return changes, made, newest
+	}
+	if p.Pin != "" && hasPin(p) {
+		if changes, _, newest := later(hasPin); len(changes) < max(newest.PinKeep, 1) {
+			return true
+		}
+	}
+	changes, made, _ := later(func(Publication) bool { return true })
+	if strings.HasPrefix(p.Ref, "refs/pull/") || strings.Contains(p.Ref, "queue") {
+		return made.Add(r.PullRequests).After(noon)
+	}
+	last := r.Last
+	if branch, ok := strings.CutPrefix(p.Ref, "refs/heads/"); ok && r.Branches != nil {
+		if match, _ := path.Match(r.Branches[0], branch); !match {
+			last = 0
+		}
+	}
+	if strings.HasPrefix(p.Ref, "refs/tags/") {
+		last = max(last, 1)
+	}
+	if len(changes) < last {
+		return true
+	}
+	since := made
+	if len(changes) > 0 {
+		since = at(changes[max(last, 1)-1])
+	}
+	return since.Add(r.Age).After(noon)
+}
+
+func TestOrdinal(t *testing.T) {
+	t.Parallel()
+	for n, want := range map[int]string{1: "1st", 2: "2nd", 3: "3rd", 4: "4th", 11: "11th", 12: "12th", 13: "13th", 21: "21st", 102: "102nd", 111: "111th"} {
+		if got := ordinal(n - 1); got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	}
+}
