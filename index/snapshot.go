@@ -21,6 +21,7 @@ type Snapshot struct {
 	retired  []Retired     // nil if they were not read
 	extra    []SegmentInfo // found by a sweep, unknown to the root
 	foreign  bool          // one of the segments is nixcache-oci's index
+	skipped  []string      // hash parts of entries there that cannot be used
 
 	entries map[[storepath.HashPartLen]byte]position
 	nars    func() map[[hashLen]byte]position // by NAR hash, made on first use
@@ -37,7 +38,7 @@ func newSnapshot(digest v1.Hash, list segmentList, segments []*segment, extra []
 		}
 		return strings.Compare(a.info.Tag, b.info.Tag)
 	})
-	s := &Snapshot{digest: digest, stub: list.stub, segments: segments, retired: list.retired, extra: extra, foreign: list.foreign != nil}
+	s := &Snapshot{digest: digest, stub: list.stub, segments: segments, retired: list.retired, extra: extra, foreign: list.foreign != nil, skipped: list.skipped}
 	n := 0
 	for _, seg := range segments {
 		n += len(seg.lines)
