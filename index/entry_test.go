@@ -48,7 +48,7 @@ func TestValidateRefusesInjection(t *testing.T) {
 		if e.Validate() == nil {
 			t.Errorf("%s: no error", name)
 		}
-		if _, err := encodeSegment(Header{}, []Entry{e}); err == nil {
+		if _, err := newContent([]Entry{e}); err == nil {
 			t.Errorf("%s: written all the same", name)
 		}
 	}
