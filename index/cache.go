@@ -115,7 +115,7 @@ func (c *Cache) read(ctx context.Context, sweep bool) (*Snapshot, error) {
 		c.opts.Logger.Warn("nixcache-oci's index has entries that cannot be used", "entries", len(list.skipped))
 	}
 	if sweep {
-		if err := c.sweep(ctx, list); err != nil {
+		if err := c.sweep(ctx, &list); err != nil {
 			return nil, err
 		}
 	}
@@ -159,8 +159,10 @@ func (c *Cache) remember(s *Snapshot) {
 	}
 }
 
-// sweep finds the segments that have a tag and are not in list.
-func (c *Cache) sweep(ctx context.Context, list segmentList) error {
+// sweep finds the segments that have a tag and are not in list, and strikes out
+// those in list that have none: an old root may have come back, and what it
+// names been deleted.
+func (c *Cache) sweep(ctx context.Context, list *segmentList) error {
 	tags, err := c.repo.Tags(ctx)
 	if err != nil {
 		return err
@@ -206,7 +208,37 @@ func (c *Cache) sweep(ctx context.Context, list segmentList) error {
 	}
 	maps.Copy(c.swept, found)
 	maps.DeleteFunc(c.swept, func(tag string, _ SegmentInfo) bool { return !present[tag] && !c.own[tag] })
+	unlisted := slices.DeleteFunc(slices.Clone(list.Segments), func(s SegmentInfo) bool { return present[s.Tag] || c.own[s.Tag] })
+	gone, err := c.unanswered(ctx, unlisted) // lists of tags may lag
+	if err != nil {
+		return err
+	}
+	list.Segments = slices.DeleteFunc(list.Segments, func(s SegmentInfo) bool { return gone[s.Manifest] })
 	return nil
+}
+
+// unanswered returns those segments, by manifest, whose tags are gone or point
+// to something else.
+func (c *Cache) unanswered(ctx context.Context, segments []SegmentInfo) (map[v1.Hash]bool, error) {
+	gone := map[v1.Hash]bool{}
+	var mu sync.Mutex
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(readJobs)
+	for _, info := range segments {
+		g.Go(func() error {
+			digest, err := c.repo.Resolve(ctx, info.Tag)
+			if err != nil && !errors.Is(err, registry.ErrNotFound) {
+				return err
+			}
+			if digest != info.Manifest {
+				mu.Lock()
+				defer mu.Unlock()
+				gone[info.Manifest] = true
+			}
+			return nil
+		})
+	}
+	return gone, g.Wait()
 }
 
 // readJobs is how many index objects are read at once.
@@ -250,23 +282,29 @@ func (c *Cache) assemble(ctx context.Context, digest v1.Hash, list segmentList) 
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
-	replaced := map[v1.Hash]bool{}
+	replaced := map[v1.Hash]time.Time{} // when, by the replacing segment
 	for _, s := range loaded {
 		if s != nil {
 			for _, r := range s.header.Replaces {
-				replaced[r] = true
+				if t, ok := replaced[r]; !ok || s.header.Created.After(t) {
+					replaced[r] = s.header.Created
+				}
 			}
 		}
 	}
 	loaded = slices.DeleteFunc(loaded, func(s *segment) bool {
-		if s == nil || !replaced[s.info.Manifest] {
-			return s == nil
+		if s == nil {
+			return true
+		}
+		since, ok := replaced[s.info.Manifest]
+		if !ok {
+			return false
 		}
 		// forgotten now, while what replaces it is here to say so: that may be
 		// replaced in its turn
 		delete(c.swept, s.info.Tag)
 		if list.retired != nil {
-			list.retired = append(list.retired, Retired{Tag: s.info.Tag, Manifest: s.info.Manifest, Since: c.opts.Now().UTC()})
+			list.retired = append(list.retired, Retired{Tag: s.info.Tag, Manifest: s.info.Manifest, Since: since})
 		}
 		return true
 	})

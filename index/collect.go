@@ -5,10 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"sync"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/org/nixoci-action/internal/registry"
 )
@@ -57,7 +55,7 @@ const collectTries = 5
 // anew with that knowledge.
 func (c *Cache) Collect(ctx context.Context, p *Plan) (Collected, error) {
 	var done Collected
-	gone, err := c.unanswered(ctx, p.table.snapshot)
+	gone, err := c.unanswered(ctx, p.table.snapshot.Segments())
 	if err == nil && len(gone) > 0 {
 		c.opts.Logger.Warn("segments have lost their tags and are written again", "segments", len(gone))
 		p, err = c.again(ctx, p, func(o *PlanOptions) { o.replace = gone })
@@ -106,35 +104,11 @@ func (c *Cache) again(ctx context.Context, p *Plan, change func(*PlanOptions)) (
 	return next, nil
 }
 
-// unanswered returns the live segments whose tags are gone, or point to
-// something else.
-func (c *Cache) unanswered(ctx context.Context, s *Snapshot) (map[v1.Hash]bool, error) {
-	gone := map[v1.Hash]bool{}
-	var mu sync.Mutex
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(readJobs)
-	for _, info := range s.Segments() {
-		g.Go(func() error {
-			digest, err := c.repo.Resolve(ctx, info.Tag)
-			if err != nil && !errors.Is(err, registry.ErrNotFound) {
-				return err
-			}
-			if digest != info.Manifest {
-				mu.Lock()
-				defer mu.Unlock()
-				gone[info.Manifest] = true
-			}
-			return nil
-		})
-	}
-	return gone, g.Wait()
-}
-
 // replace writes the new segments, and the root.
 func (c *Cache) replace(ctx context.Context, p *Plan, done *Collected) error {
 	rw := &p.rewrite
-	if len(rw.new) == 0 {
-		return nil
+	if rw.empty() {
+		return c.repair(ctx, p.table.snapshot)
 	}
 	moved, copied, err := c.repack(ctx, p.table)
 	done.Repacked += copied
@@ -172,6 +146,18 @@ func (c *Cache) replace(ctx context.Context, p *Plan, done *Collected) error {
 	done.Rewritten += len(rw.old)
 	p.removed(done)
 	return w.settle(ctx)
+}
+
+// repair writes the root if it lacks a segment.
+func (c *Cache) repair(ctx context.Context, s *Snapshot) error {
+	if len(s.extra) == 0 {
+		return nil
+	}
+	w, err := c.NewWriter(s, WriterOptions{Config: Config{StoreDir: s.config.StoreDir}})
+	if err != nil {
+		return err
+	}
+	return w.writeRoot(ctx)
 }
 
 // removed counts what is no longer in the cache.

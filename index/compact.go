@@ -91,8 +91,8 @@ func mergeable(segments []*segment, maxLayers int) [][]int {
 func classes(segments []*segment, maxEntries, maxLayers int) [][]int {
 	classes := make([][]int, 16)
 	for i, s := range segments {
-		if len(s.lines) > maxEntries || s.info.Layers > maxLayers || s.info.Tag == "" {
-			continue
+		if len(s.lines) > maxEntries || s.info.Layers > maxLayers || s.info.Tag == "" || len(s.header.Removed) > 0 {
+			continue // what was removed only a collection may forget
 		}
 		class := 0
 		for n := len(s.lines); n >= fanIn; n /= fanIn {

@@ -33,11 +33,11 @@ func (c *Cache) deleteReplaced(ctx context.Context, p *Plan, done *Collected) er
 		return err
 	}
 	old = append(old, untagged...)
-	if len(old) == 0 {
-		return nil
+	if len(old) < fanIn && !slices.ContainsFunc(old, func(r Retired) bool { return r.Tag != "" }) {
+		return nil // a few old roots are not worth another one
 	}
 	// what replaces them must be there: else they are all that is left
-	gone, err := c.unanswered(ctx, s)
+	gone, err := c.unanswered(ctx, s.Segments())
 	if err != nil {
 		return err
 	}

@@ -74,6 +74,9 @@ func byTime(pubs []Publication) []Publication {
 		if c := a.Time.Compare(b.Time); c != 0 {
 			return c
 		}
+		if c := cmp.Compare(len(a.Roots), len(b.Roots)); c != 0 {
+			return c
+		}
 		return strings.Compare(text(a), text(b))
 	})
 }

@@ -25,6 +25,9 @@ type rewrite struct {
 	removed []int32   // rows of paths that the cache will no longer have
 }
 
+// empty reports whether there is nothing to do.
+func (rw *rewrite) empty() bool { return len(rw.new) == 0 }
+
 // rewrite finds the segments with lines or blobs that nobody needs, and those
 // that have piled up.
 func (t *table) rewrite(o *PlanOptions, verdicts []Verdict, unpinned []Unpin) rewrite {
@@ -32,7 +35,8 @@ func (t *table) rewrite(o *PlanOptions, verdicts []Verdict, unpinned []Unpin) re
 	s := t.snapshot
 	stale := make([]bool, len(s.segments))
 	for i, seg := range s.segments {
-		stale[i] = t.stale(i) || o.replace[seg.info.Manifest]
+		forget := len(seg.header.Removed) > 0 && seg.header.Created.Before(o.Now.Add(-2*o.Delay))
+		stale[i] = forget || t.stale(i) || o.replace[seg.info.Manifest]
 	}
 	for _, class := range classes(s.segments, maxCollected/mergedPart, o.SegmentLayers/mergedPart) {
 		if len(class) < fanIn {
@@ -48,17 +52,35 @@ func (t *table) rewrite(o *PlanOptions, verdicts []Verdict, unpinned []Unpin) re
 		}
 	}
 	rw.new = t.divide(rw.old, o.SegmentLayers)
-	for i := range t.rows {
-		if r := &t.rows[i]; r.current && r.kept == 0 {
-			rw.removed = append(rw.removed, int32(i)) //nolint:gosec // bounded by maxEntries
-		}
-	}
 	rw.header = t.header(rw.old, verdicts, o.Now.Add(-o.Delay))
 	rw.header.Unpinned = s.pinEnds(unpinned)
-	if len(rw.new) == 0 && (len(rw.old) > 0 || len(o.Unpin) > 0) {
-		rw.new = [][]int32{nil} // somebody has to say what is replaced
+	rw.removed, rw.header.Removed = t.removals(o.Now.Add(-o.Delay))
+	if len(rw.header.Removed) > 0 || len(rw.new) == 0 && (len(rw.old) > 0 || !slices.Equal(rw.header.Unpinned, s.Unpinned())) {
+		// what was removed is of interest for as long as somebody may copy
+		// it: a segment of its own is cheap to replace
+		rw.new = append(rw.new, nil)
 	}
 	return rw
+}
+
+// removals lists the rows of paths that go, and what is to be remembered of
+// them and of copies of what was removed before.
+func (t *table) removals(until time.Time) (rows []int32, remember []Removal) {
+	for i, seg := range t.snapshot.segments {
+		for line := range seg.lines {
+			n := t.start[i] + line
+			r := &t.rows[n]
+			goes := r.current && r.kept == 0
+			if goes {
+				rows = append(rows, int32(n)) //nolint:gosec // bounded by maxEntries
+			}
+			if (goes || r.hidden) && !r.damaged && r.added <= until.Unix() {
+				k, _, _, _ := linePrefix(seg.line(line))
+				remember = append(remember, Removal{string(k), r.added})
+			}
+		}
+	}
+	return rows, remember
 }
 
 // stale reports whether a segment names a path or a blob that is to go.
@@ -73,7 +95,8 @@ func (t *table) stale(segment int) bool {
 		k, _, _, _ := linePrefix(seg.line(line))
 		// a line that is superseded would come back without the one that
 		// supersedes it
-		if winner := t.row(s.entries[[storepath.HashPartLen]byte(k)]); !t.rows[winner].stays() {
+		winner, ok := s.entries[[storepath.HashPartLen]byte(k)]
+		if !ok || r.hidden || !t.rows[t.row(winner)].stays() {
 			return true
 		}
 	}

@@ -33,6 +33,9 @@ type Header struct {
 	Publications []Publication `json:"publications,omitempty"`
 	// Unpinned are the names that pin nothing published until then.
 	Unpinned []Unpin `json:"unpinned,omitempty"`
+	// Removed are the entries that a collection has removed. They stay hidden
+	// where a writer that did not know of it has copied them.
+	Removed []Removal `json:"removed,omitempty"`
 	// Config is what the writer contributed to the cache's configuration.
 	Config Config `json:"config"`
 }
@@ -74,6 +77,14 @@ func (p Publication) same(q Publication) bool {
 	return p.Flake == q.Flake && p.Revision == q.Revision && p.Ref == q.Ref &&
 		p.Selection == q.Selection && p.Pin == q.Pin && p.PinKeep == q.PinKeep &&
 		slices.Equal(p.Systems, q.Systems) && slices.Equal(p.Roots, q.Roots)
+}
+
+// Removal hides all copies of an entry, but none that was added later.
+type Removal struct {
+	// HashPart is that of the entry's store path.
+	HashPart string `json:"k"`
+	// Added is the entry's, in Unix seconds.
+	Added int64 `json:"added"`
 }
 
 // Root is one output that a publication keeps alive.

@@ -24,8 +24,9 @@ type Snapshot struct {
 	skipped  []string      // hash parts of entries there that cannot be used
 
 	entries map[[storepath.HashPartLen]byte]position
-	nars    func() map[[hashLen]byte]position // by NAR hash, made on first use
-	files   func() map[[hashLen]byte]position // by file hash
+	removed map[[storepath.HashPartLen]byte]int64 // see Removal
+	nars    func() map[[hashLen]byte]position     // by NAR hash, made on first use
+	files   func() map[[hashLen]byte]position     // by file hash
 }
 
 // position is an entry's place: which segment, which line.
@@ -43,12 +44,16 @@ func newSnapshot(digest v1.Hash, list segmentList, segments []*segment, extra []
 	for _, seg := range segments {
 		n += len(seg.lines)
 		s.config = s.config.merge(seg.header.Config)
+		s.remove(seg.header.Removed)
 	}
 	s.config = s.config.merge(list.Config)
 	s.entries = make(map[[storepath.HashPartLen]byte]position, n)
 	s.each(func(p position, line []byte) {
 		k, _, _, _ := linePrefix(line)
 		key := [storepath.HashPartLen]byte(k)
+		if s.hidden(key, p) {
+			return
+		}
 		if old, ok := s.entries[key]; ok && s.newer(old, p) {
 			return
 		}
@@ -66,6 +71,28 @@ func newSnapshot(digest v1.Hash, list segmentList, segments []*segment, extra []
 	s.nars = byHash(func(line []byte) []byte { _, n, _, _ := linePrefix(line); return n })
 	s.files = byHash(func(line []byte) []byte { _, _, f, _ := linePrefix(line); return f })
 	return s
+}
+
+func (s *Snapshot) remove(rs []Removal) {
+	if s.removed == nil && len(rs) > 0 {
+		s.removed = make(map[[storepath.HashPartLen]byte]int64, len(rs))
+	}
+	for _, r := range rs {
+		if len(r.HashPart) == storepath.HashPartLen {
+			key := [storepath.HashPartLen]byte([]byte(r.HashPart))
+			s.removed[key] = max(s.removed[key], r.Added)
+		}
+	}
+}
+
+// hidden reports whether the entry at p has been removed.
+func (s *Snapshot) hidden(key [storepath.HashPartLen]byte, p position) bool {
+	until, ok := s.removed[key]
+	if !ok {
+		return false
+	}
+	e, ok := s.at(p, true)
+	return ok && e.Added.Unix() <= until
 }
 
 // newer reports whether the entry at a was added later than the one at b, of a
@@ -175,8 +202,15 @@ func (s *Snapshot) Publications() []Publication {
 	return ps
 }
 
-// Published reports whether a publication that says the same as p was recorded
-// at or after since, so that recording it again would tell nobody anything.
+// Published reports whether the newest publication of p's line says the same as
+// p and was recorded at or after since, so that recording it again would tell
+// nobody anything.
 func (s *Snapshot) Published(p Publication, since time.Time) bool {
-	return slices.ContainsFunc(s.Publications(), func(q Publication) bool { return !q.Time.Before(since) && q.same(p) })
+	var newest Publication
+	for _, q := range s.Publications() {
+		if q.line() == p.line() && !q.Time.Before(newest.Time) {
+			newest = q
+		}
+	}
+	return !newest.Time.Before(since) && newest.same(p)
 }

@@ -37,6 +37,7 @@ type row struct {
 	kept, gone int32
 	// current: no other line supersedes this one.
 	current bool
+	hidden  bool // it has been removed, and copied by who did not know
 	damaged bool // it does not decode: readers do not see it
 	sum     [32]byte
 	comp    string
@@ -84,7 +85,9 @@ func (t *table) decode(segment int) {
 	for line := range seg.lines {
 		r := &t.rows[t.start[segment]+line]
 		k, _, _, _ := linePrefix(seg.line(line))
-		r.current = s.entries[[storepath.HashPartLen]byte(k)] == position{int32(segment), int32(line)} //nolint:gosec // bounded by maxEntries
+		here := position{int32(segment), int32(line)} //nolint:gosec // bounded by maxEntries
+		winner, ok := s.entries[[storepath.HashPartLen]byte(k)]
+		r.current = ok && winner == here
 		e, err := decodeLine(seg.line(line), dir)
 		if err != nil {
 			r.damaged = true
@@ -92,6 +95,8 @@ func (t *table) decode(segment int) {
 		}
 		r.name, r.narSize, r.added = e.Path.Name, e.NarSize, e.Added.Unix()
 		r.fileSize, r.offset, r.blobSize = e.NAR.Size, e.NAR.Offset, e.NAR.BlobSize
+		until, removed := s.removed[[storepath.HashPartLen]byte(k)]
+		r.hidden = removed && r.added <= until
 		r.comp = compression(e.Compression)
 		r.refs = t.references(e)
 		r.sum = blobSum(e.NAR.Blob)

@@ -46,6 +46,8 @@ type Writer struct {
 	cache *Cache
 	opts  WriterOptions
 	base  *Snapshot
+	// opened is when the writer was made, after base was read.
+	opened time.Time
 
 	mu        sync.Mutex
 	pending   map[string]Entry // by hash part: uploaded, not yet in a segment
@@ -65,7 +67,8 @@ type Writer struct {
 }
 
 // NewWriter returns a Writer that adds to what base shows. Other writers may
-// add to the cache meanwhile.
+// add to the cache meanwhile, and collections remove from it: an entry that is
+// older than PinAfter counts as there only once it has been added again.
 func (c *Cache) NewWriter(base *Snapshot, o WriterOptions) (*Writer, error) {
 	if err := o.Config.validate(); err != nil {
 		return nil, err
@@ -94,7 +97,7 @@ func (c *Cache) newWriter(base *Snapshot, o WriterOptions) *Writer {
 		o.OnUpstream = func(string) bool { return false }
 	}
 	return &Writer{
-		cache: c, opts: o, base: base,
+		cache: c, opts: o, base: base, opened: c.opts.Now(),
 		pending: map[string]Entry{}, committed: map[string]bool{}, last: c.opts.Now(),
 		emptyDone: c.prepared.Load() || len(base.segments) > 0 && !base.foreign,
 	}
@@ -141,7 +144,8 @@ type Result struct {
 
 // Close commits what is complete, with the publication if one is given, and
 // makes sure that the root shows it. It may be called again after more Adds,
-// to bring back what was Lost.
+// to bring back what was Lost; as long as something is, the publication is not
+// recorded.
 func (w *Writer) Close(ctx context.Context, p *Publication) (Result, error) {
 	err := w.commit(ctx, p)
 	if err == nil && len(w.written) == 0 && w.opts.Config.CompatIndex.said() {
@@ -176,7 +180,7 @@ func (w *Writer) commit(ctx context.Context, p *Publication) error {
 		}
 		// the publication belongs to the last segment: it speaks for all
 		var pub *Publication
-		if len(batches) == 1 {
+		if len(batches) == 1 && !w.losing() {
 			pub = p
 		}
 		err := w.writeSegment(ctx, batches[0], w.visible(pub, batches[0]))
@@ -191,7 +195,7 @@ func (w *Writer) commit(ctx context.Context, p *Publication) error {
 			p = nil
 		}
 	}
-	if p = w.visible(p, nil); p != nil {
+	if p = w.visible(p, nil); p != nil && !w.losing() {
 		if err := w.writeSegment(ctx, nil, p); err != nil {
 			return fmt.Errorf("recording the publication: %w", err)
 		}
@@ -205,6 +209,14 @@ func (w *Writer) commit(ctx context.Context, p *Publication) error {
 		w.cache.opts.Logger.Warn("the root was not written yet", "error", err)
 	}
 	return nil
+}
+
+// losing reports whether entries have to be added again. The publication is
+// recorded when they are there: half of it would look like a newer one.
+func (w *Writer) losing() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.lost) > 0
 }
 
 // visible returns p with only those roots that clients can get once batch is
@@ -230,9 +242,15 @@ func (w *Writer) visible(p *Publication, batch []Entry) *Publication {
 	return &q
 }
 
-// available reports whether clients can get a path already.
+// available reports whether clients can get a path, and will when this writer
+// is done. An entry that is old must have been repeated for that: a collection
+// that does not know of this writer may remove it any moment.
 func (w *Writer) available(hashPart string) bool {
-	return w.committed[hashPart] || w.base.Has(hashPart) || w.opts.OnUpstream(hashPart)
+	if w.committed[hashPart] || w.opts.OnUpstream(hashPart) {
+		return true
+	}
+	e, ok := w.base.Lookup(hashPart)
+	return ok && w.opened.Sub(e.Added) < PinAfter
 }
 
 // batches returns the complete pending entries, references first, cut so that
@@ -313,9 +331,6 @@ func (w *Writer) forget(blobs []v1.Hash) bool {
 			found = true
 		}
 	}
-	if slices.Contains(blobs, emptyConfig.Digest) && w.emptyDone {
-		w.emptyDone, found = false, true
-	}
 	return found
 }
 
@@ -361,30 +376,63 @@ func (w *Writer) putSegment(ctx context.Context, h Header, c content) (SegmentIn
 	if len(blob) > maxEntriesBlob {
 		return SegmentInfo{}, fmt.Errorf("the entries of %d paths take %d bytes", c.count, len(blob))
 	}
-	if err := w.putEmptyConfig(ctx); err != nil {
-		return SegmentInfo{}, err
+	info := SegmentInfo{
+		Tag:   segmentTagPrefix + h.Created.Format("20060102T150405Z") + "-" + h.Nonce,
+		Count: c.count, Layers: len(c.layers), Created: h.Created,
 	}
-	desc, err := w.cache.repo.PutBlob(ctx, blob)
-	if err != nil {
-		return SegmentInfo{}, err
+	for try := 1; ; try++ {
+		err := w.putSegmentManifest(ctx, &info, blob, c.layers)
+		if err == nil {
+			break
+		}
+		// a registry's collector may run between the blob and the manifest
+		if try == putTries || !w.ownMissing(err, info.Entries) {
+			return SegmentInfo{}, err
+		}
 	}
-	desc.MediaType = mediaEntries
-	m, err := newManifest(mediaSegment, append([]v1.Descriptor{desc}, c.layers...), h.Created)
-	if err != nil {
-		return SegmentInfo{}, err
-	}
-	tag := segmentTagPrefix + h.Created.Format("20060102T150405Z") + "-" + h.Nonce
-	digest, err := w.cache.repo.PutManifest(ctx, tag, m)
-	if err != nil {
-		return SegmentInfo{}, err
-	}
-	info := SegmentInfo{Tag: tag, Manifest: digest, Entries: desc.Digest, EntriesSize: desc.Size, Count: c.count, Layers: len(c.layers), Created: h.Created}
 	w.written = append(w.written, info)
 	w.unsettled = append(w.unsettled, info)
-	if err := w.cache.disk.put(desc.Digest, blob); err != nil {
+	if err := w.cache.disk.put(info.Entries, blob); err != nil {
 		w.cache.opts.Logger.Warn("a segment's copy on disk was not written", "error", err)
 	}
 	return info, nil
+}
+
+// putTries is how often a manifest is written whose own blobs a collector
+// takes.
+const putTries = 3
+
+// putSegmentManifest writes a segment's blobs and its manifest, and completes
+// info with their digests.
+func (w *Writer) putSegmentManifest(ctx context.Context, info *SegmentInfo, entries []byte, layers []v1.Descriptor) error {
+	if err := w.putEmptyConfig(ctx); err != nil {
+		return err
+	}
+	desc, err := w.cache.repo.PutBlob(ctx, entries)
+	if err != nil {
+		return err
+	}
+	desc.MediaType = mediaEntries
+	info.Entries, info.EntriesSize = desc.Digest, desc.Size
+	m, err := newManifest(mediaSegment, append([]v1.Descriptor{desc}, layers...), info.Created)
+	if err != nil {
+		return err
+	}
+	info.Manifest, err = w.cache.repo.PutManifest(ctx, info.Tag, m)
+	return err
+}
+
+// ownMissing reports whether err says that only blobs are missing which are
+// written together with a manifest.
+func (w *Writer) ownMissing(err error, entries v1.Hash) bool {
+	var missing *registry.MissingBlobsError
+	if !errors.As(err, &missing) || len(missing.Digests) == 0 {
+		return false
+	}
+	if slices.Contains(missing.Digests, emptyConfig.Digest) {
+		w.emptyDone = false
+	}
+	return !slices.ContainsFunc(missing.Digests, func(h v1.Hash) bool { return h != entries && h != emptyConfig.Digest })
 }
 
 func (w *Writer) putEmptyConfig(ctx context.Context) error {
