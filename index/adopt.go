@@ -113,8 +113,8 @@ func (s *Snapshot) unadopted() []Entry {
 	var todo []Entry
 	s.each(func(p position, line []byte) {
 		k, _, _, _ := linePrefix(line)
-		if int(s.entries[[storepath.HashPartLen]byte(k)].segment) != theirs {
-			return
+		if winner, ok := s.entries[[storepath.HashPartLen]byte(k)]; !ok || int(winner.segment) != theirs {
+			return // superseded, or collected
 		}
 		e, ok := s.at(p, true)
 		switch {
@@ -220,6 +220,12 @@ func (w *Writer) adoptable(s *Snapshot, todo []Entry, lost map[Location]bool) []
 	gone := map[string]bool{} // hash parts in the index that cannot be had
 	for _, k := range s.skipped {
 		gone[k] = true
+	}
+	theirs := s.segments[s.theirs()]
+	for i := range theirs.lines {
+		if k, _, _, _ := linePrefix(theirs.line(i)); !s.Has(string(k)) { // collected
+			gone[string(k)] = true
+		}
 	}
 	if w.adoption.left == nil {
 		w.adoption.left = map[entryKey]bool{}
