@@ -174,8 +174,21 @@ func (s *Snapshot) Publications() []Publication {
 	return ps
 }
 
-// Published reports whether a publication that says the same as p was recorded
-// at or after since, so that recording it again would tell nobody anything.
+// Published reports whether the newest publication of p's line says the same
+// as p and was recorded at or after since, so that recording it again would
+// tell nobody anything.
 func (s *Snapshot) Published(p Publication, since time.Time) bool {
-	return slices.ContainsFunc(s.Publications(), func(q Publication) bool { return !q.Time.Before(since) && q.same(p) })
+	line := slices.DeleteFunc(s.Publications(), func(q Publication) bool { return q.line() != p.line() })
+	if len(line) == 0 {
+		return false
+	}
+	newest := slices.MaxFunc(line, func(a, b Publication) int { return a.Time.Compare(b.Time) })
+	return newest.same(p) && !newest.Time.Before(since) && !s.unpinnedSince(newest)
+}
+
+// unpinnedSince reports whether a publication's pin was taken from it.
+func (s *Snapshot) unpinnedSince(p Publication) bool {
+	return slices.ContainsFunc(s.segments, func(seg *segment) bool {
+		return slices.ContainsFunc(seg.header.Unpinned, func(u Unpin) bool { return u.Name == p.Pin && !u.Time.Before(p.Time) })
+	})
 }

@@ -34,6 +34,10 @@ type publisher struct {
 	repo   registry.Repository
 	cache  *index.Cache
 
+	// complete: all that was to be published was built, so that it can be
+	// pinned
+	complete bool
+
 	report report
 	stages stopwatch
 }
@@ -102,7 +106,7 @@ func newPublisher(cfg config, getenv func(string) string, stdin io.Reader, stder
 func (p *publisher) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	opened := make(chan struct{})
+	opened, begin := make(chan struct{}), time.Now()
 	var base *index.Snapshot
 	var openErr error
 	go func() {
@@ -126,12 +130,17 @@ func (p *publisher) run(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(rootsErr, err)
 	}
+	if base, err = p.fresh(ctx, base, begin); err != nil {
+		return errors.Join(rootsErr, p.explain(err))
+	}
 	plan, err := p.filter(ctx, set, base)
 	if err != nil {
 		return errors.Join(rootsErr, err)
 	}
 	p.report.plan(plan)
+	p.complete = rootsErr == nil
 	if p.cfg.DryRun {
+		p.report.pinned(p.publication(roots))
 		return rootsErr
 	}
 	if err := p.upload(ctx, plan, base, roots); err != nil {
@@ -152,16 +161,31 @@ func (p *publisher) partly(err error) error {
 
 // open reads the cache index and makes sure that the cache can be written to.
 func (p *publisher) open(ctx context.Context) (*index.Snapshot, error) {
-	base, err := p.cache.Sweep(ctx)
-	switch {
-	case err != nil:
-		return nil, err
-	case base.Foreign():
-		return nil, index.ErrForeign
-	case p.cfg.DryRun:
-		return base, nil
+	base, err := p.read(ctx)
+	if err != nil || p.cfg.DryRun {
+		return base, err
 	}
 	return base, p.cache.Prepare(ctx)
+}
+
+func (p *publisher) read(ctx context.Context) (*index.Snapshot, error) {
+	base, err := p.cache.Sweep(ctx)
+	if err == nil && base.Foreign() {
+		return nil, index.ErrForeign
+	}
+	return base, err
+}
+
+// maxIndexAge is how old the index may be when paths are chosen. What gc has
+// removed since must not count as there.
+const maxIndexAge = time.Hour
+
+// fresh reads the index again if a long build has passed since.
+func (p *publisher) fresh(ctx context.Context, base *index.Snapshot, since time.Time) (*index.Snapshot, error) {
+	if time.Since(since) < maxIndexAge {
+		return base, nil
+	}
+	return p.read(ctx)
 }
 
 // explain adds hints to what the index reports.

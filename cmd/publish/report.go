@@ -46,6 +46,10 @@ type report struct {
 	// Repeated ones among them, which only were made young again.
 	Committed int `json:"committed"`
 	Repeated  int `json:"repeated"`
+	// Pin is the name that the publication is pinned under, PinKeep how many
+	// of that name are; empty if it is not pinned.
+	Pin     string `json:"pin,omitempty"`
+	PinKeep int    `json:"pinKeep,omitempty"`
 
 	// Paths are in a dry run all paths of the closure, else those uploaded.
 	Paths    []pathReport    `json:"paths"`
@@ -202,6 +206,8 @@ func (r *report) failures() error {
 		"what does not refer to them is published; the next run sends the rest"))...)
 }
 
+func (r *report) pinned(p index.Publication) { r.Pin, r.PinKeep = p.Pin, p.PinKeep }
+
 func (r *report) committed(res index.Result) {
 	r.Committed = res.Committed
 	for _, e := range append(res.Incomplete, res.Lost...) {
@@ -264,6 +270,13 @@ func (r *report) text() string {
 	fmt.Fprintf(&b, "%s\n", r.outputsText())
 	if rows != nil {
 		b.WriteString(ui.Table([]string{"", "paths", "NAR size", ""}, rows))
+	}
+	if r.Pin != "" {
+		stay := "newest stays"
+		if r.PinKeep > 1 {
+			stay = fmt.Sprintf("newest %d stay", r.PinKeep)
+		}
+		fmt.Fprintf(&b, "pinned: %s (the %s until gc --unpin %s)\n", r.Pin, stay, r.Pin)
 	}
 	var times []string
 	for _, s := range r.Stages {

@@ -204,7 +204,12 @@ func (p *publisher) close(ctx context.Context, w *index.Writer, base *index.Snap
 		defer cancel()
 		return w.Close(ctx, nil)
 	}
+	p.complete = p.complete && len(p.report.unsent) == 0
+	if p.cfg.Pin != "" && !p.complete {
+		p.msg.Warn(fmt.Errorf("not pinned as %s, because not all of it is published; what was pinned before stays", p.cfg.Pin))
+	}
 	pub := p.publication(roots)
+	p.report.pinned(pub)
 	if base.Published(pub, time.Now().Add(-index.PinAfter)) {
 		return w.Close(ctx, nil)
 	}

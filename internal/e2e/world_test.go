@@ -94,6 +94,8 @@ type result struct {
 		NarSize, FileSize int64
 	}
 	Committed, Repeated int
+	Pin                 string
+	PinKeep             int
 	Paths               []struct {
 		Path, Reason string
 		NarSize      int64
