@@ -38,7 +38,11 @@ func (w *Writer) compact(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if _, err := w.putSegment(ctx, h, entries); err != nil {
+		c, err := newContent(entries)
+		if err != nil {
+			return err
+		}
+		if _, err := w.putSegment(ctx, h, c); err != nil {
 			return fmt.Errorf("merging %d segments: %w", len(group), err)
 		}
 		w.cache.opts.Logger.Debug("segments merged", "segments", len(group), "entries", len(entries))
@@ -62,20 +66,9 @@ func (c *Cache) snapshot() *Snapshot {
 // mergeable picks the segments to merge, by their positions: of each size
 // class that is full, all that fit into one.
 func mergeable(segments []*segment, maxLayers int) [][]int {
-	var classes [16][]int
-	for i, s := range segments {
-		// what is large already costs more to rewrite than it saves
-		if len(s.lines) > maxMerged/fanIn || s.info.Layers > maxLayers/fanIn {
-			continue
-		}
-		class := 0
-		for n := len(s.lines); n >= fanIn; n /= fanIn {
-			class++
-		}
-		classes[class] = append(classes[class], i)
-	}
 	var groups [][]int
-	for _, class := range classes {
+	// what is large already costs more to rewrite than it saves
+	for _, class := range classes(segments, maxMerged/fanIn, maxLayers/fanIn) {
 		if len(class) < fanIn {
 			continue
 		}
@@ -93,22 +86,29 @@ func mergeable(segments []*segment, maxLayers int) [][]int {
 	return groups
 }
 
+// classes sorts the segments of at most so many entries and layers into
+// classes by powers of fanIn. It returns their positions.
+func classes(segments []*segment, maxEntries, maxLayers int) [][]int {
+	classes := make([][]int, 16)
+	for i, s := range segments {
+		if len(s.lines) > maxEntries || s.info.Layers > maxLayers || s.info.Tag == "" {
+			continue
+		}
+		class := 0
+		for n := len(s.lines); n >= fanIn; n /= fanIn {
+			class++
+		}
+		classes[class] = append(classes[class], i)
+	}
+	return classes
+}
+
 // merge makes the header and the entries of the segment that replaces those at
 // the given positions. Entries that others have superseded are left out.
 func (s *Snapshot) merge(group []int) (Header, []Entry, error) {
-	var h Header
 	var entries []Entry
 	for _, i := range group {
 		seg := s.segments[i]
-		h.Replaces = append(h.Replaces, seg.info.Manifest)
-		h.Config = h.Config.merge(seg.header.Config)
-		for _, p := range seg.header.Publications {
-			// of publications that say the same the latest is enough
-			h.Publications = slices.DeleteFunc(h.Publications, func(q Publication) bool { return q.same(p) && !q.Time.After(p.Time) })
-			if !slices.ContainsFunc(h.Publications, p.same) {
-				h.Publications = append(h.Publications, p)
-			}
-		}
 		for j := range seg.lines {
 			k, _, _, _ := linePrefix(seg.line(j))
 			here := position{int32(i), int32(j)} //nolint:gosec // bounded by maxEntries
@@ -117,10 +117,41 @@ func (s *Snapshot) merge(group []int) (Header, []Entry, error) {
 			}
 			e, ok := s.at(here, true)
 			if !ok {
-				return h, nil, fmt.Errorf("merging segment %s: its entry %d is damaged", seg.info.Tag, j+1)
+				return Header{}, nil, fmt.Errorf("merging segment %s: its entry %d is damaged", seg.info.Tag, j+1)
 			}
 			entries = append(entries, e)
 		}
 	}
-	return h, entries, nil
+	return s.header(group), entries, nil
+}
+
+// header makes the header of what replaces the segments at the given
+// positions, and those that they have replaced as long as these are there: the
+// new segment must hide them, too, once the old ones are gone.
+func (s *Snapshot) header(group []int) Header {
+	var h Header
+	retired := map[v1.Hash]bool{}
+	for _, r := range s.retired {
+		retired[r.Manifest] = true
+	}
+	for _, i := range group {
+		seg := s.segments[i]
+		h.Replaces = append(h.Replaces, seg.info.Manifest)
+		for _, r := range seg.header.Replaces {
+			if retired[r] && !slices.Contains(h.Replaces, r) {
+				h.Replaces = append(h.Replaces, r)
+			}
+		}
+		h.Config = h.Config.merge(seg.header.Config)
+		h.Unpinned = append(h.Unpinned, seg.header.Unpinned...)
+		for _, p := range seg.header.Publications {
+			// of publications that say the same the latest is enough
+			h.Publications = slices.DeleteFunc(h.Publications, func(q Publication) bool { return q.same(p) && !q.Time.After(p.Time) })
+			if !slices.ContainsFunc(h.Publications, p.same) {
+				h.Publications = append(h.Publications, p)
+			}
+		}
+	}
+	h.Unpinned = s.pinEnds(h.Unpinned)
+	return h
 }

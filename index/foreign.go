@@ -67,7 +67,11 @@ func parseForeign(blob []byte) (seg *segment, skipped int, err error) {
 	if err := h.Config.validate(); err != nil {
 		return nil, skipped, err
 	}
-	encoded, err := encodeSegment(h, entries)
+	c, err := newContent(entries)
+	if err != nil {
+		return nil, skipped, err
+	}
+	encoded, err := encodeSegment(h, c.lines)
 	if err != nil {
 		return nil, skipped, err
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/org/nixoci-action/internal/hint"
 	"github.com/org/nixoci-action/internal/registry"
@@ -115,13 +116,37 @@ func (w *Writer) writeRoot(ctx context.Context) error {
 	w.unsettled = slices.DeleteFunc(w.unsettled, func(own SegmentInfo) bool {
 		return slices.ContainsFunc(s.retired, func(r Retired) bool { return r.Manifest == own.Manifest })
 	})
-	list := segmentList{Segments: s.Segments(), retired: s.retired, Config: s.config.merge(w.opts.Config)}
+	list := segmentList{Segments: s.Segments(), retired: w.retired(s), Config: s.config.merge(w.opts.Config)}
 	digest, err := w.putRoot(ctx, list, s.stub)
 	if err != nil {
 		return err
 	}
 	w.root = digest
 	return nil
+}
+
+// maxOldRoots is how many old roots a root names. Collectors of registries take
+// them; a list that grew for ever would be worse than what is left.
+const maxOldRoots = 256
+
+// retired are the manifests that a root written after s will have replaced.
+func (w *Writer) retired(s *Snapshot) []Retired {
+	var rs []Retired
+	roots := 0
+	for _, r := range slices.Backward(s.retired) {
+		if r.Tag == "" {
+			roots++
+		}
+		if w.deleted[r.Manifest] || r.Tag == "" && roots >= maxOldRoots || r.Manifest == s.digest {
+			continue
+		}
+		rs = append(rs, r)
+	}
+	slices.Reverse(rs)
+	if s.digest != (v1.Hash{}) {
+		rs = append(rs, Retired{Manifest: s.digest, Since: w.cache.opts.Now().UTC().Truncate(time.Second)})
+	}
+	return rs
 }
 
 // compatIndex is the first layer of the root: an empty index in the format of
@@ -153,24 +178,31 @@ func (w *Writer) putRoot(ctx context.Context, list segmentList, oldStub v1.Hash)
 	if err := w.putEmptyConfig(ctx); err != nil {
 		return v1.Hash{}, err
 	}
-	listDesc, err := repo.PutBlob(ctx, listBytes)
-	if err != nil {
-		return v1.Hash{}, err
-	}
-	listDesc.MediaType = mediaSegmentList
-	layers := []v1.Descriptor{listDesc}
 	retiredBytes, err := json.Marshal(list.retired)
 	if err != nil {
 		return v1.Hash{}, err
 	}
 	retiredBytes = compress(retiredBytes)
+	var listDesc, retiredDesc v1.Descriptor
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() (err error) {
+		listDesc, err = repo.PutBlob(gctx, listBytes)
+		return err
+	})
 	if len(list.retired) > 0 {
-		desc, err := repo.PutBlob(ctx, retiredBytes)
-		if err != nil {
-			return v1.Hash{}, err
-		}
-		desc.MediaType = mediaRetired
-		layers = append(layers, desc)
+		g.Go(func() (err error) {
+			retiredDesc, err = repo.PutBlob(gctx, retiredBytes)
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return v1.Hash{}, err
+	}
+	listDesc.MediaType = mediaSegmentList
+	layers := []v1.Descriptor{listDesc}
+	if len(list.retired) > 0 {
+		retiredDesc.MediaType = mediaRetired
+		layers = append(layers, retiredDesc)
 	}
 	sum, size, err := v1.SHA256(bytes.NewReader(stubBytes))
 	if err != nil {

@@ -1,8 +1,13 @@
 package index
 
 import (
+	"cmp"
 	"errors"
+	"slices"
+	"strings"
 	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/org/nixoci-action/internal/storepath"
 )
@@ -21,6 +26,12 @@ type PlanOptions struct {
 	// it, or readers that have not looked at the index for so long, may miss
 	// something. 24 h is safe for every reader and writer of this module.
 	Delay time.Duration
+	// SegmentLayers is the largest number of blobs in one segment; if less
+	// than or equal to 0, 2,000.
+	SegmentLayers int
+
+	lost    map[v1.Hash]bool // blobs that the registry does not have any more
+	replace map[v1.Hash]bool // segments, by manifest, that must be written again
 }
 
 // Keep is a reason to keep store paths.
@@ -50,6 +61,10 @@ type Plan struct {
 	// Deletable are manifests that were replaced long enough ago to be
 	// deleted now, Waiting those that were not.
 	Deletable, Waiting []Retired
+
+	opts    PlanOptions
+	table   *table
+	rewrite rewrite
 }
 
 // PlannedPath is what becomes of one store path.
@@ -69,5 +84,119 @@ type Total struct {
 	FileSize int64 `json:"fileSize"`
 }
 
-// Plan decides what a collection removes and what it keeps.
-func (s *Snapshot) Plan(o PlanOptions) (*Plan, error) { return nil, errors.ErrUnsupported }
+// Plan decides what a collection removes and what it keeps. The snapshot must
+// come from Sweep. Its error wraps ErrForeign if the cache was written by
+// nixcache-oci.
+func (s *Snapshot) Plan(o PlanOptions) (*Plan, error) {
+	if s.foreign {
+		return nil, ErrForeign
+	}
+	if s.retired == nil {
+		return nil, errors.New("planning needs a snapshot that was read with the tag list")
+	}
+	if o.Now.IsZero() {
+		o.Now = time.Now()
+	}
+	if o.SegmentLayers <= 0 {
+		o.SegmentLayers = defaultSegmentLayers
+	}
+	unpinned := s.unpin(o.Unpin, o.Now)
+	p := &Plan{opts: o, Verdicts: o.Retention.Judge(s.Publications(), unpinned, o.Now), table: newTable(s)}
+	p.table.reach(&o, p.Verdicts)
+	p.table.measure()
+	p.rewrite = p.table.rewrite(&o, p.Verdicts, unpinned)
+	for _, i := range p.rewrite.old {
+		p.Rewritten = append(p.Rewritten, s.segments[i].info)
+	}
+	p.Written = len(p.rewrite.new)
+	for i := range p.table.blobs {
+		switch b := &p.table.blobs[i]; {
+		case !b.needed:
+			p.Freed += b.size
+		case b.sparse():
+			p.Freed += b.size - b.live
+		}
+	}
+	p.Deletable, p.Waiting = s.deletable(o.Now.Add(-o.Delay))
+	p.list()
+	return p, nil
+}
+
+// unpin adds the ends of pins that are asked for now.
+func (s *Snapshot) unpin(names []string, now time.Time) []Unpin {
+	ends := s.Unpinned()
+	for _, n := range names {
+		end := Unpin{Name: n, Time: now.UTC()}
+		for _, p := range s.Publications() {
+			if p.Pin == n && p.Time.After(end.Time) {
+				end.Time = p.Time // by a clock that is ahead of ours
+			}
+		}
+		ends = append(ends, end)
+	}
+	return ends
+}
+
+// deletable divides the manifests that were replaced: those replaced until the
+// given time, and the others. What is live again is in neither.
+func (s *Snapshot) deletable(until time.Time) (now, later []Retired) {
+	live := map[v1.Hash]bool{s.digest: true}
+	for _, seg := range s.segments {
+		live[seg.info.Manifest] = true
+	}
+	for _, r := range s.retired {
+		switch {
+		case live[r.Manifest]:
+		case r.Since.After(until):
+			later = append(later, r)
+		default:
+			now = append(now, r)
+		}
+	}
+	// what was replaced first goes first
+	slices.SortStableFunc(now, func(a, b Retired) int { return a.Since.Compare(b.Since) })
+	return now, later
+}
+
+// list fills in what becomes of each path.
+func (p *Plan) list() {
+	t := p.table
+	dir := t.snapshot.config.storeDir()
+	p.Paths = make([]PlannedPath, 0, t.snapshot.Len())
+	for i, seg := range t.snapshot.segments {
+		for line := range seg.lines {
+			r := &t.rows[t.start[i]+line]
+			if !r.current {
+				continue
+			}
+			k, _, _, _ := linePrefix(seg.line(line))
+			path := PlannedPath{
+				Path: storepath.Path{Dir: dir, HashPart: string(k), Name: r.name}, NarSize: r.narSize, FileSize: r.fileSize,
+				Added: time.Unix(r.added, 0).UTC(), Keep: r.kept != 0, Reason: t.why[r.kept],
+			}
+			total := &p.Kept
+			if !path.Keep {
+				path.Reason, total = t.why[r.gone], &p.Removed
+			}
+			total.add(r)
+			p.Paths = append(p.Paths, path)
+		}
+	}
+	slices.SortFunc(p.Paths, func(a, b PlannedPath) int {
+		switch {
+		case a.Keep != b.Keep && b.Keep:
+			return -1
+		case a.Keep != b.Keep:
+			return 1
+		case a.FileSize != b.FileSize:
+			return cmp.Compare(b.FileSize, a.FileSize)
+		}
+		return strings.Compare(a.Path.HashPart, b.Path.HashPart)
+	})
+}
+
+func (t *Total) add(r *row) {
+	t.Paths++
+	t.NarSize += r.narSize
+	t.FileSize += r.fileSize
+}

@@ -53,10 +53,11 @@ type SegmentInfo struct {
 	Created time.Time `json:"created"`
 }
 
-// Retired is a segment that no longer counts, because another replaces it. Its
-// manifest may be deleted some time after Since.
+// Retired is a segment that no longer counts, because another replaces it, or
+// an old root. Its manifest may be deleted some time after Since.
 type Retired struct {
-	Tag      string    `json:"tag"`
+	// Tag is the segment's tag; empty for a root.
+	Tag      string    `json:"tag,omitempty"`
 	Manifest v1.Hash   `json:"manifest"`
 	Since    time.Time `json:"since"`
 }

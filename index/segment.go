@@ -97,23 +97,17 @@ type span struct{ off, end int }
 
 func (s *segment) line(i int) []byte { return s.data[s.lines[i].off:s.lines[i].end] }
 
-// encodeSegment makes an entries blob.
-func encodeSegment(h Header, entries []Entry) ([]byte, error) {
+// encodeSegment makes an entries blob of a header and the lines of entries.
+func encodeSegment(h Header, lines []byte) ([]byte, error) {
 	h.Version, h.MinReader = formatVersion, formatVersion
-	b, err := json.Marshal(h)
+	head, err := json.Marshal(h)
 	if err != nil {
 		return nil, err
 	}
-	b = append(b, '\n')
-	for i := range entries {
-		if b, err = appendLine(b, &entries[i]); err != nil {
-			return nil, err
-		}
+	if len(head)+1+len(lines) > maxEntries {
+		return nil, fmt.Errorf("a segment of %d bytes is too large", len(head)+1+len(lines))
 	}
-	if len(b) > maxEntries {
-		return nil, fmt.Errorf("a segment of %d bytes is too large", len(b))
-	}
-	return compress(b), nil
+	return compress(slices.Concat(head, []byte{'\n'}, lines)), nil
 }
 
 // parseSegment reads an entries blob. It checks the header and the fixed part

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/types"
 
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/storepath"
@@ -39,6 +38,8 @@ type WriterOptions struct {
 	Committed func(tag string, entries int)
 }
 
+const defaultSegmentLayers = 2000
+
 // Writer adds entries to a cache index. Add may be called concurrently; Close
 // once, after the last Add has returned.
 type Writer struct {
@@ -55,9 +56,10 @@ type Writer struct {
 
 	committing sync.Mutex
 	written    []SegmentInfo
-	unsettled  []SegmentInfo // those written that a root may still lack
-	root       v1.Hash       // the last root this writer wrote
-	emptyDone  bool          // the empty config blob is known to be there
+	unsettled  []SegmentInfo    // those written that a root may still lack
+	root       v1.Hash          // the last root this writer wrote
+	deleted    map[v1.Hash]bool // manifests that a root need not list as retired any more
+	emptyDone  bool             // the empty config blob is known to be there
 }
 
 // NewWriter returns a Writer that adds to what base shows. Other writers may
@@ -70,7 +72,7 @@ func (c *Cache) NewWriter(base *Snapshot, o WriterOptions) (*Writer, error) {
 		o.CommitInterval = 5 * time.Minute
 	}
 	if o.SegmentLayers <= 0 {
-		o.SegmentLayers = 2000
+		o.SegmentLayers = defaultSegmentLayers
 	}
 	if o.OnUpstream == nil {
 		o.OnUpstream = func(string) bool { return false }
@@ -301,7 +303,11 @@ func (w *Writer) writeSegment(ctx context.Context, entries []Entry, p *Publicati
 	if p != nil {
 		h.Publications = []Publication{*p}
 	}
-	info, err := w.putSegment(ctx, h, entries)
+	c, err := newContent(entries)
+	if err != nil {
+		return err
+	}
+	info, err := w.putSegment(ctx, h, c)
 	if err != nil {
 		return err
 	}
@@ -322,16 +328,16 @@ func (w *Writer) writeSegment(ctx context.Context, entries []Entry, p *Publicati
 
 // putSegment writes a segment: the entries blob, then the manifest under a tag
 // of its own. From then on it is durable.
-func (w *Writer) putSegment(ctx context.Context, h Header, entries []Entry) (SegmentInfo, error) {
+func (w *Writer) putSegment(ctx context.Context, h Header, c content) (SegmentInfo, error) {
 	nonce := make([]byte, 8)
 	_, _ = rand.Read(nonce)
 	h.Nonce, h.Created = hex.EncodeToString(nonce), w.cache.opts.Now().UTC()
-	blob, err := encodeSegment(h, entries)
+	blob, err := encodeSegment(h, c.lines)
 	if err != nil {
 		return SegmentInfo{}, err
 	}
 	if len(blob) > maxEntriesBlob {
-		return SegmentInfo{}, fmt.Errorf("the entries of %d paths take %d bytes", len(entries), len(blob))
+		return SegmentInfo{}, fmt.Errorf("the entries of %d paths take %d bytes", c.count, len(blob))
 	}
 	if err := w.putEmptyConfig(ctx); err != nil {
 		return SegmentInfo{}, err
@@ -341,8 +347,7 @@ func (w *Writer) putSegment(ctx context.Context, h Header, entries []Entry) (Seg
 		return SegmentInfo{}, err
 	}
 	desc.MediaType = mediaEntries
-	all := append([]v1.Descriptor{desc}, layers(entries)...)
-	m, err := newManifest(mediaSegment, all, h.Created)
+	m, err := newManifest(mediaSegment, append([]v1.Descriptor{desc}, c.layers...), h.Created)
 	if err != nil {
 		return SegmentInfo{}, err
 	}
@@ -351,33 +356,13 @@ func (w *Writer) putSegment(ctx context.Context, h Header, entries []Entry) (Seg
 	if err != nil {
 		return SegmentInfo{}, err
 	}
-	info := SegmentInfo{Tag: tag, Manifest: digest, Entries: desc.Digest, EntriesSize: desc.Size, Count: len(entries), Layers: len(all) - 1, Created: h.Created}
+	info := SegmentInfo{Tag: tag, Manifest: digest, Entries: desc.Digest, EntriesSize: desc.Size, Count: c.count, Layers: len(c.layers), Created: h.Created}
 	w.written = append(w.written, info)
 	w.unsettled = append(w.unsettled, info)
 	if err := w.cache.disk.put(desc.Digest, blob); err != nil {
 		w.cache.opts.Logger.Warn("a segment's copy on disk was not written", "error", err)
 	}
 	return info, nil
-}
-
-// layers describes the blobs that entries name, each once.
-func layers(entries []Entry) []v1.Descriptor {
-	seen := map[v1.Hash]bool{}
-	var ds []v1.Descriptor
-	for _, e := range entries {
-		if seen[e.NAR.Blob] {
-			continue
-		}
-		seen[e.NAR.Blob] = true
-		media := mediaNAR
-		if e.NAR.Packed() {
-			media = mediaPack + e.Compression
-		} else if e.Compression != CompressionNone {
-			media += "+" + e.Compression
-		}
-		ds = append(ds, v1.Descriptor{MediaType: types.MediaType(media), Digest: e.NAR.Blob, Size: e.NAR.BlobSize})
-	}
-	return ds
 }
 
 func (w *Writer) putEmptyConfig(ctx context.Context) error {

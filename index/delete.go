@@ -1,0 +1,168 @@
+package index
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/org/nixoci-action/internal/registry"
+)
+
+// deleteJobs is how many manifests are deleted at once.
+const deleteJobs = 8
+
+// deleteReplaced deletes the manifests that were replaced long enough ago, and
+// takes them off the root's list.
+func (c *Cache) deleteReplaced(ctx context.Context, p *Plan, done *Collected) error {
+	s, err := c.Sweep(ctx)
+	if err != nil {
+		return err
+	}
+	until := c.opts.Now().Add(-p.opts.Delay) // without a delay also what this run has replaced
+	old, waiting := s.deletable(until)
+	done.Waiting = waiting
+	untagged, err := c.untagged(ctx, s, until)
+	if err != nil {
+		return err
+	}
+	old = append(old, untagged...)
+	if len(old) == 0 {
+		return nil
+	}
+	// what replaces them must be there: else they are all that is left
+	gone, err := c.unanswered(ctx, s)
+	if err != nil {
+		return err
+	}
+	if len(gone) > 0 {
+		return fmt.Errorf("%d segments of the index have lost their tags; nothing is deleted", len(gone))
+	}
+	deleted, err := c.deleteAll(ctx, old, done)
+	if len(deleted) > 0 {
+		err = errors.Join(err, c.unlist(ctx, s, deleted))
+	}
+	return err
+}
+
+// deleteAll deletes in the order of time: what was replaced goes before what
+// replaced it. It returns what is gone.
+func (c *Cache) deleteAll(ctx context.Context, old []Retired, done *Collected) (map[v1.Hash]bool, error) {
+	deleted := map[v1.Hash]bool{}
+	var mu sync.Mutex
+	for len(old) > 0 {
+		n := 1
+		for n < len(old) && old[n].Since.Equal(old[0].Since) {
+			n++
+		}
+		g, gctx := errgroup.WithContext(ctx)
+		g.SetLimit(deleteJobs)
+		for _, r := range old[:n] {
+			g.Go(func() error {
+				err := c.repo.DeleteManifest(gctx, r.Tag, r.Manifest)
+				mu.Lock()
+				defer mu.Unlock()
+				var refused *registry.RefusedError
+				switch {
+				case err == nil:
+					deleted[r.Manifest] = true
+					done.Deleted++
+				case errors.As(err, &refused):
+					done.Refused = append(done.Refused, Refusal{r, err})
+					if refused.All {
+						return err
+					}
+				default:
+					return err
+				}
+				return nil
+			})
+		}
+		err := g.Wait()
+		old = old[n:]
+		var refused *registry.RefusedError
+		if errors.As(err, &refused) {
+			done.refuse(old, err)
+			return deleted, nil
+		}
+		if err != nil {
+			return deleted, err
+		}
+	}
+	return deleted, nil
+}
+
+// refuse records what need not be tried.
+func (d *Collected) refuse(rs []Retired, err error) {
+	for _, r := range rs {
+		d.Refused = append(d.Refused, Refusal{r, err})
+	}
+}
+
+// unlist writes a root that does not list what was deleted.
+func (c *Cache) unlist(ctx context.Context, s *Snapshot, deleted map[v1.Hash]bool) error {
+	w, err := c.NewWriter(s, WriterOptions{Config: Config{StoreDir: s.config.StoreDir}})
+	if err != nil {
+		return err
+	}
+	w.deleted = deleted
+	return w.writeRoot(ctx)
+}
+
+// untagged returns old roots and segments without a tag that no list has, where
+// the registry shows them. Manifests of other programs are left alone.
+func (c *Cache) untagged(ctx context.Context, s *Snapshot, until time.Time) ([]Retired, error) {
+	digests, err := c.repo.Untagged(ctx, until)
+	if err != nil || len(digests) == 0 {
+		return nil, err
+	}
+	known := map[v1.Hash]bool{s.digest: true}
+	for _, r := range s.retired {
+		known[r.Manifest] = true
+	}
+	for _, seg := range s.segments {
+		known[seg.info.Manifest] = true
+	}
+	digests = slices.DeleteFunc(slices.Clone(digests), func(h v1.Hash) bool { return known[h] })
+	ours := make([]bool, len(digests))
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(readJobs)
+	for i, h := range digests {
+		g.Go(func() (err error) {
+			ours[i], err = c.ours(ctx, h)
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	var old []Retired
+	for i, h := range digests {
+		if ours[i] {
+			old = append(old, Retired{Manifest: h})
+		}
+	}
+	return old, nil
+}
+
+// ours reports whether a manifest is a root or a segment.
+func (c *Cache) ours(ctx context.Context, digest v1.Hash) (bool, error) {
+	m, err := c.repo.Manifest(ctx, digest.String())
+	if errors.Is(err, registry.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	var im v1.Manifest
+	if json.Unmarshal(m.Raw, &im) != nil {
+		return false, nil
+	}
+	return im.ArtifactType == mediaRoot || im.ArtifactType == mediaSegment, nil
+}

@@ -1,0 +1,171 @@
+package index
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/org/nixoci-action/internal/registry"
+)
+
+const (
+	// repackedSize is the size in bytes from which on a new pack is complete.
+	repackedSize = 8 << 20
+	// repackJobs is how many packs are read at once.
+	repackJobs = 8
+)
+
+// packed is a compressed NAR in a pack.
+type packed struct {
+	from Location
+	file string // file hash
+	comp string
+	data []byte
+}
+
+// repack copies what is needed of packs that are mostly waste into new ones. It
+// returns where each NAR is now, and the number of bytes copied. A pack that
+// is damaged is left as it is. The error of a pack that the registry has lost
+// is a *registry.MissingBlobsError.
+func (c *Cache) repack(ctx context.Context, t *table) (map[Location]Location, int64, error) {
+	moved := map[Location]Location{}
+	copied := int64(0)
+	open := map[string]*[]packed{} // by compression, waiting for a pack to fill
+	for batch := range slices.Chunk(t.sparse(), repackJobs) {
+		nars := make([][]packed, len(batch))
+		g, gctx := errgroup.WithContext(ctx)
+		for i, parts := range batch {
+			g.Go(func() (err error) {
+				nars[i], err = c.readParts(gctx, parts)
+				return err
+			})
+		}
+		if err := g.Wait(); err != nil {
+			return nil, copied, err
+		}
+		for _, n := range slices.Concat(nars...) {
+			if open[n.comp] == nil {
+				open[n.comp] = &[]packed{}
+			}
+			*open[n.comp] = append(*open[n.comp], n)
+			if size(*open[n.comp]) < repackedSize {
+				continue
+			}
+			if err := c.putPack(ctx, *open[n.comp], moved, &copied); err != nil {
+				return nil, copied, err
+			}
+			*open[n.comp] = nil
+		}
+	}
+	for _, nars := range open {
+		if len(*nars) > 0 {
+			if err := c.putPack(ctx, *nars, moved, &copied); err != nil {
+				return nil, copied, err
+			}
+		}
+	}
+	return moved, copied, nil
+}
+
+func size(nars []packed) (n int64) {
+	for i := range nars {
+		n += nars[i].from.Size
+	}
+	return n
+}
+
+// sparse lists what is to be copied out of each pack, in the order in which it
+// is there.
+func (t *table) sparse() [][]packed {
+	byBlob := map[int32][]packed{}
+	seen := map[Location]bool{}
+	for i := range t.rows {
+		r := &t.rows[i]
+		if !r.stays() || !t.blobs[r.blob].sparse() || seen[t.location(r)] {
+			continue
+		}
+		seen[t.location(r)] = true
+		_, _, file, _ := linePrefix(t.line(int32(i))) //nolint:gosec // bounded by maxEntries
+		byBlob[r.blob] = append(byBlob[r.blob], packed{from: t.location(r), file: "sha256:" + string(file), comp: r.comp})
+	}
+	var all [][]packed
+	for n := range t.blobs {
+		if parts := byBlob[int32(n)]; parts != nil { //nolint:gosec // not more than rows
+			slices.SortFunc(parts, func(a, b packed) int { return int(a.from.Offset - b.from.Offset) })
+			all = append(all, parts)
+		}
+	}
+	return all
+}
+
+// readParts reads parts of one pack with one request.
+func (c *Cache) readParts(ctx context.Context, parts []packed) ([]packed, error) {
+	digest := parts[0].from.Blob
+	first, last := parts[0].from, parts[len(parts)-1].from
+	if last.Offset+last.Size-first.Offset > maxRepacked {
+		return c.leave(digest, errors.New("it is too large"))
+	}
+	body, err := c.repo.Blob(ctx, digest, first.Offset, last.Offset+last.Size-first.Offset)
+	if errors.Is(err, registry.ErrNotFound) {
+		return nil, &registry.MissingBlobsError{Digests: []v1.Hash{digest}, Err: err}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading pack %s: %w", digest, err)
+	}
+	defer body.Close()
+	at := first.Offset
+	for i := range parts {
+		p := &parts[i]
+		if p.from.Offset < at {
+			return c.leave(digest, errors.New("its parts overlap"))
+		}
+		if _, err := io.CopyN(io.Discard, body, p.from.Offset-at); err != nil {
+			return nil, fmt.Errorf("reading pack %s: %w", digest, err)
+		}
+		p.data = make([]byte, p.from.Size)
+		if _, err := io.ReadFull(body, p.data); err != nil {
+			return nil, fmt.Errorf("reading pack %s: %w", digest, err)
+		}
+		if sum := sha256.Sum256(p.data); FileHash(sum[:]) != p.file {
+			return c.leave(digest, fmt.Errorf("it is damaged: %s is not at %d", p.file, p.from.Offset))
+		}
+		at = p.from.Offset + p.from.Size
+	}
+	return parts, nil
+}
+
+// maxRepacked bounds what is read of one pack, in bytes. Packs are written with
+// little more than repackedSize.
+const maxRepacked = 64 << 20
+
+func (c *Cache) leave(pack v1.Hash, why error) ([]packed, error) {
+	c.opts.Logger.Warn("a pack was left as it is", "pack", pack, "error", why)
+	return nil, nil
+}
+
+func (c *Cache) putPack(ctx context.Context, nars []packed, moved map[Location]Location, copied *int64) error {
+	var b bytes.Buffer
+	b.Grow(int(size(nars)))
+	for i := range nars {
+		b.Write(nars[i].data)
+	}
+	desc, err := c.repo.PutBlob(ctx, b.Bytes())
+	if err != nil {
+		return fmt.Errorf("writing a pack: %w", err)
+	}
+	offset := int64(0)
+	for i := range nars {
+		n := &nars[i]
+		moved[n.from] = Location{Blob: desc.Digest, BlobSize: desc.Size, Offset: offset, Size: n.from.Size}
+		offset += n.from.Size
+	}
+	*copied += desc.Size
+	return nil
+}

@@ -1,0 +1,141 @@
+package index
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/org/nixoci-action/internal/storepath"
+)
+
+// Limits of the segments that a collection writes. It runs once a day or a
+// week, so it may make readers fetch more than a publish does.
+const (
+	maxCollected = 32 << 10 // entries
+	// mergedPart is the part of the largest segment from which on one is left
+	// as it is.
+	mergedPart = 4
+)
+
+// rewrite is a set of segments and what replaces them.
+type rewrite struct {
+	old     []int     // positions of the segments, oldest first
+	new     [][]int32 // the rows of each new segment
+	header  Header    // of the last new segment: the replacement counts when all of them are there
+	removed []int32   // rows of paths that the cache will no longer have
+}
+
+// rewrite finds the segments with lines or blobs that nobody needs, and those
+// that have piled up.
+func (t *table) rewrite(o *PlanOptions, verdicts []Verdict, unpinned []Unpin) rewrite {
+	var rw rewrite
+	s := t.snapshot
+	stale := make([]bool, len(s.segments))
+	for i, seg := range s.segments {
+		stale[i] = t.stale(i) || o.replace[seg.info.Manifest]
+	}
+	for _, class := range classes(s.segments, maxCollected/mergedPart, o.SegmentLayers/mergedPart) {
+		if len(class) < fanIn {
+			continue
+		}
+		for _, i := range class {
+			stale[i] = true
+		}
+	}
+	for i := range s.segments {
+		if stale[i] {
+			rw.old = append(rw.old, i)
+		}
+	}
+	rw.new = t.divide(rw.old, o.SegmentLayers)
+	for i := range t.rows {
+		if r := &t.rows[i]; r.current && r.kept == 0 {
+			rw.removed = append(rw.removed, int32(i)) //nolint:gosec // bounded by maxEntries
+		}
+	}
+	rw.header = t.header(rw.old, verdicts, o.Now.Add(-o.Delay))
+	rw.header.Unpinned = s.pinEnds(unpinned)
+	if len(rw.new) == 0 && (len(rw.old) > 0 || len(o.Unpin) > 0) {
+		rw.new = [][]int32{nil} // somebody has to say what is replaced
+	}
+	return rw
+}
+
+// stale reports whether a segment names a path or a blob that is to go.
+func (t *table) stale(segment int) bool {
+	s := t.snapshot
+	seg := s.segments[segment]
+	for line := range seg.lines {
+		r := &t.rows[t.start[segment]+line]
+		if r.damaged || !t.blobs[r.blob].needed || t.blobs[r.blob].sparse() {
+			return true
+		}
+		k, _, _, _ := linePrefix(seg.line(line))
+		// a line that is superseded would come back without the one that
+		// supersedes it
+		if winner := t.row(s.entries[[storepath.HashPartLen]byte(k)]); !t.rows[winner].stays() {
+			return true
+		}
+	}
+	return false
+}
+
+// divide cuts what stays of segments into new ones.
+func (t *table) divide(segments []int, maxLayers int) [][]int32 {
+	var out [][]int32
+	var current []int32
+	blobs := map[int32]bool{}
+	for _, i := range segments {
+		for line := range t.snapshot.segments[i].lines {
+			n := t.start[i] + line
+			r := &t.rows[n]
+			if !r.stays() {
+				continue
+			}
+			if len(current) == maxCollected || !blobs[r.blob] && len(blobs) == maxLayers {
+				out, current, blobs = append(out, current), nil, map[int32]bool{}
+			}
+			blobs[r.blob] = true
+			current = append(current, int32(n)) //nolint:gosec // bounded by maxEntries
+		}
+	}
+	if len(current) > 0 {
+		out = append(out, current)
+	}
+	return out
+}
+
+// header gathers what the headers of segments say. Publications that have not
+// been kept since the given time are forgotten; until then they tell why a
+// path is no longer wanted.
+func (t *table) header(segments []int, verdicts []Verdict, since time.Time) Header {
+	h := t.snapshot.header(segments)
+	h.Publications = slices.DeleteFunc(h.Publications, func(p Publication) bool {
+		i := slices.IndexFunc(verdicts, func(v Verdict) bool { return v.Publication.Time.Equal(p.Time) && v.Publication.same(p) })
+		return i >= 0 && !verdicts[i].Keep && verdicts[i].Until.Before(since)
+	})
+	return h
+}
+
+// pinEnds returns those of the ends of pins that still end one.
+func (s *Snapshot) pinEnds(ends []Unpin) []Unpin {
+	ends = slices.DeleteFunc(slices.Clone(ends), func(u Unpin) bool {
+		return !slices.ContainsFunc(s.Publications(), func(p Publication) bool { return p.Pin == u.Name && !p.Time.After(u.Time) })
+	})
+	slices.SortFunc(ends, func(a, b Unpin) int {
+		if c := strings.Compare(a.Name, b.Name); c != 0 {
+			return c
+		}
+		return b.Time.Compare(a.Time)
+	})
+	return slices.CompactFunc(ends, func(a, b Unpin) bool { return a.Name == b.Name })
+}
+
+// Unpinned returns the ends of pins, of each name the latest.
+func (s *Snapshot) Unpinned() []Unpin {
+	var ends []Unpin
+	for _, seg := range s.segments {
+		ends = append(ends, seg.header.Unpinned...)
+	}
+	return s.pinEnds(ends)
+}
