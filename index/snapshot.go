@@ -183,12 +183,6 @@ func (s *Snapshot) Published(p Publication, since time.Time) bool {
 		return false
 	}
 	newest := slices.MaxFunc(line, func(a, b Publication) int { return a.Time.Compare(b.Time) })
-	return newest.same(p) && !newest.Time.Before(since) && !s.unpinnedSince(newest)
-}
-
-// unpinnedSince reports whether a publication's pin was taken from it.
-func (s *Snapshot) unpinnedSince(p Publication) bool {
-	return slices.ContainsFunc(s.segments, func(seg *segment) bool {
-		return slices.ContainsFunc(seg.header.Unpinned, func(u Unpin) bool { return u.Name == p.Pin && !u.Time.Before(p.Time) })
-	})
+	unpinned := slices.ContainsFunc(s.Unpinned(), func(u Unpin) bool { return u.Name == newest.Pin && !u.Time.Before(newest.Time) })
+	return newest.same(p) && !newest.Time.Before(since) && !unpinned
 }

@@ -39,7 +39,7 @@ type publisher struct {
 	complete bool
 
 	report report
-	stages stopwatch
+	stages cli.Stopwatch
 }
 
 // publish does what cfg asks for and prints the report. Its error carries the
@@ -51,10 +51,10 @@ func publish(ctx context.Context, cfg config, getenv func(string) string, stdin 
 	}
 	defer done()
 	err = p.run(ctx)
-	p.report.finish(p.stages.stages, err)
+	p.report.finish(p.stages.Stages(), err)
 	switch {
 	case cfg.JSON:
-		err = errors.Join(err, p.report.writeJSON(stdout))
+		err = errors.Join(err, cli.WriteJSON(stdout, &p.report))
 	case cfg.DryRun:
 		if _, werr := io.WriteString(stdout, p.report.planText()); werr != nil {
 			err = errors.Join(err, fmt.Errorf("writing the plan: %w", werr))
@@ -209,7 +209,7 @@ func (p *publisher) roots(ctx context.Context) ([]root, error) {
 	if p.cfg.Flake == "" {
 		return p.given(ctx)
 	}
-	end := p.stages.start("discover")
+	end := p.stages.Start("discover")
 	p.msg.Printf("discovering the outputs of %s", p.cfg.Flake)
 	found, err := discover.Discover(ctx, p.nix, discover.Options{
 		Flake: p.cfg.Flake, Systems: p.cfg.Systems, Kinds: p.cfg.Kinds, Include: p.cfg.Include, Exclude: p.cfg.Exclude,
@@ -247,7 +247,7 @@ func (p *publisher) build(ctx context.Context, outputs []discover.Output) ([]dis
 	if p.cfg.DryRun {
 		return p.valid(ctx, outputs)
 	}
-	defer p.stages.start("build")()
+	defer p.stages.Start("build")()
 	endGroup := p.msg.Group("building %s", ui.Count(len(outputs), "output"))
 	defer endGroup()
 	built, err := discover.Build(ctx, p.nix, outputs, 0)
@@ -282,7 +282,7 @@ func (p *publisher) valid(ctx context.Context, outputs []discover.Output) ([]dis
 }
 
 func (p *publisher) closure(ctx context.Context, roots []root) (*closure.Set, error) {
-	defer p.stages.start("closure")()
+	defer p.stages.Start("closure")()
 	var paths []string
 	for _, r := range roots {
 		paths = append(paths, r.path)
@@ -297,7 +297,7 @@ func (p *publisher) closure(ctx context.Context, roots []root) (*closure.Set, er
 }
 
 func (p *publisher) filter(ctx context.Context, set *closure.Set, base *index.Snapshot) (*closure.Plan, error) {
-	defer p.stages.start("filter")()
+	defer p.stages.Start("filter")()
 	var upstreams []*closure.Upstream
 	for _, u := range p.cfg.Upstreams {
 		up, err := closure.NewUpstream(u, closure.UpstreamOptions{Logger: p.log})
@@ -322,18 +322,4 @@ func (p *publisher) filter(ctx context.Context, set *closure.Set, base *index.Sn
 		}
 	}
 	return plan, nil
-}
-
-// stopwatch times the stages of a run.
-type stopwatch struct{ stages []stage }
-
-type stage struct {
-	Name    string  `json:"name"`
-	Seconds float64 `json:"seconds"`
-}
-
-// start begins a stage; what it returns ends it.
-func (s *stopwatch) start(name string) func() {
-	begin := time.Now()
-	return func() { s.stages = append(s.stages, stage{name, time.Since(begin).Seconds()}) }
 }

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/org/nixoci-action/discover"
+	"github.com/org/nixoci-action/internal/cli"
 	"github.com/org/nixoci-action/internal/hint"
 	"github.com/org/nixoci-action/internal/nix"
 	"github.com/org/nixoci-action/upload"
@@ -32,7 +33,7 @@ func TestSummary(t *testing.T) {
 	for i := range 4 {
 		r.uploaded(upload.Result{Info: nix.PathInfo{Path: fmt.Sprint(i), NarSize: 25_000_000}, Sent: 10_000_000})
 	}
-	r.finish([]stage{{"build", 12.34}}, err)
+	r.finish([]cli.Stage{{Name: "build", Seconds: 12.34}}, err)
 	want := `outputs: 4 found, 1 built, 2 failed, 1 skipped
 failed (build failed): packages.x86_64-linux.bad
 failed (evaluation error): packages.x86_64-linux."a.b"

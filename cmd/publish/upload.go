@@ -37,7 +37,7 @@ func (p *publisher) inCache(base *index.Snapshot, want *closure.Path) bool {
 
 // upload puts what the plan says into the cache, and records the publication.
 func (p *publisher) upload(ctx context.Context, plan *closure.Plan, base *index.Snapshot, roots []root) error {
-	defer p.stages.start("upload")()
+	defer p.stages.Start("upload")()
 	onUpstream := map[string]bool{}
 	for _, d := range plan.Decisions {
 		if d.Kind == closure.KindOnUpstream || d.Kind == closure.KindBelow {
