@@ -57,7 +57,6 @@ type report struct {
 	now     time.Time
 	delay   time.Duration
 	planned bool
-	refused []error
 }
 
 type unknownReport struct {
@@ -268,7 +267,7 @@ func refusals(refused []index.Refusal) []refusalReport {
 		if errors.As(f.Err, &re) {
 			why = refusalReport{Reason: re.Reason, Remedy: re.Remedy}
 		}
-		i := slices.IndexFunc(list, func(x refusalReport) bool { return x.Reason == why.Reason && x.Remedy == why.Remedy })
+		i := slices.IndexFunc(list, func(x refusalReport) bool { return x.Reason == why.Reason })
 		if i < 0 {
 			i, list = len(list), append(list, why)
 		}

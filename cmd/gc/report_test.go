@@ -191,6 +191,10 @@ hint: publish again what is still wanted; does something else clean up in this r
 			t.Errorf("the summary has no %q:\n%s", part, r.text())
 		}
 	}
+	r.Result.Deleted = 1
+	if strings.Contains(r.text(), "The index is pruned") {
+		t.Errorf("something was deleted:\n%s", r.text())
+	}
 	if len(r.Result.Refused) != 2 || len(r.Result.Refused[0].Manifests) != 40 {
 		t.Errorf("got %+v", r.Result.Refused)
 	}
