@@ -79,11 +79,12 @@ func (c *collector) evaluate(ctx context.Context, systems []string) (discover.Re
 // evaluated reports what the evaluation gave, and warns of what is not known.
 func (c *collector) evaluated(found discover.Result, unknown []discover.Skipped) {
 	c.report.Flake, c.report.Systems = found.Flake.URL, found.Systems
+	for _, s := range unknown {
+		c.msg.Printf("%s: %s: %s", s.Attr, s.Reason, s.Message)
+		c.report.Unknown = append(c.report.Unknown, unknownReport{s.Attr.String(), string(s.Reason), s.Message})
+	}
 	if len(unknown) > 0 {
 		c.msg.Warn(hint.Wrap(errors.New(unknownText(unknown)), "all that was published under these attributes is kept"))
-	}
-	for _, s := range unknown {
-		c.report.Unknown = append(c.report.Unknown, unknownReport{s.Attr.String(), string(s.Reason), s.Message})
 	}
 }
 
