@@ -16,6 +16,9 @@ import (
 const deletePatience = 4 * time.Minute
 
 func (r *remote) DeleteManifest(ctx context.Context, tag string, digest v1.Hash) error {
+	if r.packages != nil {
+		return r.packages.delete(ctx, tag, digest)
+	}
 	if err := r.delete(ctx, digest.String()); err != nil {
 		return fmt.Errorf("deleting manifest %s: %w", digest, err)
 	}
@@ -77,7 +80,12 @@ func has(te *transport.Error, codes ...transport.ErrorCode) bool {
 	return false
 }
 
-func (r *remote) Untagged(context.Context, time.Time) ([]v1.Hash, error) { return nil, nil }
+func (r *remote) Untagged(ctx context.Context, before time.Time) ([]v1.Hash, error) {
+	if r.packages != nil {
+		return r.packages.untagged(ctx, before)
+	}
+	return nil, nil
+}
 
 // Collect frees nothing: that is the registry's own affair. A blob that one
 // deletes by hand may be in use, and some registries delete it all the same.

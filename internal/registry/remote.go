@@ -2,6 +2,7 @@ package registry
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,6 +33,7 @@ type remote struct {
 	session  *session    // for everything but deleting
 	deleting *session    // registries have a right of its own for it
 	chunked  atomic.Bool // this registry refuses streams
+	packages *packages   // of ghcr.io; nil elsewhere
 }
 
 var _ Repository = (*remote)(nil)
@@ -66,6 +68,9 @@ func newRemote(repo name.Repository, o Options) *remote {
 	}
 	if repo.RegistryStr() == ghcrHost {
 		r.limit.rate = ghcrRate()
+	}
+	if host := cmp.Or(o.ghcr, ghcrHost); repo.RegistryStr() == host {
+		r.packages = newPackages(r)
 	}
 	return r
 }
