@@ -65,6 +65,9 @@ func parseRecords(raw []byte) ([]Output, []pending, error) {
 				continue
 			}
 			s.Reason, s.Message = NotDerivation, err.Error()
+			if errors.Is(err, errUnknownPath) {
+				s.Reason = UnknownPath
+			}
 		case skipThrows:
 			switch {
 			case r.Broken:
@@ -146,12 +149,14 @@ func derivation(drv string, outputs map[string]*string, open bool) (Derivation, 
 		}
 		// floating content-addressed derivations have a placeholder here
 		if _, err := storepath.Parse(deref(path)); err != nil {
-			return Derivation{}, fmt.Errorf("the path of its output %q is not known before it is built: %w", name, err)
+			return Derivation{}, fmt.Errorf("the path of its output %q is %w: %w", name, errUnknownPath, err)
 		}
 		d.Outputs[name] = *path
 	}
 	return d, nil
 }
+
+var errUnknownPath = errors.New("not known before it is built")
 
 func deref(s *string) string {
 	if s == nil {

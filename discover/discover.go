@@ -100,7 +100,7 @@ func Discover(ctx context.Context, client *nix.Client, opts Options) (Result, er
 		return Result{}, ref.hint(err)
 	}
 	if len(args.Systems) == 0 {
-		system, err := currentSystem(ctx, client)
+		system, err := CurrentSystem(ctx, client)
 		if err != nil {
 			return Result{}, err
 		}
@@ -143,7 +143,8 @@ func Discover(ctx context.Context, client *nix.Client, opts Options) (Result, er
 	return r, nil
 }
 
-func currentSystem(ctx context.Context, client *nix.Client) (string, error) {
+// CurrentSystem returns the system of the local Nix.
+func CurrentSystem(ctx context.Context, client *nix.Client) (string, error) {
 	raw, err := client.Eval(ctx, "builtins.currentSystem", nix.EvalOptions{Impure: true, Quiet: true})
 	if err != nil {
 		return "", fmt.Errorf("asking for Nix's system: %w", err)

@@ -132,6 +132,9 @@ const (
 	EvaluationError Reason = "evaluation error"
 	NotDerivation   Reason = "not a derivation"
 	Excluded        Reason = "excluded"
+	// UnknownPath: a content-addressed derivation has no path before it is
+	// built.
+	UnknownPath Reason = "unknown path"
 	// NotEvaluated: the time or the number of evaluations was used up.
 	NotEvaluated Reason = "not evaluated"
 )

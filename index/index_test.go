@@ -257,6 +257,37 @@ func TestPublicationNamesVisibleRoots(t *testing.T) {
 	}
 }
 
+// A publication is recorded again where it is no longer the newest of its line
+// or has lost its pin.
+func TestPublished(t *testing.T) {
+	t.Parallel()
+	pub := func(age float64, root, pin string) Publication {
+		return pinned(from("refs/heads/main", age, root), pin, 1)
+	}
+	snapshot := func(unpinned []Unpin, pubs ...Publication) *Snapshot {
+		return &Snapshot{segments: []*segment{{header: Header{Publications: pubs}}, {header: Header{Unpinned: unpinned}}}}
+	}
+	elsewhere := from("refs/heads/x", 0, "b")
+	for _, tc := range []struct {
+		name string
+		s    *Snapshot
+		p    Publication
+		want bool
+	}{
+		{"nothing", snapshot(nil), pub(0, "a", ""), false},
+		{"the same", snapshot(nil, pub(0.5, "a", ""), elsewhere), pub(0, "a", ""), true},
+		{"too old", snapshot(nil, pub(2, "a", "")), pub(0, "a", ""), false},
+		{"another pin", snapshot(nil, pub(0.5, "a", "x")), pub(0, "a", "y"), false},
+		{"something newer", snapshot(nil, pub(0.2, "b", ""), pub(0.5, "a", "")), pub(0, "a", ""), false},
+		{"pinned", snapshot([]Unpin{{"x", daysAgo(0.6)}, {"y", noon}}, pub(0.5, "a", "x")), pub(0, "a", "x"), true},
+		{"unpinned", snapshot([]Unpin{{"x", daysAgo(0.4)}}, pub(0.5, "a", "x")), pub(0, "a", "x"), false},
+	} {
+		if got := tc.s.Published(tc.p, daysAgo(1)); got != tc.want {
+			t.Errorf("%s: got %v, want %v", tc.name, got, tc.want)
+		}
+	}
+}
+
 func TestCommitsOnTheWay(t *testing.T) {
 	repo, err := registry.Open("oci:"+t.TempDir(), registry.Options{Push: true})
 	if err != nil {

@@ -39,6 +39,8 @@ type Verdict struct {
 	Reason string
 	// Until is when it stops to be kept, or stopped; zero means never.
 	Until time.Time
+	// Pinned says that its pin keeps it, whatever else does.
+	Pinned bool
 }
 
 // Judge decides which publications are kept at the time now. The verdicts are
@@ -185,6 +187,9 @@ func (j *judgement) pin(gens []generation) {
 			reason += ", " + ordinal(i) + " newest"
 		}
 		j.set(g, true, time.Time{}, reason)
+		for _, v := range g.members {
+			j.verdicts[v].Pinned = true
+		}
 	}
 }
 

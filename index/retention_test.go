@@ -217,6 +217,9 @@ func TestJudge(t *testing.T) {
 					sign = "+"
 				}
 				got = append(got, sign+v.Reason)
+				if v.Pinned != strings.HasPrefix(v.Reason, "pin ") {
+					t.Errorf("%q is pinned: %v", v.Reason, v.Pinned)
+				}
 				if v.Keep != (v.Until.IsZero() || v.Until.After(noon)) {
 					t.Errorf("%q is kept: %v, until %v", v.Reason, v.Keep, v.Until)
 				}

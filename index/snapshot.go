@@ -202,15 +202,15 @@ func (s *Snapshot) Publications() []Publication {
 	return ps
 }
 
-// Published reports whether the newest publication of p's line says the same as
-// p and was recorded at or after since, so that recording it again would tell
-// nobody anything.
+// Published reports whether the newest publication of p's line says the same
+// as p and was recorded at or after since, so that recording it again would
+// tell nobody anything.
 func (s *Snapshot) Published(p Publication, since time.Time) bool {
-	var newest Publication
-	for _, q := range s.Publications() {
-		if q.line() == p.line() && !q.Time.Before(newest.Time) {
-			newest = q
-		}
+	line := slices.DeleteFunc(s.Publications(), func(q Publication) bool { return q.line() != p.line() })
+	if len(line) == 0 {
+		return false
 	}
-	return !newest.Time.Before(since) && newest.same(p)
+	newest := slices.MaxFunc(line, func(a, b Publication) int { return a.Time.Compare(b.Time) })
+	unpinned := slices.ContainsFunc(s.Unpinned(), func(u Unpin) bool { return u.Name == newest.Pin && !u.Time.Before(newest.Time) })
+	return newest.same(p) && !newest.Time.Before(since) && !unpinned
 }

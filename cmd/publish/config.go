@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"regexp"
 	"slices"
 
 	"github.com/org/nixoci-action/closure"
@@ -22,6 +23,9 @@ type config struct {
 	Kinds     []discover.Kind
 	Include   []string
 	Exclude   []string
+
+	Pin     string
+	PinKeep int
 
 	ExcludePaths []string
 	DenyUnfree   bool
@@ -45,6 +49,7 @@ var command = &cli.Command{
 	Examples: `
 		publish --flake ./config
 		publish --flake . --cache ghcr.io/owner/repo/nix-cache --sign-key-file key.sec
+		publish --flake . --pin production --pin-keep 2
 		publish --flake . --dry-run
 		nix-build | publish --cache localhost:5000/my/cache -`,
 	Environment: []cli.Variable{
@@ -55,6 +60,9 @@ var command = &cli.Command{
 }
 
 const noUpstream = "none"
+
+// pinName is what can be typed, and stand in a URL or a file's name.
+var pinName = regexp.MustCompile(`^[A-Za-z0-9._/-]{1,128}$`)
 
 // parseConfig reads flags and environment. It touches nothing else.
 func parseConfig(args []string, getenv func(string) string) (config, error) {
@@ -70,6 +78,8 @@ func parseConfig(args []string, getenv func(string) string) (config, error) {
 	f.Strings(&c.Exclude, "exclude", nil, "skip attributes that match the `GLOB`")
 	f.Strings(&c.ExcludePaths, "exclude-path", nil, "leave out store paths whose name matches the `GLOB`, and what refers to them")
 	f.Bool(&c.DenyUnfree, "deny-unfree", "skip outputs with an unfree license")
+	f.String(&c.Pin, "pin", "", "keep what is published under this `NAME`, until gc --unpin NAME, or until newer publications with the name take its place")
+	f.Int(&c.PinKeep, "pin-keep", 1, "`NUMBER` of publications that --pin keeps under its name")
 	f.Strings(&c.KeyFiles, "sign-key-file", nil, "`FILE` with a secret key to sign with")
 	f.Choice(&c.Compression, "compression", []string{"zstd", "xz", "none"}, "`HOW` to compress NARs: zstd, xz or none")
 	f.Int(&c.Level, "compression-level", 3, "zstd's compression level, `1..22`")
@@ -127,6 +137,15 @@ func (c *config) validate() error {
 	}
 	if c.Level < 1 || c.Level > 22 {
 		errs = append(errs, fmt.Errorf("--compression-level %d is not between 1 and 22", c.Level))
+	}
+	if c.Pin != "" && !pinName.MatchString(c.Pin) {
+		errs = append(errs, fmt.Errorf("--pin %q is no name of up to 128 letters, digits and ._/-", c.Pin))
+	}
+	switch {
+	case c.PinKeep < 1:
+		errs = append(errs, fmt.Errorf("--pin-keep %d is not at least 1", c.PinKeep))
+	case c.PinKeep > 1 && c.Pin == "":
+		errs = append(errs, errors.New("--pin-keep needs --pin"))
 	}
 	if c.Jobs < 0 {
 		errs = append(errs, fmt.Errorf("--jobs %d is negative", c.Jobs))

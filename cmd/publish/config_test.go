@@ -26,7 +26,7 @@ func TestParseConfig(t *testing.T) {
 	home := []string{"HOME", "/home/u"}
 	defaults := config{
 		Cache: "oci:/home/u/.local/share/nixoci/cache", Flake: ".", Upstreams: []string{"https://cache.nixos.org"},
-		Compression: "zstd", Level: 3, CacheDir: "/home/u/.cache/nixoci",
+		PinKeep: 1, Compression: "zstd", Level: 3, CacheDir: "/home/u/.cache/nixoci",
 	}
 	with := func(change func(*config)) config {
 		c := defaults
@@ -70,6 +70,10 @@ func TestParseConfig(t *testing.T) {
 			args: []string{"--cache", "nowhere", "--upstream", "ftp://x", "--compression-level", "23", "--jobs", "-1", "--exclude-path", "[", "--kinds", "bundles"},
 			err:  "nowhere|ftp://x|23|-1|[|bundles",
 		},
+		{name: "pins", args: []string{"--pin", "prod/eu-1.y"}, env: []string{"NIXOCI_PIN_KEEP", "3"}, want: with(func(c *config) { c.Pin, c.PinKeep = "prod/eu-1.y", 3 })},
+		{name: "no pins", args: []string{"--pin", "a b", "--pin-keep", "0"}, err: `"a b"|--pin-keep 0`},
+		{name: "a long pin", args: []string{"--pin", strings.Repeat("x", 129)}, err: "128"},
+		{name: "pins without a name", args: []string{"--pin-keep", "2"}, err: "needs --pin"},
 		{name: "unknown compression", args: []string{"--compression", "brotli"}, err: "zstd, xz, none"},
 		{name: "capital letters", args: []string{"--cache", "ghcr.io/Own/Repo"}, err: "capital letters"},
 	} {

@@ -12,8 +12,11 @@ import (
 // publication is the record of this run. Where it runs is known in CI only.
 func (p *publisher) publication(roots []root) index.Publication {
 	pub := index.Publication{
-		Time: time.Now().UTC().Truncate(time.Second), Flake: p.cfg.Flake,
-		Revision: p.report.revision, Systems: p.report.Systems,
+		Time: time.Now().UTC().Truncate(time.Millisecond), Flake: p.cfg.Flake,
+		Revision: p.report.revision, Systems: p.report.Systems, Selection: selection(p.cfg, roots, p.getenv),
+	}
+	if p.cfg.Pin != "" && p.complete { // else it would take the place of one that is
+		pub.Pin, pub.PinKeep = p.cfg.Pin, p.cfg.PinKeep
 	}
 	if p.getenv("GITHUB_ACTIONS") == "true" {
 		pub.Ref = p.getenv("GITHUB_REF")

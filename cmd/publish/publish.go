@@ -34,8 +34,12 @@ type publisher struct {
 	repo   registry.Repository
 	cache  *index.Cache
 
+	// complete: all that was to be published was built, so that it can be
+	// pinned
+	complete bool
+
 	report report
-	stages stopwatch
+	stages cli.Stopwatch
 }
 
 // publish does what cfg asks for and prints the report. Its error carries the
@@ -47,10 +51,10 @@ func publish(ctx context.Context, cfg config, getenv func(string) string, stdin 
 	}
 	defer done()
 	err = p.run(ctx)
-	p.report.finish(p.stages.stages, err)
+	p.report.finish(p.stages.Stages(), err)
 	switch {
 	case cfg.JSON:
-		err = errors.Join(err, p.report.writeJSON(stdout))
+		err = errors.Join(err, cli.WriteJSON(stdout, &p.report))
 	case cfg.DryRun:
 		if _, werr := io.WriteString(stdout, p.report.planText()); werr != nil {
 			err = errors.Join(err, fmt.Errorf("writing the plan: %w", werr))
@@ -102,7 +106,7 @@ func newPublisher(cfg config, getenv func(string) string, stdin io.Reader, stder
 func (p *publisher) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	opened := make(chan struct{})
+	opened, begin := make(chan struct{}), time.Now()
 	var base *index.Snapshot
 	var openErr error
 	go func() {
@@ -126,12 +130,17 @@ func (p *publisher) run(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(rootsErr, err)
 	}
+	if base, err = p.fresh(ctx, base, begin); err != nil {
+		return errors.Join(rootsErr, p.explain(err))
+	}
 	plan, err := p.filter(ctx, set, base)
 	if err != nil {
 		return errors.Join(rootsErr, err)
 	}
 	p.report.plan(plan)
+	p.complete = rootsErr == nil
 	if p.cfg.DryRun {
+		p.report.pinned(p.publication(roots))
 		return rootsErr
 	}
 	if err := p.upload(ctx, plan, base, roots); err != nil {
@@ -152,16 +161,31 @@ func (p *publisher) partly(err error) error {
 
 // open reads the cache index and makes sure that the cache can be written to.
 func (p *publisher) open(ctx context.Context) (*index.Snapshot, error) {
-	base, err := p.cache.Sweep(ctx)
-	switch {
-	case err != nil:
-		return nil, err
-	case base.Foreign():
-		return nil, index.ErrForeign
-	case p.cfg.DryRun:
-		return base, nil
+	base, err := p.read(ctx)
+	if err != nil || p.cfg.DryRun {
+		return base, err
 	}
 	return base, p.cache.Prepare(ctx)
+}
+
+func (p *publisher) read(ctx context.Context) (*index.Snapshot, error) {
+	base, err := p.cache.Sweep(ctx)
+	if err == nil && base.Foreign() {
+		return nil, index.ErrForeign
+	}
+	return base, err
+}
+
+// maxIndexAge is how old the index may be when paths are chosen. What gc has
+// removed since must not count as there.
+const maxIndexAge = time.Hour
+
+// fresh reads the index again if a long build has passed since.
+func (p *publisher) fresh(ctx context.Context, base *index.Snapshot, since time.Time) (*index.Snapshot, error) {
+	if time.Since(since) < maxIndexAge {
+		return base, nil
+	}
+	return p.read(ctx)
 }
 
 // explain adds hints to what the index reports.
@@ -185,7 +209,7 @@ func (p *publisher) roots(ctx context.Context) ([]root, error) {
 	if p.cfg.Flake == "" {
 		return p.given(ctx)
 	}
-	end := p.stages.start("discover")
+	end := p.stages.Start("discover")
 	p.msg.Printf("discovering the outputs of %s", p.cfg.Flake)
 	found, err := discover.Discover(ctx, p.nix, discover.Options{
 		Flake: p.cfg.Flake, Systems: p.cfg.Systems, Kinds: p.cfg.Kinds, Include: p.cfg.Include, Exclude: p.cfg.Exclude,
@@ -223,7 +247,7 @@ func (p *publisher) build(ctx context.Context, outputs []discover.Output) ([]dis
 	if p.cfg.DryRun {
 		return p.valid(ctx, outputs)
 	}
-	defer p.stages.start("build")()
+	defer p.stages.Start("build")()
 	endGroup := p.msg.Group("building %s", ui.Count(len(outputs), "output"))
 	defer endGroup()
 	built, err := discover.Build(ctx, p.nix, outputs, 0)
@@ -258,7 +282,7 @@ func (p *publisher) valid(ctx context.Context, outputs []discover.Output) ([]dis
 }
 
 func (p *publisher) closure(ctx context.Context, roots []root) (*closure.Set, error) {
-	defer p.stages.start("closure")()
+	defer p.stages.Start("closure")()
 	var paths []string
 	for _, r := range roots {
 		paths = append(paths, r.path)
@@ -273,7 +297,7 @@ func (p *publisher) closure(ctx context.Context, roots []root) (*closure.Set, er
 }
 
 func (p *publisher) filter(ctx context.Context, set *closure.Set, base *index.Snapshot) (*closure.Plan, error) {
-	defer p.stages.start("filter")()
+	defer p.stages.Start("filter")()
 	var upstreams []*closure.Upstream
 	for _, u := range p.cfg.Upstreams {
 		up, err := closure.NewUpstream(u, closure.UpstreamOptions{Logger: p.log})
@@ -298,18 +322,4 @@ func (p *publisher) filter(ctx context.Context, set *closure.Set, base *index.Sn
 		}
 	}
 	return plan, nil
-}
-
-// stopwatch times the stages of a run.
-type stopwatch struct{ stages []stage }
-
-type stage struct {
-	Name    string  `json:"name"`
-	Seconds float64 `json:"seconds"`
-}
-
-// start begins a stage; what it returns ends it.
-func (s *stopwatch) start(name string) func() {
-	begin := time.Now()
-	return func() { s.stages = append(s.stages, stage{name, time.Since(begin).Seconds()}) }
 }

@@ -1,10 +1,8 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"path"
 	"slices"
@@ -14,6 +12,7 @@ import (
 	"github.com/org/nixoci-action/closure"
 	"github.com/org/nixoci-action/discover"
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/internal/cli"
 	"github.com/org/nixoci-action/internal/hint"
 	"github.com/org/nixoci-action/internal/ui"
 	"github.com/org/nixoci-action/upload"
@@ -46,12 +45,16 @@ type report struct {
 	// Repeated ones among them, which only were made young again.
 	Committed int `json:"committed"`
 	Repeated  int `json:"repeated"`
+	// Pin is the name that the publication is pinned under, PinKeep how many
+	// of that name are; empty if it is not pinned.
+	Pin     string `json:"pin,omitempty"`
+	PinKeep int    `json:"pinKeep,omitempty"`
 
 	// Paths are in a dry run all paths of the closure, else those uploaded.
 	Paths    []pathReport    `json:"paths"`
 	Failures []failureReport `json:"failures,omitempty"`
 	Segments []string        `json:"segments,omitempty"`
-	Stages   []stage         `json:"stages"`
+	Stages   []cli.Stage     `json:"stages"`
 
 	mu       sync.Mutex
 	revision string
@@ -137,16 +140,7 @@ func (r *report) built(built []discover.Built, dryRun bool) error {
 	if len(failed) == 0 {
 		return nil
 	}
-	return fmt.Errorf("%s failed: %s", ui.Count(len(failed), "output"), firstFew(failed))
-}
-
-// firstFew joins a list, cut short where it would be tiresome.
-func firstFew(list []string) string {
-	const few = 5
-	if len(list) <= few {
-		return strings.Join(list, ", ")
-	}
-	return fmt.Sprintf("%s and %d more", strings.Join(list[:few], ", "), len(list)-few)
+	return fmt.Errorf("%s failed: %s", ui.Count(len(failed), "output"), ui.Few(failed))
 }
 
 func (r *report) plan(p *closure.Plan) {
@@ -202,6 +196,8 @@ func (r *report) failures() error {
 		"what does not refer to them is published; the next run sends the rest"))...)
 }
 
+func (r *report) pinned(p index.Publication) { r.Pin, r.PinKeep = p.Pin, p.PinKeep }
+
 func (r *report) committed(res index.Result) {
 	r.Committed = res.Committed
 	for _, e := range append(res.Incomplete, res.Lost...) {
@@ -212,7 +208,7 @@ func (r *report) committed(res index.Result) {
 	}
 }
 
-func (r *report) finish(stages []stage, err error) {
+func (r *report) finish(stages []cli.Stage, err error) {
 	r.Stages = stages
 	slices.SortFunc(r.Paths, func(a, b pathReport) int { return strings.Compare(a.Path, b.Path) })
 	r.Status = "done"
@@ -222,16 +218,6 @@ func (r *report) finish(stages []stage, err error) {
 			r.Status = "partly"
 		}
 	}
-}
-
-func (r *report) writeJSON(w io.Writer) error {
-	e := json.NewEncoder(w)
-	e.SetEscapeHTML(false)
-	e.SetIndent("", "  ")
-	if err := e.Encode(r); err != nil {
-		return fmt.Errorf("writing the result: %w", err)
-	}
-	return nil
 }
 
 // text is the summary for people.
@@ -265,6 +251,13 @@ func (r *report) text() string {
 	if rows != nil {
 		b.WriteString(ui.Table([]string{"", "paths", "NAR size", ""}, rows))
 	}
+	if r.Pin != "" {
+		stay := "newest stays"
+		if r.PinKeep > 1 {
+			stay = fmt.Sprintf("newest %d stay", r.PinKeep)
+		}
+		fmt.Fprintf(&b, "pinned: %s (the %s until gc --unpin %s)\n", r.Pin, stay, r.Pin)
+	}
 	var times []string
 	for _, s := range r.Stages {
 		times = append(times, fmt.Sprintf("%s %.1f s", s.Name, s.Seconds))
@@ -297,7 +290,7 @@ func (r *report) outputsText() string {
 		}
 	}
 	for _, reason := range slices.Sorted(maps.Keys(left)) {
-		s += "\n" + reason + ": " + firstFew(left[reason])
+		s += "\n" + reason + ": " + ui.Few(left[reason])
 	}
 	return s
 }

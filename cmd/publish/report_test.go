@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/org/nixoci-action/discover"
+	"github.com/org/nixoci-action/internal/cli"
 	"github.com/org/nixoci-action/internal/hint"
 	"github.com/org/nixoci-action/internal/nix"
 	"github.com/org/nixoci-action/upload"
@@ -15,6 +16,7 @@ import (
 func TestSummary(t *testing.T) {
 	r := &report{
 		Cache: "ghcr.io/o/r/nix-cache", Closure: total{Paths: 1234, NarSize: 5_600_000_000},
+		Pin: "prod", PinKeep: 2,
 		OnUpstream: total{Paths: 1200, NarSize: 5_000_000_000}, InCache: total{Paths: 30, NarSize: 500_000_000}, New: total{Paths: 4, NarSize: 100_000_000},
 	}
 	r.discovered(discover.Result{Skipped: []discover.Skipped{
@@ -31,7 +33,7 @@ func TestSummary(t *testing.T) {
 	for i := range 4 {
 		r.uploaded(upload.Result{Info: nix.PathInfo{Path: fmt.Sprint(i), NarSize: 25_000_000}, Sent: 10_000_000})
 	}
-	r.finish([]stage{{"build", 12.34}}, err)
+	r.finish([]cli.Stage{{Name: "build", Seconds: 12.34}}, err)
 	want := `outputs: 4 found, 1 built, 2 failed, 1 skipped
 failed (build failed): packages.x86_64-linux.bad
 failed (evaluation error): packages.x86_64-linux."a.b"
@@ -41,6 +43,7 @@ closure               1,234    5.6 GB
 on upstream caches    1,200    5.0 GB
 in the cache already     30    500 MB
 uploaded                  4    100 MB  40.0 MB compressed (40 %)
+pinned: prod (the newest 2 stay until gc --unpin prod)
 time: build 12.3 s
 cache: ghcr.io/o/r/nix-cache`
 	if got := r.text(); got != want {

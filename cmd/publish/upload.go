@@ -37,7 +37,7 @@ func (p *publisher) inCache(base *index.Snapshot, want *closure.Path) bool {
 
 // upload puts what the plan says into the cache, and records the publication.
 func (p *publisher) upload(ctx context.Context, plan *closure.Plan, base *index.Snapshot, roots []root) error {
-	defer p.stages.start("upload")()
+	defer p.stages.Start("upload")()
 	onUpstream := map[string]bool{}
 	for _, d := range plan.Decisions {
 		if d.Kind == closure.KindOnUpstream || d.Kind == closure.KindBelow {
@@ -204,7 +204,12 @@ func (p *publisher) close(ctx context.Context, w *index.Writer, base *index.Snap
 		defer cancel()
 		return w.Close(ctx, nil)
 	}
+	p.complete = p.complete && len(p.report.unsent) == 0
+	if p.cfg.Pin != "" && !p.complete {
+		p.msg.Warn(fmt.Errorf("not pinned as %s, because not all of it is published; what was pinned before stays", p.cfg.Pin))
+	}
 	pub := p.publication(roots)
+	p.report.pinned(pub)
 	if base.Published(pub, time.Now().Add(-index.PinAfter)) {
 		return w.Close(ctx, nil)
 	}

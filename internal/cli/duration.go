@@ -18,7 +18,7 @@ func ParseDuration(s string) (time.Duration, error) {
 	short := s
 	if strings.HasPrefix(s, "P") {
 		parts := iso8601.FindStringSubmatch(s)
-		if parts == nil || strings.HasSuffix(s, "P") || strings.HasSuffix(s, "T") {
+		if parts == nil || strings.HasSuffix(s, "T") {
 			return 0, notDuration(s)
 		}
 		if parts[1] != "" {
@@ -37,7 +37,7 @@ func ParseDuration(s string) (time.Duration, error) {
 			continue
 		}
 		n, err := strconv.ParseUint(count, 10, 31)
-		if err != nil || n > uint64((math.MaxInt64-total)/unit.length) {
+		if err != nil || time.Duration(n) > (math.MaxInt64-total)/unit.length {
 			return 0, notDuration(s)
 		}
 		total, rest = total+time.Duration(n)*unit.length, after

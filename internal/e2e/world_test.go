@@ -31,7 +31,7 @@ func TestMain(m *testing.M) {
 	}
 	bin = dir
 	// with the race detector, as the tests themselves
-	out, err := exec.Command("go", "build", "-race", "-o", dir+"/", "../../cmd/publish", "../../cmd/proxy").CombinedOutput()
+	out, err := exec.Command("go", "build", "-race", "-o", dir+"/", "../../cmd/publish", "../../cmd/proxy", "../../cmd/gc").CombinedOutput()
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "building the commands: %v\n%s", err, out)
 		os.Exit(1)
@@ -94,6 +94,8 @@ type result struct {
 		NarSize, FileSize int64
 	}
 	Committed, Repeated int
+	Pin                 string
+	PinKeep             int
 	Paths               []struct {
 		Path, Reason string
 		NarSize      int64

@@ -158,7 +158,7 @@ func TestReadBlob(t *testing.T) {
 			f := newFake(t, tt.rules...)
 			d := f.put(data)
 			r := f.open()
-			if _, err := r.connect(t.Context()); err != nil {
+			if _, err := r.connect(t.Context(), r.session); err != nil {
 				t.Fatal(err)
 			}
 			got, err := ReadBlob(within(t, 10*time.Second), r, digestOf(t, d), tt.size)

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -38,6 +39,7 @@ type fake struct {
 
 	mu        sync.Mutex
 	auth      bool // ask for tokens
+	keepsTags bool // of a manifest that is deleted
 	token     int  // the valid one
 	log       []string
 	rules     []*rule
@@ -98,7 +100,7 @@ func quick(t testing.TB, cache string, o Options) *remote {
 	}
 	r := repo.(*remote)
 	r.retry = retryPolicy{tries: 4, base: 4 * time.Millisecond, max: 20 * time.Millisecond}
-	r.small, r.chunk = 64<<10, 32<<10
+	r.small, r.chunk, r.deletePatience = 64<<10, 32<<10, 0
 	return r
 }
 
@@ -214,6 +216,8 @@ func (f *fake) serve(w http.ResponseWriter, r *http.Request, k string) {
 		f.manifests[last], f.manifests[sha(b)], f.types[sha(b)] = b, b, r.Header.Get("Content-Type")
 		f.mu.Unlock()
 		w.WriteHeader(http.StatusCreated)
+	case "DELETE manifest":
+		f.serveDelete(w, last)
 	case "GET tags":
 		f.mu.Lock()
 		tags := []string{}
@@ -232,6 +236,22 @@ func (f *fake) serve(w http.ResponseWriter, r *http.Request, k string) {
 		f.t.Errorf("the registry got an unexpected request: %s %s", r.Method, r.URL)
 		w.WriteHeader(http.StatusTeapot)
 	}
+}
+
+// serveDelete deletes a manifest and its tags, as most registries do.
+func (f *fake) serveDelete(w http.ResponseWriter, ref string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	b, ok := f.manifests[ref]
+	if !ok {
+		fail(w, http.StatusNotFound, "MANIFEST_UNKNOWN", "manifest unknown")
+		return
+	}
+	delete(f.manifests, ref)
+	if ref == sha(b) && !f.keepsTags {
+		maps.DeleteFunc(f.manifests, func(_ string, m []byte) bool { return sha(m) == ref })
+	}
+	w.WriteHeader(http.StatusAccepted)
 }
 
 // state is in every upload's location, and must come back as it was.
@@ -284,8 +304,9 @@ func (f *fake) serveToken(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusUnauthorized, "UNAUTHORIZED", "authentication required")
 		return
 	}
-	if want := "repository:" + fakeRepo + ":push,pull"; !slices.Contains(r.URL.Query()["scope"], want) {
-		f.t.Errorf("got scopes %q, want %q", r.URL.Query()["scope"], want)
+	want := "repository:" + fakeRepo + ":push,pull"
+	if scopes := r.URL.Query()["scope"]; !slices.Contains(scopes, want) && !slices.Contains(scopes, want+",delete") {
+		f.t.Errorf("got scopes %q, want %q", scopes, want)
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()

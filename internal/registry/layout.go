@@ -88,9 +88,9 @@ func (l *layout) prepare(ctx context.Context) error {
 	if err := os.MkdirAll(l.blobs(), 0o755); err != nil { //nolint:gosec // a cache is there to be read
 		return l.fail(err)
 	}
-	unlock, err := lock(ctx, filepath.Join(l.dir, lockName), l.lockTimeout)
+	unlock, err := l.lock(ctx)
 	if err != nil {
-		return l.fail(err)
+		return err
 	}
 	defer unlock()
 	for _, f := range []struct{ name, content string }{
@@ -214,39 +214,87 @@ func (l *layout) Manifest(ctx context.Context, ref string) (Manifest, error) {
 }
 
 func (l *layout) PutManifest(ctx context.Context, tag string, m Manifest) (v1.Hash, error) {
-	// as strict as a good registry: nothing that a manifest names is missing
+	if err := l.prepare(ctx); err != nil {
+		return v1.Hash{}, err
+	}
+	var desc v1.Descriptor
+	err := l.update(ctx, func(idx *v1.IndexManifest) error {
+		// as strict as a good registry: nothing that a manifest names is
+		// missing; and under the lock, so that no collector takes it meanwhile
+		missing, err := l.missing(ctx, blobsOf(m))
+		if err != nil {
+			return err
+		}
+		if missing != nil {
+			return &MissingBlobsError{Digests: missing, Err: fmt.Errorf("writing manifest %s into %s", tag, l.dir)}
+		}
+		if desc, err = l.PutBlob(ctx, m.Raw); err != nil {
+			return err
+		}
+		desc.MediaType = types.MediaType(m.MediaType)
+		desc.Annotations = map[string]string{tagAnnotation: tag}
+		idx.Manifests = append(slices.DeleteFunc(idx.Manifests, tagged(tag)), desc)
+		return nil
+	})
+	return desc.Digest, err
+}
+
+func (l *layout) missing(ctx context.Context, blobs []v1.Hash) ([]v1.Hash, error) {
 	var missing []v1.Hash
-	for _, d := range blobsOf(m) {
+	for _, d := range blobs {
 		if _, err := l.BlobSize(ctx, d); errors.Is(err, ErrNotFound) {
 			missing = append(missing, d)
 		} else if err != nil {
-			return v1.Hash{}, err
+			return nil, err
 		}
 	}
-	if missing != nil {
-		return v1.Hash{}, &MissingBlobsError{Digests: missing, Err: fmt.Errorf("writing manifest %s into %s", tag, l.dir)}
+	return missing, nil
+}
+
+// DeleteManifest removes it from index.json. Its blob stays for Collect.
+func (l *layout) DeleteManifest(ctx context.Context, tag string, digest v1.Hash) error {
+	unwanted := func(d v1.Descriptor) bool {
+		t := d.Annotations[tagAnnotation]
+		return d.Digest == digest && (t == "" || t == tag)
 	}
-	desc, err := l.PutBlob(ctx, m.Raw)
-	if err != nil {
-		return v1.Hash{}, err
+	idx, err := l.index()
+	if err != nil || !slices.ContainsFunc(idx.Manifests, unwanted) {
+		return err
 	}
-	desc.MediaType = types.MediaType(m.MediaType)
-	desc.Annotations = map[string]string{tagAnnotation: tag}
-	unlock, err := lock(ctx, filepath.Join(l.dir, lockName), l.lockTimeout)
+	return l.update(ctx, func(idx *v1.IndexManifest) error {
+		idx.Manifests = slices.DeleteFunc(idx.Manifests, unwanted)
+		return nil
+	})
+}
+
+// Untagged lists nothing: to Collect, a manifest that index.json does not name
+// is a blob like any other.
+func (l *layout) Untagged(context.Context, time.Time) ([]v1.Hash, error) { return nil, nil }
+
+// update changes index.json, which nobody else does meanwhile.
+func (l *layout) update(ctx context.Context, change func(*v1.IndexManifest) error) error {
+	unlock, err := l.lock(ctx)
 	if err != nil {
-		return v1.Hash{}, l.fail(err)
+		return err
 	}
 	defer unlock()
 	idx, err := l.index()
 	if err != nil {
-		return v1.Hash{}, err
+		return err
 	}
-	idx.Manifests = append(slices.DeleteFunc(idx.Manifests, tagged(tag)), desc)
+	if err := change(&idx); err != nil {
+		return err
+	}
 	b, err := json.Marshal(idx)
 	if err != nil {
-		return v1.Hash{}, err
+		return err
 	}
-	return desc.Digest, l.fail(writeFile(filepath.Join(l.dir, indexName), b))
+	return l.fail(writeFile(filepath.Join(l.dir, indexName), b))
+}
+
+func (l *layout) lock(ctx context.Context) (unlock func(), err error) {
+	unlock, err = lock(ctx, filepath.Join(l.dir, lockName), l.lockTimeout)
+	return unlock, l.fail(err)
 }
 
 func (l *layout) Tags(context.Context) ([]string, error) {

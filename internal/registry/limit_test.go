@@ -89,7 +89,7 @@ func TestRetryAfterStopsAll(t *testing.T) {
 			}
 			f.rules = append(f.rules, &rule{kind: "POST upload", times: 1000, answer: note})
 			r := f.open()
-			if _, err := r.connect(t.Context()); err != nil {
+			if _, err := r.connect(t.Context(), r.session); err != nil {
 				t.Fatal(err)
 			}
 			if _, err := r.startUpload(t.Context()); err == nil {

@@ -22,11 +22,17 @@ type Options struct {
 	// Transport sends the HTTP requests; nil means one of its own, with
 	// connections enough for parallel transfers.
 	Transport http.RoundTripper
+	// GitHubAPI is the base URL of GitHub's REST API, which deletes what is on
+	// ghcr.io; "" means https://api.github.com. It gets the password that
+	// Keychain has for ghcr.io, as its token.
+	GitHubAPI string
 	// UserAgent names the program to the registry.
 	UserAgent string
 	// Logger receives requests at debug level and retries at warn level; nil
 	// discards them.
 	Logger *slog.Logger
+
+	ghcr string // the host that is taken for ghcr.io, in tests
 }
 
 // layoutScheme marks a cache in a local directory, plainScheme one in a

@@ -2,6 +2,7 @@ package registry
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,7 +13,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 )
@@ -28,9 +28,12 @@ type remote struct {
 	small int // blobs up to this many bytes go up in one PUT
 	chunk int // size of the pieces where streams are refused
 
-	connecting chan struct{}               // holds a token during the handshake
-	client     atomic.Pointer[http.Client] // nil until the handshake succeeds
-	chunked    atomic.Bool                 // this registry refuses streams
+	deletePatience time.Duration
+
+	session  *session    // for everything but deleting
+	deleting *session    // registries have a right of its own for it
+	chunked  atomic.Bool // this registry refuses streams
+	packages *packages   // of ghcr.io; nil elsewhere
 }
 
 var _ Repository = (*remote)(nil)
@@ -56,12 +59,18 @@ func newRemote(repo name.Repository, o Options) *remote {
 		next = t
 	}
 	r := &remote{
-		repo: repo, opts: o, retry: defaultRetry, small: bufferSize, chunk: chunkSize,
-		limit:      &limiter{next: &stallGuard{next: next, limit: stallTimeout}},
-		connecting: make(chan struct{}, 1),
+		repo: repo, opts: o, retry: defaultRetry, small: bufferSize, chunk: chunkSize, deletePatience: deletePatience,
+		limit: &limiter{next: &stallGuard{next: next, limit: stallTimeout}},
+	}
+	r.session, r.deleting = newSession(transport.PullScope), newSession(transport.DeleteScope, transport.PushScope)
+	if o.Push {
+		r.session = newSession(transport.PushScope)
 	}
 	if repo.RegistryStr() == ghcrHost {
 		r.limit.rate = ghcrRate()
+	}
+	if host := cmp.Or(o.ghcr, ghcrHost); repo.RegistryStr() == host {
+		r.packages = newPackages(r)
 	}
 	return r
 }
@@ -75,37 +84,6 @@ func (r *remote) String() string {
 
 // Requests returns how many HTTP requests have been sent so far.
 func (r *remote) Requests() int64 { return r.limit.requests.Load() }
-
-// connect makes the handshake: one ping, and a token where one is asked for.
-func (r *remote) connect(ctx context.Context) (*http.Client, error) {
-	select {
-	case r.connecting <- struct{}{}:
-		defer func() { <-r.connecting }()
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	}
-	if c := r.client.Load(); c != nil {
-		return c, nil
-	}
-	auth := authn.Anonymous
-	if r.opts.Keychain != nil {
-		var err error
-		if auth, err = authn.Resolve(ctx, r.opts.Keychain, r.repo); err != nil {
-			return nil, permanentError{fmt.Errorf("reading the registry's credentials: %w", err)}
-		}
-	}
-	scope := transport.PullScope
-	if r.opts.Push {
-		scope = transport.PushScope
-	}
-	t, err := transport.NewWithContext(ctx, r.repo.Registry, auth, transport.NewUserAgent(r.limit, r.opts.UserAgent), []string{r.repo.Scope(scope)})
-	if err != nil {
-		return nil, err
-	}
-	c := &http.Client{Transport: t, CheckRedirect: checkRedirect}
-	r.client.Store(c)
-	return c, nil
-}
 
 // checkRedirect follows redirects of reads, to the registry's storage; an
 // upload must not turn into a GET.
@@ -127,16 +105,18 @@ type request struct {
 	data   []byte
 	stream *stream
 	accept []int
+	delete bool // with the right to delete
 }
 
 // send makes one try. The caller closes the response's body.
 func (r *remote) send(ctx context.Context, q request) (*http.Response, error) {
-	client := r.client.Load()
-	if client == nil {
-		var err error
-		if client, err = r.connect(ctx); err != nil {
-			return nil, present(err)
-		}
+	session := r.session
+	if q.delete {
+		session = r.deleting
+	}
+	client, err := r.connect(ctx, session)
+	if err != nil {
+		return nil, present(err)
 	}
 	req, err := http.NewRequestWithContext(ctx, q.method, q.url.String(), bytes.NewReader(q.data))
 	if err != nil {

@@ -191,7 +191,7 @@ func TestRequests(t *testing.T) {
 				}
 			}
 			r := f.open()
-			if _, err := r.connect(t.Context()); err != nil {
+			if _, err := r.connect(t.Context(), r.session); err != nil {
 				t.Fatal(err)
 			}
 			f.log = nil
@@ -308,7 +308,7 @@ func TestHTTP2(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			r := f.open()
 			r.chunk = 1 << 20
-			if _, err := r.connect(t.Context()); err != nil {
+			if _, err := r.connect(t.Context(), r.session); err != nil {
 				t.Fatal(err)
 			}
 			f.mu.Lock()

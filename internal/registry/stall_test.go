@@ -29,6 +29,7 @@ var operations = []struct {
 		_, err := r.PutManifest(ctx, "v1", Manifest{MediaType: "x/y", Raw: []byte("{}")})
 		return err
 	}},
+	{"delete", "DELETE manifest", func(ctx context.Context, r Repository, d v1.Hash) error { return r.DeleteManifest(ctx, "v1", d) }},
 	{"blob size", "HEAD blob", func(ctx context.Context, r Repository, d v1.Hash) error { _, err := r.BlobSize(ctx, d); return err }},
 	{"blob", "GET blob", func(ctx context.Context, r Repository, d v1.Hash) error { _, err := r.Blob(ctx, d, 0, -1); return err }},
 	{"read blob", "GET blob", func(ctx context.Context, r Repository, d v1.Hash) error {

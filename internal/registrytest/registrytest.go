@@ -45,9 +45,21 @@ type Distribution struct {
 
 const program = "docker-registry"
 
-// NewDistribution starts distribution with an empty storage folder. Without
-// the program the test is skipped; in CI it fails.
+// NewDistribution starts distribution with an empty storage folder; it deletes
+// what it is asked to. Without the program the test is skipped; in CI it fails.
 func NewDistribution(tb testing.TB) *Distribution {
+	tb.Helper()
+	return newDistribution(tb, true)
+}
+
+// NewUndeleting starts a distribution that deletes nothing, which is its
+// default.
+func NewUndeleting(tb testing.TB) *Distribution {
+	tb.Helper()
+	return newDistribution(tb, false)
+}
+
+func newDistribution(tb testing.TB, deletes bool) *Distribution {
 	tb.Helper()
 	if _, err := exec.LookPath(program); err != nil {
 		Missing(tb, program+" is not installed (on Debian: apt-get install docker-registry)")
@@ -59,10 +71,10 @@ func NewDistribution(tb testing.TB) *Distribution {
 log: {level: error, accesslog: {disabled: true}}
 storage:
   filesystem: {rootdirectory: %s}
-  delete: {enabled: true}
+  delete: {enabled: %t}
   maintenance: {uploadpurging: {enabled: false}}
 http: {addr: %s}
-`, d.Dir, d.Addr)
+`, d.Dir, deletes, d.Addr)
 	if err := os.WriteFile(d.config, []byte(conf), 0o600); err != nil {
 		tb.Fatal(err)
 	}

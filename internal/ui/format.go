@@ -80,6 +80,15 @@ func Count(n int, noun string) string {
 	return Number(n) + " " + noun + "s"
 }
 
+// Few joins a list, cut short where it would be tiresome.
+func Few(list []string) string {
+	const few = 5
+	if len(list) <= few {
+		return strings.Join(list, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(list[:few], ", "), len(list)-few)
+}
+
 // Table aligns rows in columns, two spaces apart, a line each. A column whose
 // cells all start with a digit (or are "" or "-") is aligned to the right;
 // header, if not nil, is the first line and does not count for that.

@@ -29,6 +29,14 @@ func TestDuration(t *testing.T) {
 	}
 }
 
+func TestFew(t *testing.T) {
+	for want, list := range map[string][]string{"": nil, "a": {"a"}, "a, b, c, d, e": {"a", "b", "c", "d", "e"}, "a, b, c, d, e and 2 more": {"a", "b", "c", "d", "e", "f", "g"}} {
+		if got := Few(list); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
+
 func TestCount(t *testing.T) {
 	for n, want := range map[int]string{0: "0 paths", 1: "1 path", 2: "2 paths", 999: "999 paths", 1000: "1,000 paths", 1234567: "1,234,567 paths"} {
 		if got := Count(n, "path"); got != want {

@@ -1,0 +1,172 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/internal/cli"
+	"github.com/org/nixoci-action/internal/hint"
+	"github.com/org/nixoci-action/internal/nix"
+	"github.com/org/nixoci-action/internal/registry"
+	"github.com/org/nixoci-action/internal/ui"
+)
+
+// collector is one run of the command.
+type collector struct {
+	cfg   config
+	msg   *ui.Messages
+	log   *slog.Logger
+	nix   *nix.Client
+	cache *index.Cache
+
+	report report
+	stages cli.Stopwatch
+}
+
+// collect does what cfg asks for and prints the report. Its error carries the
+// exit status.
+func collect(ctx context.Context, cfg config, getenv func(string) string, stdout, stderr io.Writer) error {
+	c, done, err := newCollector(cfg, getenv, stderr)
+	if err != nil {
+		return err
+	}
+	defer done()
+	err = c.run(ctx)
+	c.report.finish(c.stages.Stages(), err)
+	switch {
+	case cfg.JSON:
+		err = errors.Join(err, cli.WriteJSON(stdout, &c.report))
+	case cfg.DryRun && c.report.planned:
+		if _, werr := io.WriteString(stdout, ui.Text(c.report.planText())); werr != nil {
+			err = errors.Join(err, fmt.Errorf("writing the plan: %w", werr))
+		}
+	}
+	if c.report.Result != nil {
+		c.msg.Printf("%s", c.report.text())
+	}
+	return err
+}
+
+func newCollector(cfg config, getenv func(string) string, stderr io.Writer) (*collector, func(), error) {
+	msg := ui.New(stderr, getenv)
+	level := slog.LevelWarn
+	if cfg.Verbose {
+		level = slog.LevelDebug
+	}
+	nixLog := msg.Log()
+	log := msg.Logger(level)
+	repo, err := registry.Open(cfg.Cache, registry.Options{
+		Push:      !cfg.DryRun,
+		Keychain:  cli.Keychain(),
+		UserAgent: "nixoci-action/" + cli.Version(),
+		Logger:    log,
+	})
+	if err != nil {
+		return nil, nil, cli.WithStatus(err, cli.ExitUsage)
+	}
+	dir := cfg.CacheDir
+	if cfg.DryRun {
+		dir = "" // a dry run writes nothing anywhere
+	}
+	return &collector{
+		cfg: cfg, msg: msg, log: log,
+		nix:    nix.New(nix.Options{Env: os.Environ(), Stderr: nixLog, Logger: log}),
+		cache:  index.Open(repo, index.Options{Dir: dir, Logger: log}),
+		report: newReport(repo.String(), cfg, time.Now()),
+	}, func() { nixLog.Close() }, nil
+}
+
+// run plans and carries out the plan. Nothing is changed before all is known
+// that is to be kept.
+func (c *collector) run(ctx context.Context) error {
+	if c.cfg.Delay < safeDelay {
+		c.msg.Warn(fmt.Errorf("--delay %s: publishers and readers that run at the same time may miss paths; use it only when nothing else uses the cache",
+			cli.FormatDuration(c.cfg.Delay)))
+	}
+	base, keep, err := c.inputs(ctx)
+	if err != nil {
+		return explain(err)
+	}
+	if err := checkPins(c.cfg.Unpin, base.Publications()); err != nil {
+		return cli.WithStatus(err, cli.ExitUsage)
+	}
+	end := c.stages.Start("plan")
+	plan, err := base.Plan(index.PlanOptions{
+		Now: c.report.now, Keep: keep, Unpin: c.cfg.Unpin, Delay: c.cfg.Delay,
+		Retention: index.Retention{Last: c.cfg.KeepLast, Branches: c.cfg.Branches, Age: c.cfg.Retention, PullRequests: c.cfg.PRRetention},
+	})
+	end()
+	if err != nil {
+		return explain(err)
+	}
+	c.report.plan(plan)
+	if c.cfg.DryRun {
+		return nil
+	}
+	if base.Digest() == "" && len(base.Segments()) == 0 {
+		c.msg.Printf("the cache %s is empty", c.report.Cache)
+		return nil
+	}
+	defer c.stages.Start("collect")()
+	c.msg.Printf("removing %s of %s, %s", ui.Number(plan.Removed.Paths), ui.Count(plan.Removed.Paths+plan.Kept.Paths, "path"), ui.Bytes(plan.Removed.FileSize))
+	collected, err := c.cache.Collect(ctx, plan)
+	c.report.collected(collected)
+	return c.report.failure(explain(err))
+}
+
+// read reads the cache index.
+func (c *collector) read(ctx context.Context) (*index.Snapshot, error) {
+	defer c.stages.Start("read")()
+	base, err := c.cache.Sweep(ctx)
+	switch {
+	case err != nil:
+		return nil, err
+	case base.Foreign():
+		return nil, index.ErrForeign
+	}
+	return base, nil
+}
+
+// explain adds hints to what the index reports.
+func explain(err error) error {
+	var tooNew *index.TooNewError
+	switch {
+	case errors.Is(err, index.ErrForeign):
+		return hint.Wrap(err, "publish into it once: that adopts it")
+	case errors.As(err, &tooNew):
+		return hint.Wrap(err, "use a newer version of nixoci-action")
+	}
+	return err
+}
+
+// checkPins finds names that pin nothing: a pin that is spelled wrong would
+// stay.
+func checkPins(names []string, pubs []index.Publication) error {
+	var pins []string
+	for _, p := range pubs {
+		if p.Pin != "" {
+			pins = append(pins, p.Pin)
+		}
+	}
+	slices.Sort(pins)
+	pins = slices.Compact(pins)
+	there := "there are none"
+	if len(pins) > 0 {
+		there = "there are " + strings.Join(pins, ", ")
+	}
+	var errs []error
+	for _, n := range names {
+		if !slices.Contains(pins, n) {
+			errs = append(errs, fmt.Errorf("--unpin %q: nothing is pinned under this name; %s", n, there))
+		}
+	}
+	return errors.Join(errs...)
+}

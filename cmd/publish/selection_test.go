@@ -1,0 +1,61 @@
+package main
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/org/nixoci-action/discover"
+)
+
+func TestSelection(t *testing.T) {
+	t.Parallel()
+	const hash = "00000000000000000000000000000000-"
+	paths := func(names ...string) (roots []root) {
+		for _, n := range names {
+			roots = append(roots, root{path: "/nix/store/" + hash + n})
+		}
+		return roots
+	}
+	actions := []string{"GITHUB_ACTIONS", "true", "GITHUB_WORKFLOW", "CI & more", "GITHUB_JOB", "build", "GITHUB_WORKSPACE", "/work/repo"}
+	for _, tc := range []struct {
+		name  string
+		c     config
+		roots []root
+		env   []string
+		want  string
+	}{
+		{name: "a whole flake", c: config{Flake: "."}, roots: paths("x-1")},
+		{name: "the default kinds", c: config{Flake: ".", Kinds: discover.DefaultKinds()}},
+		{name: "kinds", c: config{Flake: ".", Kinds: []discover.Kind{discover.Packages, discover.Checks, discover.Packages}}, want: "kind=checks&kind=packages"},
+		{
+			name: "globs", c: config{Flake: ".", Include: []string{"b", "a.*", "b"}, Exclude: []string{"z"}, DenyUnfree: true},
+			want: "deny-unfree=true&exclude=z&include=a.%2A&include=b",
+		},
+		{
+			name: "store paths", roots: paths("nixos-system-host-24.05", "hello-2.12.1", "hello-2.10", "a-b-c", "gtk+-3.24-dev", "x-"),
+			want: "package=a-b-c&package=gtk%2B&package=hello&package=nixos-system-host&package=x-",
+		},
+		{name: "no store path", roots: []root{{path: "/nix/store/x"}}},
+		{name: "a job", c: config{Flake: "/work/repo/config"}, env: actions, want: "flake=.%2Fconfig&job=build&workflow=CI+%26+more"},
+		{name: "not in Actions", c: config{Flake: "/work/repo/config"}, env: actions[2:]},
+		{
+			name: "a revision", c: config{Flake: "github:o/r/" + strings.Repeat("0a", 20) + "?dir=x&narHash=sha256-ab%2Bc=&y=z"}, env: actions[:2],
+			want: "flake=github%3Ao%2Fr%2F%2A%3Fdir%3Dx%26narHash%3D%2A%26y%3Dz&job=&workflow=",
+		},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			if got := selection(tc.c, tc.roots, env(tc.env...)); got != tc.want {
+				t.Errorf("got %s, want %s", got, tc.want)
+			}
+		})
+	}
+	var many []string
+	for i := range 200 {
+		many = append(many, strings.Repeat("x", i+1))
+	}
+	a, b := selection(config{}, paths(many...), env()), selection(config{}, paths(many[1:]...), env())
+	if len(a) > maxSelection || !strings.HasPrefix(a, "sha256:") || a == b {
+		t.Errorf("got %s and %s, want two hashes", a, b)
+	}
+}

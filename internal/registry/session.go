@@ -1,0 +1,75 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"sync/atomic"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+)
+
+// session is a client with a token for one scope.
+type session struct {
+	scopes     []string                    // the first that is granted
+	connecting chan struct{}               // holds a token during the handshake
+	client     atomic.Pointer[http.Client] // nil until the handshake succeeds
+}
+
+func newSession(scopes ...string) *session {
+	return &session{scopes: scopes, connecting: make(chan struct{}, 1)}
+}
+
+// connect makes the handshake, unless it has been made: one ping, and a token
+// where one is asked for.
+func (r *remote) connect(ctx context.Context, s *session) (*http.Client, error) {
+	if c := s.client.Load(); c != nil {
+		return c, nil
+	}
+	select {
+	case s.connecting <- struct{}{}:
+		defer func() { <-s.connecting }()
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	if c := s.client.Load(); c != nil {
+		return c, nil
+	}
+	auth, err := r.credentials(ctx)
+	if err != nil {
+		return nil, err
+	}
+	t, err := r.handshake(ctx, auth, s.scopes)
+	if err != nil {
+		return nil, err
+	}
+	c := &http.Client{Transport: t, CheckRedirect: checkRedirect}
+	s.client.Store(c)
+	return c, nil
+}
+
+func (r *remote) credentials(ctx context.Context) (authn.Authenticator, error) {
+	if r.opts.Keychain == nil {
+		return authn.Anonymous, nil
+	}
+	auth, err := authn.Resolve(ctx, r.opts.Keychain, r.repo)
+	if err != nil {
+		return nil, permanentError{fmt.Errorf("reading the registry's credentials: %w", err)}
+	}
+	return auth, nil
+}
+
+// handshake asks for each scope in turn: quay answers 400 to one that it does
+// not know, where others grant what they do know.
+func (r *remote) handshake(ctx context.Context, auth authn.Authenticator, scopes []string) (t http.RoundTripper, err error) {
+	for _, scope := range scopes {
+		t, err = transport.NewWithContext(ctx, r.repo.Registry, auth, transport.NewUserAgent(r.limit, r.opts.UserAgent), []string{r.repo.Scope(scope)})
+		var te *transport.Error
+		if !errors.As(err, &te) || transientStatus(te.StatusCode) {
+			break
+		}
+	}
+	return t, err
+}
