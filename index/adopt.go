@@ -142,9 +142,9 @@ func (s *Snapshot) ours() *Snapshot {
 	return newSnapshot(s.digest, segmentList{retired: s.retired}, slices.Delete(slices.Clone(s.segments), i, i+1), nil)
 }
 
-// errOverwritten tells that nixcache-oci has written the root, and that
-// something there is not in a segment yet.
-var errOverwritten = errors.New("nixcache-oci has written the cache index meanwhile")
+// errOverwritten tells that the root has something that the one to be written
+// would not have.
+var errOverwritten = errors.New("others have written the cache index meanwhile")
 
 // toAdopt returns what is missing before the root of nixcache-oci that s shows
 // may be overwritten, and whether anything is.

@@ -101,7 +101,7 @@ func (s SegmentInfo) same(o SegmentInfo) bool { return s.Manifest == o.Manifest 
 // writes the root. What nixcache-oci has written there is adopted first.
 func (w *Writer) writeRoot(ctx context.Context) error {
 	for try := 0; ; try++ {
-		s, err := w.mergeRoot(ctx)
+		s, err := w.mergeRoot(ctx, try >= settleTries/2)
 		if !errors.Is(err, errOverwritten) || try == settleTries {
 			return err
 		}
@@ -115,8 +115,10 @@ func (w *Writer) writeRoot(ctx context.Context) error {
 }
 
 // mergeRoot writes the root, unless the one there, which is in the snapshot if
-// it was read, has to be adopted: then its error is errOverwritten.
-func (w *Writer) mergeRoot(ctx context.Context) (*Snapshot, error) {
+// it was read, has to be adopted: then its error is errOverwritten. In a cache
+// that nixcache-oci knows of it is so, too, if another root is there in the
+// end; if hasty, one of ours does not count, which others can repair.
+func (w *Writer) mergeRoot(ctx context.Context, hasty bool) (*Snapshot, error) {
 	c := w.cache
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -144,7 +146,7 @@ func (w *Writer) mergeRoot(ctx context.Context) (*Snapshot, error) {
 		return s, err
 	}
 	if s.foreign || list.Config.CompatIndex.said() {
-		list.over = s.digest
+		list.over, list.hasty = s.digest, hasty
 	}
 	digest, err := w.putRoot(ctx, list, s.stub)
 	if err != nil {
@@ -172,22 +174,21 @@ func (w *Writer) mayAdopt(s, ours *Snapshot) error {
 	return nil
 }
 
-// overwritten is errOverwritten if the root is not over, but another one of
-// nixcache-oci: between reading the root and writing it nothing else can be
-// told of. A root of ours that was lost is found again.
-func (w *Writer) overwritten(ctx context.Context, over v1.Hash) error {
-	if over == (v1.Hash{}) {
+// overwritten is errOverwritten if list must not be written over the root that
+// is there now.
+func (w *Writer) overwritten(ctx context.Context, list *segmentList) error {
+	if list.over == (v1.Hash{}) {
 		return nil
 	}
 	m, err := w.cache.repo.Manifest(ctx, RootTag)
-	if errors.Is(err, registry.ErrNotFound) || err == nil && m.Digest == over {
+	if errors.Is(err, registry.ErrNotFound) || err == nil && m.Digest == list.over {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
 	layers, err := rootLayers(m)
-	if err == nil && layers.foreign.Size > 0 {
+	if err == nil && (layers.foreign.Size > 0 || !list.hasty) {
 		return errOverwritten
 	}
 	return err
@@ -268,7 +269,7 @@ func (w *Writer) putRoot(ctx context.Context, list segmentList, oldStub v1.Hash)
 			return v1.Hash{}, err
 		}
 	}
-	if err := w.overwritten(ctx, list.over); err != nil {
+	if err := w.overwritten(ctx, &list); err != nil {
 		return v1.Hash{}, err
 	}
 	digest, err := repo.PutManifest(ctx, RootTag, m)
@@ -279,7 +280,7 @@ func (w *Writer) putRoot(ctx context.Context, list segmentList, oldStub v1.Hash)
 				return v1.Hash{}, err
 			}
 		}
-		if err := w.overwritten(ctx, list.over); err != nil {
+		if err := w.overwritten(ctx, &list); err != nil {
 			return v1.Hash{}, err
 		}
 		digest, err = repo.PutManifest(ctx, RootTag, m)
