@@ -67,6 +67,7 @@ func newCollector(cfg config, getenv func(string) string, stderr io.Writer) (*co
 		Push:      !cfg.DryRun,
 		Keychain:  cli.Keychain(),
 		UserAgent: "nixoci-action/" + cli.Version(),
+		GitHubAPI: getenv("GITHUB_API_URL"),
 		Logger:    log,
 	})
 	if err != nil {
