@@ -125,7 +125,7 @@ func (c *Cache) read(ctx context.Context, sweep bool) (*Snapshot, error) {
 	for _, r := range list.retired {
 		delete(c.swept, r.Tag)
 	}
-	if c.current != nil && digest == c.current.digest && sameSegments(c.swept, c.current.extra) {
+	if c.current != nil && digest == c.current.digest && sameSegments(c.swept, c.current.extra) && slices.EqualFunc(list.Segments, c.current.listed, SegmentInfo.same) {
 		if c.current.retired == nil && list.retired != nil {
 			// the same, but for what only a writer needs to know
 			s := *c.current

@@ -380,9 +380,13 @@ func TestCollectLostTag(t *testing.T) {
 	if _, err := c.Collect(ctx, p); err != nil {
 		t.Fatal(err)
 	}
-	s = sweep(t, repo)
-	has(t, s, b)
-	lacks(t, s, a)
+	if s, err = c.Sweep(ctx); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range []*Snapshot{s, sweep(t, repo)} {
+		has(t, s, b)
+		lacks(t, s, a)
+	}
 	publishAt(t, repo, 0, "refs/heads/main", a)
 	has(t, sweep(t, repo), a, b)
 }
