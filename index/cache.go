@@ -111,8 +111,8 @@ func (c *Cache) read(ctx context.Context, sweep bool) (*Snapshot, error) {
 		// what we have written before it was overwritten shows in the tags only
 		sweep = true
 	}
-	if list.skipped > 0 {
-		c.opts.Logger.Warn("nixcache-oci's index has entries that cannot be used", "entries", list.skipped)
+	if len(list.skipped) > 0 {
+		c.opts.Logger.Warn("nixcache-oci's index has entries that cannot be used", "entries", len(list.skipped))
 	}
 	if sweep {
 		if err := c.sweep(ctx, &list); err != nil {
@@ -138,7 +138,7 @@ func (c *Cache) read(ctx context.Context, sweep bool) (*Snapshot, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.adopt(s)
+	c.remember(s)
 	return s, nil
 }
 
@@ -146,8 +146,8 @@ func sameSegments(a map[string]SegmentInfo, b []SegmentInfo) bool {
 	return len(a) == len(b) && !slices.ContainsFunc(b, func(s SegmentInfo) bool { return a[s.Tag].Manifest != s.Manifest })
 }
 
-// adopt makes s the current snapshot and keeps it on disk.
-func (c *Cache) adopt(s *Snapshot) {
+// remember makes s the current snapshot and keeps it on disk.
+func (c *Cache) remember(s *Snapshot) {
 	c.current = s
 	live := map[v1.Hash]*segment{}
 	for _, seg := range s.segments {

@@ -3,6 +3,7 @@ package index
 import (
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/nix-community/go-nix/pkg/narinfo/signature"
 
@@ -19,6 +20,40 @@ type Config struct {
 	Priority int `json:"priority,omitempty"`
 	// Upstreams are the caches on which the references of entries may be.
 	Upstreams []string `json:"upstreams,omitempty"`
+	// CompatIndex says whether nixcache-oci's readers are served, too.
+	CompatIndex CompatIndex `json:"compatIndex,omitzero"`
+}
+
+// CompatIndex says whether the root carries the whole index in nixcache-oci's
+// format. The zero value says nothing, which means no.
+type CompatIndex struct {
+	On bool `json:"on"`
+	// Time is when it was said: the latest word counts. Segments are no order
+	// of words, because merged ones repeat old ones.
+	Time time.Time `json:"time"`
+}
+
+// said reports whether anybody has chosen.
+func (c CompatIndex) said() bool { return !c.Time.IsZero() }
+
+// merge returns the later word, in whichever order they are given.
+func (c CompatIndex) merge(d CompatIndex) CompatIndex {
+	if n := d.Time.Compare(c.Time); n > 0 || n == 0 && d.On {
+		return d
+	}
+	return c
+}
+
+// after returns what is left to say when old has been said: nothing, or a word
+// that counts, whatever the clocks were.
+func (c CompatIndex) after(old CompatIndex) CompatIndex {
+	switch {
+	case !c.said() || c.On == old.On:
+		return CompatIndex{}
+	case !c.Time.After(old.Time):
+		c.Time = old.Time.Add(time.Second)
+	}
+	return c
 }
 
 // merge adds what a later writer says: lists grow, single values change.
@@ -29,6 +64,7 @@ func (c Config) merge(later Config) Config {
 	if later.Priority != 0 {
 		c.Priority = later.Priority
 	}
+	c.CompatIndex = c.CompatIndex.merge(later.CompatIndex)
 	c.PublicKeys = union(c.PublicKeys, later.PublicKeys)
 	c.Upstreams = union(c.Upstreams, later.Upstreams)
 	return c

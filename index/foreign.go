@@ -39,11 +39,11 @@ type foreignEntry struct {
 }
 
 // parseForeign makes a segment of nixcache-oci's index, so that it is read like
-// any other. Entries that no Nix could use are left out, and counted.
-func parseForeign(blob []byte) (seg *segment, skipped int, err error) {
+// any other. Entries that no Nix could use are left out; skipped are their hash parts.
+func parseForeign(blob []byte) (seg *segment, skipped []string, err error) {
 	var idx foreignIndex
 	if err := json.Unmarshal(blob, &idx); err != nil || idx.Version != 1 || idx.Entries == nil {
-		return nil, 0, ErrForeign
+		return nil, nil, ErrForeign
 	}
 	h := Header{Version: formatVersion, MinReader: formatVersion}
 	if idx.PublicKey != "" {
@@ -59,7 +59,7 @@ func parseForeign(blob []byte) (seg *segment, skipped int, err error) {
 			h.Config.StoreDir = e.Path.Dir // its index does not say
 		}
 		if err != nil || e.Path.HashPart != hashPart || e.Path.Dir != h.Config.storeDir() {
-			skipped++
+			skipped = append(skipped, hashPart)
 			continue
 		}
 		entries = append(entries, e)
@@ -130,5 +130,5 @@ func nixBase32(s string) (string, error) {
 }
 
 // Foreign reports whether the cache's root is that of nixcache-oci. Such a
-// cache can be read, not written.
+// cache can be read; before it can be written to, Adopt must take it over.
 func (s *Snapshot) Foreign() bool { return s.foreign }

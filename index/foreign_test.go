@@ -39,6 +39,20 @@ func putForeign(t *testing.T, repo registry.Repository, idx map[string]any) {
 	}
 }
 
+// foreignIndexOf is nixcache-oci's index of entries, with their times.
+func foreignIndexOf(entries ...Entry) map[string]any {
+	m := map[string]any{}
+	for _, e := range entries {
+		m[e.Path.HashPart] = map[string]any{
+			"name": e.Path.Name, "narinfo": e.Narinfo(), "nar_digest": e.NAR.Blob.String(), "nar_size": e.NAR.BlobSize,
+			"added": e.Added.UTC().Format(time.RFC3339),
+		}
+	}
+	return map[string]any{"version": 1, "repo": "o/r", "entries": m, "gc_roots": []string{}, "public_key": foreignKey}
+}
+
+const foreignKey = "k-1:KfkQg/uPdyL8LgT8v2igbxY2zG5MuLqz1WHmWbX0J1A="
+
 // A cache of nixcache-oci is read as it is. What nobody could use of it is
 // left out, and nothing is written to it.
 func TestForeignCacheIsRead(t *testing.T) {
@@ -51,7 +65,7 @@ func TestForeignCacheIsRead(t *testing.T) {
 			return map[string]any{"name": e.Path.Name, "narinfo": narinfo, "nar_digest": e.NAR.Blob.String(), "nar_size": e.NAR.BlobSize, "added": "2026-01-02T03:04:05Z"}
 		}
 		idx := map[string]any{
-			"version": 1, "gc_roots": []string{}, "public_key": "k-1:KfkQg/uPdyL8LgT8v2igbxY2zG5MuLqz1WHmWbX0J1A=",
+			"version": 1, "gc_roots": []string{}, "public_key": foreignKey,
 			"entries": map[string]any{
 				a.Path.HashPart:                    entry(a, a.Narinfo()),
 				b.Path.HashPart:                    entry(b, b.Narinfo()+"SomethingNew: 1\n"),

@@ -80,8 +80,8 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// missing reports whether the root lacks one of this writer's segments that is
-// not known to be settled.
+// missing reports whether the root is not ours, or lacks one of this writer's
+// segments that is not known to be settled.
 func (w *Writer) missing(ctx context.Context) (bool, error) {
 	digest, list, err := readRoot(ctx, w.cache.repo, w.root, false)
 	switch {
@@ -89,6 +89,8 @@ func (w *Writer) missing(ctx context.Context) (bool, error) {
 		return true, nil
 	case err != nil || digest == w.root:
 		return false, err
+	case list.foreign != nil:
+		return true, nil
 	}
 	return slices.ContainsFunc(w.unsettled, func(s SegmentInfo) bool { return !slices.ContainsFunc(list.Segments, s.same) }), nil
 }
@@ -96,8 +98,25 @@ func (w *Writer) missing(ctx context.Context) (bool, error) {
 func (s SegmentInfo) same(o SegmentInfo) bool { return s.Manifest == o.Manifest }
 
 // writeRoot merges what the registry shows with this writer's segments and
-// writes the root.
+// writes the root. What nixcache-oci has written there is adopted first.
 func (w *Writer) writeRoot(ctx context.Context) error {
+	for try := 0; ; try++ {
+		s, err := w.mergeRoot(ctx)
+		if !errors.Is(err, errOverwritten) || try == settleTries {
+			return err
+		}
+		if !s.foreign { // since s was read
+			continue
+		}
+		if err := w.adopt(ctx, s); err != nil {
+			return fmt.Errorf("adopting what nixcache-oci has published: %w", err)
+		}
+	}
+}
+
+// mergeRoot writes the root, unless the one there, which is in the snapshot if
+// it was read, has to be adopted: then its error is errOverwritten.
+func (w *Writer) mergeRoot(ctx context.Context) (*Snapshot, error) {
 	c := w.cache
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -106,10 +125,14 @@ func (w *Writer) writeRoot(ctx context.Context) error {
 	}
 	s, err := c.read(ctx, true)
 	if err != nil {
-		return fmt.Errorf("reading the cache index again: %w", err)
+		return nil, fmt.Errorf("reading the cache index again: %w", err)
 	}
-	if s.foreign { // overwritten meanwhile; what we wrote is durable
-		return ErrForeign
+	ours := s
+	if s.foreign {
+		ours = s.ours()
+		if err := w.mayAdopt(s, ours); err != nil {
+			return s, err
+		}
 	}
 	// where another writer has merged a segment of ours into its own, there is
 	// nothing left to wait for
@@ -117,12 +140,57 @@ func (w *Writer) writeRoot(ctx context.Context) error {
 		return slices.ContainsFunc(s.retired, func(r Retired) bool { return r.Manifest == own.Manifest })
 	})
 	list := segmentList{Segments: s.Segments(), retired: w.retired(s), Config: s.config.merge(w.opts.Config)}
+	if list.compat, err = w.compat(ours, list.Config); err != nil {
+		return s, err
+	}
+	if s.foreign || list.Config.CompatIndex.said() {
+		list.over = s.digest
+	}
 	digest, err := w.putRoot(ctx, list, s.stub)
+	if err != nil {
+		return s, err
+	}
+	w.root = digest
+	if s.foreign {
+		ours.digest, ours.config, ours.retired = digest, list.Config, list.retired
+		ours.stub, _, err = v1.SHA256(bytes.NewReader(list.compat))
+		c.remember(ours)
+	}
+	return s, err
+}
+
+// mayAdopt is errOverwritten if something is left to adopt, and another error
+// if that cannot be.
+func (w *Writer) mayAdopt(s, ours *Snapshot) error {
+	theirs := s.segments[s.theirs()]
+	if dir := theirs.header.Config.storeDir(); len(theirs.lines) > 0 && len(ours.segments) > 0 && dir != ours.config.storeDir() {
+		return fmt.Errorf("%w, for the store directory %s", ErrForeign, dir)
+	}
+	if _, missing := w.toAdopt(s); missing {
+		return errOverwritten
+	}
+	return nil
+}
+
+// overwritten is errOverwritten if the root is not over, but another one of
+// nixcache-oci: between reading the root and writing it nothing else can be
+// told of. A root of ours that was lost is found again.
+func (w *Writer) overwritten(ctx context.Context, over v1.Hash) error {
+	if over == (v1.Hash{}) {
+		return nil
+	}
+	m, err := w.cache.repo.Manifest(ctx, RootTag)
+	if errors.Is(err, registry.ErrNotFound) || err == nil && m.Digest == over {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
-	w.root = digest
-	return nil
+	layers, err := rootLayers(m)
+	if err == nil && layers.foreign.Size > 0 {
+		return errOverwritten
+	}
+	return err
 }
 
 // maxOldRoots is how many old roots a root names. Collectors of registries take
@@ -149,28 +217,10 @@ func (w *Writer) retired(s *Snapshot) []Retired {
 	return rs
 }
 
-// compatIndex is the first layer of the root: an empty index in the format of
-// nixcache-oci, so that its readers find a cache without entries instead of an
-// error.
-type compatIndex struct {
-	Version   int            `json:"version"`
-	Entries   map[string]any `json:"entries"`
-	GCRoots   []string       `json:"gc_roots"`
-	PublicKey string         `json:"public_key"`
-}
-
-// putRoot writes a root. There is no stub to upload if the last root had the
-// same, which is nearly always.
+// putRoot writes a root. The first layer is not uploaded if the last root had
+// the same, which for the stub is nearly always.
 func (w *Writer) putRoot(ctx context.Context, list segmentList, oldStub v1.Hash) (v1.Hash, error) {
-	repo := w.cache.repo
-	stub := compatIndex{Version: 1, Entries: map[string]any{}, GCRoots: []string{}}
-	if len(list.Config.PublicKeys) > 0 {
-		stub.PublicKey = list.Config.PublicKeys[0]
-	}
-	stubBytes, err := json.Marshal(stub)
-	if err != nil {
-		return v1.Hash{}, err
-	}
+	repo, stubBytes := w.cache.repo, list.compat
 	listBytes, err := encodeSegmentList(list)
 	if err != nil {
 		return v1.Hash{}, err
@@ -218,6 +268,9 @@ func (w *Writer) putRoot(ctx context.Context, list segmentList, oldStub v1.Hash)
 			return v1.Hash{}, err
 		}
 	}
+	if err := w.overwritten(ctx, list.over); err != nil {
+		return v1.Hash{}, err
+	}
 	digest, err := repo.PutManifest(ctx, RootTag, m)
 	var missing *registry.MissingBlobsError
 	if errors.As(err, &missing) { // collected, or never there
@@ -225,6 +278,9 @@ func (w *Writer) putRoot(ctx context.Context, list segmentList, oldStub v1.Hash)
 			if _, err := repo.PutBlob(ctx, b); err != nil {
 				return v1.Hash{}, err
 			}
+		}
+		if err := w.overwritten(ctx, list.over); err != nil {
+			return v1.Hash{}, err
 		}
 		digest, err = repo.PutManifest(ctx, RootTag, m)
 	}

@@ -35,7 +35,7 @@ const (
 )
 
 // ErrForeign tells that the repository's cache-index was written by another
-// program. It is left alone.
+// program. It is left alone, unless that is nixcache-oci: see Adopt.
 var ErrForeign = errors.New("the repository holds an index of another program")
 
 // SegmentInfo is what the root says of a segment: enough to fetch its entries
@@ -74,11 +74,16 @@ type segmentList struct {
 	retired []Retired
 	// foreign are the entries of nixcache-oci's index; nil for a root of ours.
 	foreign *segment
-	skipped int // entries of it that cannot be used
+	skipped []string // hash parts of entries there that cannot be used
 
 	// stub is the digest of the root's first layer, as far as it is known to
 	// be in the repository.
 	stub v1.Hash
+
+	// For writing: compat is the root's first layer; over, unless it is zero,
+	// the digest of the only root of nixcache-oci that may be overwritten.
+	compat []byte
+	over   v1.Hash
 }
 
 func newManifest(artifactType string, layers []v1.Descriptor, created time.Time) (registry.Manifest, error) {

@@ -22,6 +22,7 @@ type Snapshot struct {
 	listed   []SegmentInfo // by the root
 	extra    []SegmentInfo // found by a sweep, unknown to the root
 	foreign  bool          // one of the segments is nixcache-oci's index
+	skipped  []string      // hash parts of entries there that cannot be used
 
 	entries map[[storepath.HashPartLen]byte]position
 	removed map[[storepath.HashPartLen]byte]int64 // see Removal
@@ -39,7 +40,10 @@ func newSnapshot(digest v1.Hash, list segmentList, segments []*segment, extra []
 		}
 		return strings.Compare(a.info.Tag, b.info.Tag)
 	})
-	s := &Snapshot{digest: digest, stub: list.stub, segments: segments, retired: list.retired, listed: list.Segments, extra: extra, foreign: list.foreign != nil}
+	s := &Snapshot{
+		digest: digest, stub: list.stub, segments: segments, retired: list.retired, listed: list.Segments, extra: extra,
+		foreign: list.foreign != nil, skipped: list.skipped,
+	}
 	n := 0
 	for _, seg := range segments {
 		n += len(seg.lines)

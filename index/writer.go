@@ -61,13 +61,29 @@ type Writer struct {
 	unsettled  []SegmentInfo    // those written that a root may still lack
 	root       v1.Hash          // the last root this writer wrote
 	deleted    map[v1.Hash]bool // manifests that a root need not list as retired any more
-	emptyDone  bool             // the empty config blob is known to be there
+	adoption   adoption
+	warned     bool // of what the compat index leaves out
+	emptyDone  bool // the empty config blob is known to be there
 }
 
 // NewWriter returns a Writer that adds to what base shows. Other writers may
 // add to the cache meanwhile, and collections remove from it: an entry that is
 // older than PinAfter counts as there only once it has been added again.
 func (c *Cache) NewWriter(base *Snapshot, o WriterOptions) (*Writer, error) {
+	if err := o.Config.validate(); err != nil {
+		return nil, err
+	}
+	if base.foreign {
+		return nil, ErrForeign
+	}
+	if len(base.segments) > 0 && o.Config.storeDir() != base.config.storeDir() {
+		return nil, fmt.Errorf("the cache is for the store directory %s, not %s", base.config.storeDir(), o.Config.storeDir())
+	}
+	o.Config.CompatIndex = o.Config.CompatIndex.after(base.config.CompatIndex)
+	return c.newWriter(base, o), nil
+}
+
+func (c *Cache) newWriter(base *Snapshot, o WriterOptions) *Writer {
 	if o.CommitEvery <= 0 {
 		o.CommitEvery = 500
 	}
@@ -80,20 +96,11 @@ func (c *Cache) NewWriter(base *Snapshot, o WriterOptions) (*Writer, error) {
 	if o.OnUpstream == nil {
 		o.OnUpstream = func(string) bool { return false }
 	}
-	if err := o.Config.validate(); err != nil {
-		return nil, err
-	}
-	if base.foreign {
-		return nil, ErrForeign
-	}
-	if len(base.segments) > 0 && o.Config.storeDir() != base.config.storeDir() {
-		return nil, fmt.Errorf("the cache is for the store directory %s, not %s", base.config.storeDir(), o.Config.storeDir())
-	}
 	return &Writer{
 		cache: c, opts: o, base: base, opened: c.opts.Now(),
 		pending: map[string]Entry{}, committed: map[string]bool{}, last: c.opts.Now(),
-		emptyDone: c.prepared.Load() || len(base.segments) > 0,
-	}, nil
+		emptyDone: c.prepared.Load() || len(base.segments) > 0 && !base.foreign,
+	}
 }
 
 // Add takes an entry whose NAR is in the repository. It commits a segment when
@@ -130,6 +137,9 @@ type Result struct {
 	Lost []Entry
 	// Segments are the segments that were written.
 	Segments []SegmentInfo
+	// Adopted is what was taken over because nixcache-oci had written the
+	// root meanwhile.
+	Adopted Adopted
 }
 
 // Close commits what is complete, with the publication if one is given, and
@@ -138,6 +148,10 @@ type Result struct {
 // recorded.
 func (w *Writer) Close(ctx context.Context, p *Publication) (Result, error) {
 	err := w.commit(ctx, p)
+	if err == nil && len(w.written) == 0 && w.opts.Config.CompatIndex.said() {
+		// a word that stood in the root alone could be lost with it
+		err = w.writeSegment(ctx, nil, nil)
+	}
 	if err == nil && len(w.written) > 0 {
 		if err := w.compact(ctx); err != nil {
 			w.cache.opts.Logger.Warn("small segments were not merged; the next publish will try again", "error", err)
@@ -146,7 +160,7 @@ func (w *Writer) Close(ctx context.Context, p *Publication) (Result, error) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	r := Result{Committed: len(w.committed), Lost: w.lost, Segments: slices.Clone(w.written)}
+	r := Result{Committed: len(w.committed), Lost: w.lost, Segments: slices.Clone(w.written), Adopted: w.adoption.Adopted}
 	for _, e := range w.pending {
 		r.Incomplete = append(r.Incomplete, e)
 	}
@@ -244,12 +258,16 @@ func (w *Writer) available(hashPart string) bool {
 func (w *Writer) batches() [][]Entry {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	order := w.complete()
+	return divide(w.complete(), w.opts.SegmentLayers)
+}
+
+// divide cuts entries into batches of at most so many blobs.
+func divide(order []Entry, maxLayers int) [][]Entry {
 	var out [][]Entry
 	blobs := map[v1.Hash]bool{}
 	start := 0
 	for i, e := range order {
-		if !blobs[e.NAR.Blob] && len(blobs) == w.opts.SegmentLayers {
+		if !blobs[e.NAR.Blob] && len(blobs) == maxLayers {
 			out = append(out, order[start:i])
 			start, blobs = i, map[v1.Hash]bool{}
 		}
@@ -263,15 +281,19 @@ func (w *Writer) batches() [][]Entry {
 
 // complete returns the pending entries whose closure is available, references
 // first.
-func (w *Writer) complete() []Entry {
+func (w *Writer) complete() []Entry { return closed(w.pending, w.available) }
+
+// closed returns those of the entries, by hash part, whose references are among
+// them, closed as well, or available; references first.
+func closed(entries map[string]Entry, available func(hashPart string) bool) []Entry {
 	const visiting, yes, no = 1, 2, 3
-	state := make(map[string]int, len(w.pending))
+	state := make(map[string]int, len(entries))
 	var order []Entry
 	var visit func(hashPart string) bool
 	visit = func(hashPart string) bool {
-		e, ok := w.pending[hashPart]
+		e, ok := entries[hashPart]
 		if !ok {
-			return w.available(hashPart)
+			return available(hashPart)
 		}
 		switch state[hashPart] {
 		case yes, visiting: // a reference to itself
@@ -290,7 +312,7 @@ func (w *Writer) complete() []Entry {
 		order = append(order, e)
 		return true
 	}
-	for k := range w.pending {
+	for k := range entries {
 		visit(k)
 	}
 	return order

@@ -127,13 +127,21 @@ func (c *collector) run(ctx context.Context) error {
 func (c *collector) read(ctx context.Context) (*index.Snapshot, error) {
 	defer c.stages.Start("read")()
 	base, err := c.cache.Sweep(ctx)
-	switch {
-	case err != nil:
-		return nil, err
-	case base.Foreign():
+	if err != nil || !base.Foreign() {
+		return base, err
+	}
+	if len(base.Segments()) == 0 {
 		return nil, index.ErrForeign
 	}
-	return base, nil
+	if c.cfg.DryRun {
+		return base, nil
+	}
+	// nixcache-oci has written over a root of ours
+	base, adopted, err := c.cache.Adopt(ctx, index.AdoptOptions{})
+	if err == nil {
+		c.msg.Printf("taken over from nixcache-oci: %s", ui.Count(adopted.Paths, "path"))
+	}
+	return base, err
 }
 
 // explain adds hints to what the index reports.

@@ -33,6 +33,7 @@ type config struct {
 	KeyText      string // secret
 	Compression  string
 	Level        int
+	CompatIndex  string // compatAuto, compatOn or compatOff
 	Jobs         int
 	DryRun       bool
 	JSON         bool
@@ -61,6 +62,13 @@ var command = &cli.Command{
 
 const noUpstream = "none"
 
+// Values of --compat-index.
+const (
+	compatAuto = "auto"
+	compatOn   = "on"
+	compatOff  = "off"
+)
+
 // pinName is what can be typed, and stand in a URL or a file's name.
 var pinName = regexp.MustCompile(`^[A-Za-z0-9._/-]{1,128}$`)
 
@@ -83,6 +91,7 @@ func parseConfig(args []string, getenv func(string) string) (config, error) {
 	f.Strings(&c.KeyFiles, "sign-key-file", nil, "`FILE` with a secret key to sign with")
 	f.Choice(&c.Compression, "compression", []string{"zstd", "xz", "none"}, "`HOW` to compress NARs: zstd, xz or none")
 	f.Int(&c.Level, "compression-level", 3, "zstd's compression level, `1..22`")
+	f.Choice(&c.CompatIndex, "compat-index", []string{compatAuto, compatOn, compatOff}, "`WHETHER` nixcache-oci's proxy can use the cache, too: on or off from now on, or auto for as it was")
 	f.Int(&c.Jobs, "jobs", 0, "`NUMBER` of uploads at a time (default: twice the processors, at least 4)")
 	f.Bool(&c.DryRun, "dry-run", "show what would be done, and write and build nothing")
 	f.Bool(&c.JSON, "json", "print the result as JSON on standard output")

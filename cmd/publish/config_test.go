@@ -26,7 +26,7 @@ func TestParseConfig(t *testing.T) {
 	home := []string{"HOME", "/home/u"}
 	defaults := config{
 		Cache: "oci:/home/u/.local/share/nixoci/cache", Flake: ".", Upstreams: []string{"https://cache.nixos.org"},
-		PinKeep: 1, Compression: "zstd", Level: 3, CacheDir: "/home/u/.cache/nixoci",
+		PinKeep: 1, Compression: "zstd", Level: 3, CompatIndex: "auto", CacheDir: "/home/u/.cache/nixoci",
 	}
 	with := func(change func(*config)) config {
 		c := defaults

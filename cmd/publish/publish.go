@@ -159,21 +159,17 @@ func (p *publisher) partly(err error) error {
 	return cli.WithStatus(err, cli.ExitPartly)
 }
 
-// open reads the cache index and makes sure that the cache can be written to.
+// open reads the cache index, makes sure that the cache can be written to, and
+// takes it over if it is nixcache-oci's.
 func (p *publisher) open(ctx context.Context) (*index.Snapshot, error) {
-	base, err := p.read(ctx)
-	if err != nil || p.cfg.DryRun {
-		return base, err
-	}
-	return base, p.cache.Prepare(ctx)
-}
-
-func (p *publisher) read(ctx context.Context) (*index.Snapshot, error) {
 	base, err := p.cache.Sweep(ctx)
-	if err == nil && base.Foreign() {
-		return nil, index.ErrForeign
+	if err == nil && !p.cfg.DryRun {
+		err = p.cache.Prepare(ctx)
 	}
-	return base, err
+	if err != nil {
+		return nil, err
+	}
+	return p.adopt(ctx, base)
 }
 
 // maxIndexAge is how old the index may be when paths are chosen. What gc has
@@ -185,7 +181,11 @@ func (p *publisher) fresh(ctx context.Context, base *index.Snapshot, since time.
 	if time.Since(since) < maxIndexAge {
 		return base, nil
 	}
-	return p.read(ctx)
+	base, err := p.cache.Sweep(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return p.adopt(ctx, base)
 }
 
 // explain adds hints to what the index reports.

@@ -16,7 +16,7 @@ func TestIndexIsReadAgainAfterLong(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &publisher{cache: index.Open(repo, index.Options{})}
+	p := &publisher{cache: index.Open(repo, index.Options{}), cfg: config{CompatIndex: compatAuto}}
 	base, err := p.open(ctx)
 	if err != nil {
 		t.Fatal(err)

@@ -45,6 +45,9 @@ type report struct {
 	// Repeated ones among them, which only were made young again.
 	Committed int `json:"committed"`
 	Repeated  int `json:"repeated"`
+	// Adopted is what was taken over from nixcache-oci; in a dry run what would
+	// be, as far as the registry has it.
+	Adopted adoptReport `json:"adopted,omitzero"`
 	// Pin is the name that the publication is pinned under, PinKeep how many
 	// of that name are; empty if it is not pinned.
 	Pin     string `json:"pin,omitempty"`
@@ -61,6 +64,19 @@ type report struct {
 	complete bool // everything that was planned is in the cache
 	partial  bool // something went wrong, something is published
 	unsent   []error
+}
+
+// adoptReport names the paths that were left out, because their NAR is lost or
+// because they need one that is missing.
+type adoptReport struct {
+	total
+	Lost       []string `json:"lost,omitempty"`
+	Incomplete []string `json:"incomplete,omitempty"`
+}
+
+// IsZero reports whether there was nothing to take over.
+func (a adoptReport) IsZero() bool {
+	return a.total == total{} && len(a.Lost)+len(a.Incomplete) == 0
 }
 
 type total struct {
@@ -198,6 +214,19 @@ func (r *report) failures() error {
 
 func (r *report) pinned(p index.Publication) { r.Pin, r.PinKeep = p.Pin, p.PinKeep }
 
+// adopted may be called again, for what was found later.
+func (r *report) adopted(a index.Adopted) {
+	r.Adopted.Paths += a.Paths
+	r.Adopted.NarSize += a.NarSize
+	r.Adopted.FileSize += a.FileSize
+	for _, e := range a.Lost {
+		r.Adopted.Lost = append(r.Adopted.Lost, e.Path.String())
+	}
+	for _, e := range a.Incomplete {
+		r.Adopted.Incomplete = append(r.Adopted.Incomplete, e.Path.String())
+	}
+}
+
 func (r *report) committed(res index.Result) {
 	r.Committed = res.Committed
 	for _, e := range append(res.Incomplete, res.Lost...) {
@@ -226,6 +255,9 @@ func (r *report) text() string {
 	var rows [][]string
 	row := func(what string, t total, extra string) {
 		rows = append(rows, []string{what, ui.Number(t.Paths), ui.Bytes(t.NarSize), extra})
+	}
+	if r.Adopted.Paths > 0 {
+		row("taken over", r.Adopted.total, "from nixcache-oci")
 	}
 	if r.Closure.Paths > 0 {
 		row("closure", r.Closure, "")

@@ -65,7 +65,7 @@ func (p *publisher) upload(ctx context.Context, plan *closure.Plan, base *index.
 	var uploadErr error
 	var result index.Result
 	for try := 0; ; try++ {
-		uploadErr = p.send(ctx, w, todo)
+		uploadErr = p.send(ctx, w, todo, base)
 		result, err = p.close(ctx, w, base, roots)
 		if err != nil || len(result.Lost) == 0 || try == lostTries || ctx.Err() != nil {
 			break
@@ -77,6 +77,7 @@ func (p *publisher) upload(ctx context.Context, plan *closure.Plan, base *index.
 		}
 	}
 	p.report.committed(result)
+	p.adopted(result.Adopted)
 	if uploadErr == nil && err == nil && len(result.Incomplete)+len(result.Lost) > 0 && len(p.report.Failures) == 0 {
 		err = fmt.Errorf("%s not visible: something they refer to is missing", ui.Count(len(result.Incomplete)+len(result.Lost), "path"))
 	}
@@ -86,7 +87,7 @@ func (p *publisher) upload(ctx context.Context, plan *closure.Plan, base *index.
 
 // config is what this run adds to the cache's configuration.
 func (p *publisher) config(plan *closure.Plan) index.Config {
-	c := index.Config{PublicKeys: p.keys.PublicKeys(), Upstreams: p.report.Upstreams}
+	c := index.Config{PublicKeys: p.keys.PublicKeys(), Upstreams: p.report.Upstreams, CompatIndex: p.compatIndex()}
 	for _, r := range plan.Set.Roots() {
 		if r.Store.Dir != storepath.DefaultDir {
 			c.StoreDir = r.Store.Dir
@@ -130,7 +131,7 @@ func (p *publisher) reuse(ctx context.Context, w *index.Writer, paths []*closure
 	var todo []nix.PathInfo
 	for _, path := range paths {
 		same, ok := base.LookupNARHash(path.NarHash)
-		if !ok || same.NarSize != path.NarSize {
+		if !ok || same.NarSize != path.NarSize || same.NAR.Packed() && p.packBelow(base) < 0 {
 			todo = append(todo, path.PathInfo)
 			continue
 		}
@@ -148,7 +149,7 @@ func (p *publisher) reuse(ctx context.Context, w *index.Writer, paths []*closure
 }
 
 // send uploads NARs and adds their entries.
-func (p *publisher) send(ctx context.Context, w *index.Writer, todo []nix.PathInfo) error {
+func (p *publisher) send(ctx context.Context, w *index.Writer, todo []nix.PathInfo, base *index.Snapshot) error {
 	if len(todo) == 0 {
 		return nil
 	}
@@ -161,7 +162,7 @@ func (p *publisher) send(ctx context.Context, w *index.Writer, todo []nix.PathIn
 	bar.Start(len(todo), size)
 	defer bar.Finish()
 	failed, err := upload.Run(ctx, p.repo, todo, upload.Options{
-		Compression: p.cfg.Compression, Level: p.cfg.Level, Jobs: p.cfg.Jobs,
+		Compression: p.cfg.Compression, Level: p.cfg.Level, Jobs: p.cfg.Jobs, PackBelow: p.packBelow(base),
 		MaxBlobSize: registry.MaxBlobSize(p.cfg.Cache), Dump: p.nix.Dump, Progress: bar, Logger: p.log,
 	}, func(ctx context.Context, r upload.Result) error {
 		e, err := p.entry(r.Info)

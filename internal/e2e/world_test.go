@@ -94,9 +94,13 @@ type result struct {
 		NarSize, FileSize int64
 	}
 	Committed, Repeated int
-	Pin                 string
-	PinKeep             int
-	Paths               []struct {
+	Adopted             struct {
+		Paths            int
+		Lost, Incomplete []string
+	}
+	Pin     string
+	PinKeep int
+	Paths   []struct {
 		Path, Reason string
 		NarSize      int64
 	}

@@ -1,0 +1,301 @@
+package index
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/org/nixoci-action/internal/registry"
+	"github.com/org/nixoci-action/internal/storepath"
+)
+
+// AdoptOptions configures Adopt. The zero value works.
+type AdoptOptions struct {
+	// SegmentLayers is the largest number of NAR blobs in one segment; if
+	// less than or equal to 0, 2,000. Amazon ECR takes 499.
+	SegmentLayers int
+	// Config is merged into the cache's configuration. Of a cache that has no
+	// segments yet the compat index is on, unless Config says otherwise; of
+	// others it stays as it is.
+	Config Config
+	// Progress is told how many NARs of how many have been looked for, never
+	// concurrently; nil means nobody listens.
+	Progress func(checked, total int)
+}
+
+// Adopted tells what was taken over from nixcache-oci.
+type Adopted struct {
+	Total
+	// Lost are entries that were left out because the registry does not have
+	// their NAR, or has another one.
+	Lost []Entry
+	// Incomplete are entries that were left out because they refer to one
+	// that is Lost, or that cannot be used.
+	Incomplete []Entry
+	// Segments are the segments that were written.
+	Segments []SegmentInfo
+}
+
+// adoption is the state of taking over.
+type adoption struct {
+	Adopted
+	progress func(checked, total int)
+	left     map[entryKey]bool // Lost and Incomplete
+}
+
+// entryKey is a store path in one compressed form.
+type entryKey struct{ hashPart, fileHash string }
+
+func (e *Entry) key() entryKey { return entryKey{e.Path.HashPart, e.FileHash} }
+
+// Adopt reads the cache index as Sweep does, and takes over what nixcache-oci
+// has written into the root: it writes segments with the entries that no
+// segment has yet, oldest references first, and then the root. No NAR is sent.
+// It can be interrupted at any point and called again; until the root is
+// written, readers see nixcache-oci's index and the segments. The snapshot it
+// returns is not Foreign. If there is an error, Adopted tells what was done
+// until then.
+//
+// An entry whose NAR is certainly absent is left out, with those that refer to
+// it. References that nixcache-oci's index does not have are taken to be on an
+// upstream cache: its publisher leaves out nothing else.
+func (c *Cache) Adopt(ctx context.Context, o AdoptOptions) (*Snapshot, Adopted, error) {
+	s, err := c.Sweep(ctx)
+	if err != nil || !s.foreign {
+		return s, Adopted{}, err
+	}
+	if err := o.Config.validate(); err != nil {
+		return nil, Adopted{}, err
+	}
+	if len(s.Segments()) > 0 {
+		o.Config.CompatIndex = CompatIndex{}
+	}
+	w := c.newWriter(s, WriterOptions{SegmentLayers: o.SegmentLayers, Config: o.Config})
+	w.adoption.progress = o.Progress
+	w.committing.Lock()
+	defer w.committing.Unlock()
+	if err := w.writeRoot(ctx); err != nil {
+		return nil, w.adoption.Adopted, fmt.Errorf("taking over the cache of nixcache-oci: %w", err)
+	}
+	return c.snapshot(), w.adoption.Adopted, nil
+}
+
+// Adoptable counts the paths that Adopt would take over, as far as the registry
+// has their NARs.
+func (s *Snapshot) Adoptable() Total {
+	var t Total
+	for _, e := range s.unadopted() {
+		t.count(e)
+	}
+	return t
+}
+
+func (t *Total) count(e Entry) {
+	t.Paths++
+	t.NarSize += e.NarSize
+	t.FileSize += e.NAR.Size
+}
+
+// unadopted returns the entries of nixcache-oci's index that count and that no
+// segment has, or none that says how young they are: a path that its publisher
+// has sent again is wanted, as if one of ours had repeated it.
+func (s *Snapshot) unadopted() []Entry {
+	if !s.foreign {
+		return nil
+	}
+	theirs := s.theirs()
+	ours := map[entryKey]Entry{} // the youngest
+	var todo []Entry
+	s.each(func(p position, line []byte) {
+		k, _, _, _ := linePrefix(line)
+		if winner, ok := s.entries[[storepath.HashPartLen]byte(k)]; !ok || int(winner.segment) != theirs {
+			return // superseded, or collected
+		}
+		e, ok := s.at(p, true)
+		switch {
+		case !ok:
+		case int(p.segment) == theirs:
+			todo = append(todo, e)
+		case !e.Added.Before(ours[e.key()].Added):
+			ours[e.key()] = e
+		}
+	})
+	return slices.DeleteFunc(todo, func(e Entry) bool {
+		own, ok := ours[e.key()]
+		return ok && e.Added.Sub(own.Added) < PinAfter
+	})
+}
+
+// theirs is the position of nixcache-oci's index in a snapshot that is Foreign.
+func (s *Snapshot) theirs() int {
+	return slices.IndexFunc(s.segments, func(seg *segment) bool { return seg.info.Tag == "" })
+}
+
+// ours is a snapshot that is Foreign without nixcache-oci's index.
+func (s *Snapshot) ours() *Snapshot {
+	i := s.theirs()
+	return newSnapshot(s.digest, segmentList{retired: s.retired}, slices.Delete(slices.Clone(s.segments), i, i+1), nil)
+}
+
+// errOverwritten tells that nixcache-oci has written the root, and that
+// something there is not in a segment yet.
+var errOverwritten = errors.New("nixcache-oci has written the cache index meanwhile")
+
+// toAdopt returns what is missing before the root of nixcache-oci that s shows
+// may be overwritten, and whether anything is.
+func (w *Writer) toAdopt(s *Snapshot) ([]Entry, bool) {
+	todo := slices.DeleteFunc(s.unadopted(), func(e Entry) bool { return w.adoption.left[e.key()] })
+	// a cache without any path has a configuration, too
+	return todo, len(todo) > 0 || len(s.Segments()) == 0
+}
+
+// adopt writes segments with what only nixcache-oci's index has.
+func (w *Writer) adopt(ctx context.Context, s *Snapshot) error {
+	todo, _ := w.toAdopt(s)
+	lost, err := w.lostBlobs(ctx, todo)
+	if err != nil {
+		return err
+	}
+	h := Header{Config: w.adoptedConfig(s)}
+	for {
+		batches := divide(w.adoptable(s, todo, lost), w.opts.SegmentLayers)
+		if len(batches) == 0 && len(s.Segments())+len(w.written) == 0 {
+			batches = [][]Entry{nil}
+		}
+		todo, err = w.adoptBatches(ctx, h, batches)
+		var missing *registry.MissingBlobsError
+		if !errors.As(err, &missing) {
+			return err
+		}
+		known := len(lost)
+		for _, e := range todo {
+			if slices.Contains(missing.Digests, e.NAR.Blob) { // gone since we looked
+				lost[e.NAR] = true
+			}
+		}
+		if len(lost) == known {
+			return err
+		}
+	}
+}
+
+// adoptBatches writes a segment for each batch. It returns the entries of those
+// that are not written.
+func (w *Writer) adoptBatches(ctx context.Context, h Header, batches [][]Entry) ([]Entry, error) {
+	for i, batch := range batches {
+		c, err := newContent(batch)
+		if err != nil {
+			return nil, err
+		}
+		info, err := w.putSegment(ctx, h, c)
+		if err != nil {
+			return slices.Concat(batches[i:]...), err
+		}
+		for _, e := range batch {
+			w.adoption.count(e)
+		}
+		w.adoption.Segments = append(w.adoption.Segments, info)
+		w.cache.opts.Logger.Info("adopted", "segment", info.Tag, "entries", len(batch))
+	}
+	return nil, nil
+}
+
+// adoptedConfig is what the segments of an adoption say.
+func (w *Writer) adoptedConfig(s *Snapshot) Config {
+	c := s.segments[s.theirs()].header.Config.merge(w.opts.Config)
+	if len(s.Segments()) == 0 && !c.CompatIndex.said() {
+		c.CompatIndex = CompatIndex{On: true, Time: w.cache.opts.Now().UTC()}
+	}
+	return c
+}
+
+// adoptable returns the entries that can be adopted, references first, and
+// records the others.
+func (w *Writer) adoptable(s *Snapshot, todo []Entry, lost map[Location]bool) []Entry {
+	gone := map[string]bool{} // hash parts in the index that cannot be had
+	for _, k := range s.skipped {
+		gone[k] = true
+	}
+	theirs := s.segments[s.theirs()]
+	for i := range theirs.lines {
+		if k, _, _, _ := linePrefix(theirs.line(i)); !s.Has(string(k)) { // collected
+			gone[string(k)] = true
+		}
+	}
+	if w.adoption.left == nil {
+		w.adoption.left = map[entryKey]bool{}
+	}
+	for k := range w.adoption.left {
+		gone[k.hashPart] = true
+	}
+	rest := map[string]Entry{}
+	for _, e := range todo {
+		if lost[e.NAR] {
+			gone[e.Path.HashPart], w.adoption.left[e.key()] = true, true
+			w.adoption.Lost = append(w.adoption.Lost, e)
+			continue
+		}
+		rest[e.Path.HashPart] = e
+	}
+	own := s.ours()
+	order := closed(rest, func(hashPart string) bool { return !gone[hashPart] || own.Has(hashPart) })
+	for _, e := range order {
+		delete(rest, e.Path.HashPart)
+	}
+	for _, k := range slices.Sorted(maps.Keys(rest)) {
+		e := rest[k]
+		w.adoption.left[e.key()] = true
+		w.adoption.Incomplete = append(w.adoption.Incomplete, e)
+	}
+	return order
+}
+
+// lostBlobs asks the registry for the NARs of entries. It returns those that
+// are certainly not there, or have another size; if it could not be told of
+// one, an error.
+func (w *Writer) lostBlobs(ctx context.Context, entries []Entry) (map[Location]bool, error) {
+	nars := map[Location]bool{}
+	for _, e := range entries {
+		nars[e.NAR] = true
+	}
+	lost := map[Location]bool{}
+	checked := 0
+	var mu sync.Mutex
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(readJobs)
+	for nar := range nars {
+		g.Go(func() error {
+			size, err := w.cache.repo.BlobSize(gctx, nar.Blob)
+			if err != nil && !errors.Is(err, registry.ErrNotFound) {
+				return err
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil || size != nar.BlobSize {
+				lost[nar] = true
+			}
+			checked++
+			if w.adoption.progress != nil {
+				w.adoption.progress(checked, len(nars))
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil || len(lost) == 0 {
+		return lost, err
+	}
+	// A registry that denies what it has would have us throw everything away.
+	if err := w.putEmptyConfig(ctx); err != nil {
+		return nil, err
+	}
+	if _, err := w.cache.repo.BlobSize(ctx, emptyConfig.Digest); err != nil {
+		// the text, not the error: the blob is there
+		return nil, fmt.Errorf("the registry denies a blob that it has just taken: %v", err) //nolint:errorlint // see above
+	}
+	return lost, nil
+}

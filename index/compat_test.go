@@ -1,0 +1,360 @@
+package index
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/org/nixoci-action/internal/registry"
+)
+
+// firstLayer reads what nixcache-oci reads: the root's first layer.
+func firstLayer(t *testing.T, repo registry.Repository) (v1.Hash, []byte) {
+	t.Helper()
+	ctx := context.Background()
+	m, err := repo.Manifest(ctx, RootTag)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var im v1.Manifest
+	if err := json.Unmarshal(m.Raw, &im); err != nil {
+		t.Fatal(err)
+	}
+	b, err := registry.ReadBlob(ctx, repo, im.Layers[0].Digest, im.Layers[0].Size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return im.Layers[0].Digest, b
+}
+
+// compatNames are the names in the root's first layer.
+func compatNames(t *testing.T, repo registry.Repository) []string {
+	t.Helper()
+	_, b := firstLayer(t, repo)
+	var idx compatIndex
+	if err := json.Unmarshal(b, &idx); err != nil {
+		t.Fatal(err)
+	}
+	names := []string{}
+	for e := range maps.Values(idx.Entries) {
+		names = append(names, e.Name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+func compatIndexOf(on bool, at time.Time) Config {
+	return Config{CompatIndex: CompatIndex{On: on, Time: at}}
+}
+
+// What is written for nixcache-oci reads back as what it was made of.
+func TestCompatIndexReadsBack(t *testing.T) {
+	t.Parallel()
+	backends(t, func(t *testing.T, open func() registry.Repository) {
+		repo := open()
+		a := newEntry(t, repo, "a")
+		b := newEntry(t, repo, "b")
+		b.References = []string{a.Path.Base(), b.Path.Base(), "00000000000000000000000000000000-on-upstream"}
+		slices.Sort(b.References)
+		b.Signatures, b.Deriver, b.CA = []string{"k-1:" + strings.Repeat("A", 86) + "=="}, a.Path.Base(), "fixed:r:sha256:abc"
+		x := newEntry(t, repo, "x")
+		x.Compression = CompressionXZ
+		upstream := func(hashPart string) bool { return hashPart[0] == '0' }
+		conf := compatIndexOf(true, time.Now())
+		conf.PublicKeys = []string{foreignKey}
+		if r, err := publish(t, repo, WriterOptions{OnUpstream: upstream, Config: conf}, a, b, x); err != nil || r.Committed != 3 {
+			t.Fatalf("got %+v, %v", r, err)
+		}
+		_, raw := firstLayer(t, repo)
+		seg, skipped, err := parseForeign(raw)
+		if err != nil || len(skipped) != 0 {
+			t.Fatalf("got %v, %v", skipped, err)
+		}
+		ours, err := Open(repo, quick()).Refresh(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		theirs := newSnapshot(v1.Hash{}, segmentList{foreign: seg}, []*segment{seg}, nil)
+		if theirs.Len() != 3 || !slices.Equal(theirs.Config().PublicKeys, []string{foreignKey}) {
+			t.Errorf("got %d entries, %+v", theirs.Len(), theirs.Config())
+		}
+		for e := range ours.All {
+			if got, _ := theirs.Lookup(e.Path.HashPart); fmt.Sprint(got) != fmt.Sprint(e) {
+				t.Errorf("got\n%+v, want\n%+v", got, e)
+			}
+		}
+	})
+}
+
+// NARs in packs are left out, and what refers to them, and one warning counts
+// them.
+func TestCompatIndexLeavesOutPacks(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	repo := open(t, t.TempDir())
+	pack, err := repo.PutBlob(ctx, []byte("a pack of several NARs"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	packed := entryFor("packed", pack)
+	packed.NAR.Size = 5
+	needs := newEntry(t, repo, "needs", packed.Path.Base())
+	far := newEntry(t, repo, "far", needs.Path.Base())
+	alone := newEntry(t, repo, "alone")
+	var log bytes.Buffer
+	o := quick()
+	o.Logger = slog.New(slog.NewTextHandler(&log, nil))
+	c := Open(repo, o)
+	base, err := c.Sweep(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := c.NewWriter(base, WriterOptions{CommitEvery: 1, Config: compatIndexOf(true, time.Now())})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range []Entry{packed, needs, far, alone} {
+		if err := w.Add(ctx, e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := w.Close(ctx, nil); err != nil {
+		t.Fatal(err)
+	}
+	if got := compatNames(t, repo); !slices.Equal(got, []string{"alone"}) {
+		t.Errorf("got %v", got)
+	}
+	sees(t, repo, packed, needs, far, alone)
+	if n := strings.Count(log.String(), "nixcache-oci does not see"); n != 1 {
+		t.Errorf("got %d warnings:\n%s", n, log.String())
+	}
+}
+
+// Up to 5,000 paths, then none.
+func TestCompatIndexIsBounded(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	repo := open(t, t.TempDir())
+	desc, err := repo.PutBlob(ctx, []byte("one NAR for all"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var entries []Entry
+	for i := range maxCompatIndex {
+		entries = append(entries, entryFor(fmt.Sprint("p", i), desc))
+	}
+	var log bytes.Buffer
+	o := quick()
+	o.Logger = slog.New(slog.NewTextHandler(&log, nil))
+	add := func(entries ...Entry) {
+		t.Helper()
+		c := Open(repo, o)
+		base, err := c.Sweep(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w, err := c.NewWriter(base, WriterOptions{CommitEvery: 1 << 20, Config: compatIndexOf(true, time.Now())})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range entries {
+			if err := w.Add(ctx, e); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := w.Close(ctx, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	add(entries...)
+	if n := len(compatNames(t, repo)); n != maxCompatIndex || log.Len() > 0 {
+		t.Errorf("got %d entries\n%s", n, log.String())
+	}
+	add(entryFor("one-too-many", desc))
+	if n := len(compatNames(t, repo)); n != 0 || strings.Count(log.String(), "too large") != 1 {
+		t.Errorf("one more: got %d entries\n%s", n, log.String())
+	}
+	if s := sees(t, repo); s.Len() != maxCompatIndex+1 {
+		t.Errorf("got %d entries", s.Len())
+	}
+}
+
+// The latest word counts, for every later writer, also where nothing else is to
+// be written, where the root is lost, and where old words were merged last.
+func TestCompatIndexChoice(t *testing.T) {
+	t.Parallel()
+	backends(t, func(t *testing.T, open func() registry.Repository) {
+		repo := open()
+		now := time.Now().UTC().Truncate(time.Second)
+		n := 0
+		add := func() {
+			t.Helper()
+			n++
+			mustPublish(t, repo, newEntry(t, repo, fmt.Sprint("p", n)))
+		}
+		say := func(on bool, at time.Time) {
+			t.Helper()
+			if _, err := publish(t, repo, WriterOptions{Config: compatIndexOf(on, at)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want := func(what string, on bool) {
+			t.Helper()
+			if got := len(compatNames(t, repo)); got != map[bool]int{false: 0, true: n}[on] {
+				t.Errorf("%s: got %d of %d entries", what, got, n)
+			}
+			if s := sees(t, repo); s.Config().CompatIndex.On != on {
+				t.Errorf("%s: got %+v", what, s.Config())
+			}
+		}
+		add()
+		want("auto", false)
+		root := rootDigest(t, repo)
+		say(false, now)
+		if rootDigest(t, repo) != root {
+			t.Error("off, as it was: something was written")
+		}
+		say(true, now)
+		want("on", true)
+		add()
+		want("auto after on", true)
+		root = rootDigest(t, repo)
+		say(true, now.Add(time.Second))
+		if rootDigest(t, repo) != root {
+			t.Error("on, as it was: something was written")
+		}
+		loseRoot(t, repo)
+		add()
+		want("on, with a lost root", true)
+		say(false, now.Add(-time.Hour)) // by a clock that is slow
+		want("off", false)
+		for range fanIn { // the words are in segments that get merged
+			add()
+		}
+		want("off, merged", false)
+		loseRoot(t, repo)
+		add()
+		want("off, merged, with a lost root", false)
+		say(true, now)
+		for range fanIn {
+			add()
+			want("on, merged", true)
+		}
+	})
+}
+
+// A word of long ago does not come back with a segment that repeats it.
+func TestCompatIndexWordsAreOrdered(t *testing.T) {
+	t.Parallel()
+	old := CompatIndex{On: true, Time: time.Unix(1, 0)}
+	later := CompatIndex{On: false, Time: time.Unix(2, 0)}
+	for _, c := range []CompatIndex{old.merge(later), later.merge(old), CompatIndex{}.merge(later).merge(old), later.merge(old).merge(CompatIndex{})} {
+		if c != later {
+			t.Errorf("got %+v", c)
+		}
+	}
+	same := CompatIndex{On: true, Time: time.Unix(2, 0)}
+	if a, b := same.merge(later), later.merge(same); a != b {
+		t.Errorf("got %+v and %+v", a, b)
+	}
+}
+
+// What has not changed is not sent again, and our readers never fetch it.
+func TestCompatIndexIsNotSentTwice(t *testing.T) {
+	t.Parallel()
+	backends(t, func(t *testing.T, open func() registry.Repository) {
+		ctx := context.Background()
+		inner := open()
+		mustPublishOn := func(o WriterOptions, entries ...Entry) *watched {
+			t.Helper()
+			repo := watch(inner)
+			if _, err := publish(t, repo, o, entries...); err != nil {
+				t.Fatal(err)
+			}
+			return repo
+		}
+		a := newEntry(t, inner, "a")
+		mustPublishOn(WriterOptions{Config: compatIndexOf(true, time.Now())}, a)
+		first, _ := firstLayer(t, inner)
+
+		// a segment without entries changes the root alone
+		repo := watch(inner)
+		c := Open(repo, quick())
+		base, err := c.Sweep(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w, err := c.NewWriter(base, WriterOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Close(ctx, &Publication{Time: time.Now(), Flake: "."}); err != nil {
+			t.Fatal(err)
+		}
+		if now, _ := firstLayer(t, inner); now != first || repo.put[first] != 0 || repo.read[first] != 0 {
+			t.Errorf("unchanged: sent %d times, read %d times", repo.put[first], repo.read[first])
+		}
+		repo = mustPublishOn(WriterOptions{}, newEntry(t, inner, "b"))
+		second, _ := firstLayer(t, inner)
+		if second == first || repo.put[second] != 1 {
+			t.Errorf("changed: sent %d times", repo.put[second])
+		}
+		reader := watch(inner)
+		cache := Open(reader, quick())
+		for _, read := range []func(context.Context) (*Snapshot, error){cache.Refresh, cache.Sweep} {
+			if _, err := read(ctx); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if reader.read[second] != 0 {
+			t.Error("a reader has read it")
+		}
+	})
+}
+
+// The roots are those of the newest publication of each line, as hash parts.
+func TestCompatIndexRoots(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	repo := open(t, t.TempDir())
+	old, new1, other := newEntry(t, repo, "old"), newEntry(t, repo, "new"), newEntry(t, repo, "other")
+	if _, err := publish(t, repo, WriterOptions{Config: compatIndexOf(true, time.Now())}, old, new1, other); err != nil {
+		t.Fatal(err)
+	}
+	for i, p := range []struct {
+		ref string
+		e   Entry
+	}{{"refs/heads/main", old}, {"refs/heads/other", other}, {"refs/heads/main", new1}} {
+		c := Open(repo, quick())
+		base, err := c.Sweep(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w, err := c.NewWriter(base, WriterOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Close(ctx, &Publication{Time: time.Unix(int64(i), 0), Ref: p.ref, Roots: []Root{{Path: p.e.Path.Base()}}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, b := firstLayer(t, repo)
+	var idx compatIndex
+	if err := json.Unmarshal(b, &idx); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{new1.Path.HashPart, other.Path.HashPart}
+	slices.Sort(want)
+	if !slices.Equal(idx.GCRoots, want) {
+		t.Errorf("got %v, want %v", idx.GCRoots, want)
+	}
+}
