@@ -169,7 +169,7 @@ func checkPins(names []string, pubs []index.Publication) error {
 	pins = slices.Compact(pins)
 	there := "there are none"
 	if len(pins) > 0 {
-		there = "there are " + strings.Join(pins, ", ")
+		there = "the pins are " + strings.Join(pins, ", ")
 	}
 	var errs []error
 	for _, n := range names {
