@@ -489,8 +489,13 @@ func TestAdoptRepairs(t *testing.T) {
 		if s.Len() != 3 || s.Config().CompatIndex.On {
 			t.Errorf("got %d entries, %+v", s.Len(), s.Config())
 		}
-		// its publisher has sent one again, long after
+		// its publisher has sent one again: soon, and long after
 		again := known
+		again.Added = known.Added.Add(PinAfter - time.Second)
+		putForeign(t, repo, foreignIndexOf(again, theirs))
+		if a := mustAdopt(t, repo, AdoptOptions{}); a.Paths != 0 {
+			t.Errorf("sent again soon: got %+v", a)
+		}
 		again.Added = known.Added.Add(PinAfter)
 		putForeign(t, repo, foreignIndexOf(again, theirs))
 		if a := mustAdopt(t, repo, AdoptOptions{}); a.Paths != 1 {
@@ -593,6 +598,46 @@ func TestAdoptInMidPublish(t *testing.T) {
 					t.Errorf("foreign %v, got %d entries, want %d", s.Foreign(), s.Len(), len(want))
 				}
 			})
+		}
+	})
+}
+
+// Several writers that take over at once lose nothing, and neither does what
+// is published at the same time.
+func TestAdoptAtOnce(t *testing.T) {
+	t.Parallel()
+	fresh(t, func(t *testing.T, next func() registry.Repository) {
+		repo := next()
+		entries := theirChain(t, repo, 5)
+		putForeign(t, repo, foreignIndexOf(entries...))
+		all := entries
+		var wg sync.WaitGroup
+		for i := range 4 {
+			own := newEntry(t, repo, fmt.Sprint("own", i))
+			all = append(all, own)
+			wg.Go(func() {
+				c := Open(repo, quick())
+				base, _, err := c.Adopt(context.Background(), AdoptOptions{SegmentLayers: 2})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				w, err := c.NewWriter(base, WriterOptions{})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if err := w.Add(context.Background(), own); err != nil {
+					t.Error(err)
+				}
+				if r, err := w.Close(context.Background(), nil); err != nil || r.Committed != 1 {
+					t.Errorf("got %+v, %v", r, err)
+				}
+			})
+		}
+		wg.Wait()
+		if s := sees(t, repo, all...); s.Foreign() || s.Len() != 9 {
+			t.Errorf("foreign %v, got %d entries", s.Foreign(), s.Len())
 		}
 	})
 }
