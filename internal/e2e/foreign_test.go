@@ -234,6 +234,7 @@ func TestTakesOverNixcacheOCI(t *testing.T) {
 	d.Collect(t)
 	w.newClient(w.proxy(cache)).substitute(slices.Concat(r.paths(), changed, new)...)
 
+	w.flake(flakeText(t.Name(), "changed"))
 	off := w.publish(cache, "--flake", flake, "--compat-index", "off")
 	if idx := their.index(); off.Uploaded.Paths != 0 || len(idx.Entries) != 0 || idx.Version != 1 {
 		t.Errorf("off: got %+v, an index of %d entries", off, len(idx.Entries))
