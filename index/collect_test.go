@@ -536,3 +536,46 @@ func TestPlanNeedsOwnCacheAndTags(t *testing.T) {
 		t.Errorf("got %v, want ErrForeign", err)
 	}
 }
+
+// A large publish writes many segments, which only a collection merges.
+func TestCollectMergesSegments(t *testing.T) {
+	ctx := context.Background()
+	repo := newMemory()
+	c := Open(repo, at(1))
+	base, err := c.Sweep(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const n = 3000
+	w, err := c.NewWriter(base, WriterOptions{CommitEvery: 100})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pub := Publication{Time: c.opts.Now(), Ref: "refs/heads/main"}
+	desc, err := repo.PutBlob(ctx, []byte("one pack for all"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range n {
+		e := entryFor(fmt.Sprint("e", i), desc)
+		pub.Roots = append(pub.Roots, Root{Path: e.Path.Base()})
+		if err := w.Add(ctx, e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := w.Close(ctx, &pub); err != nil {
+		t.Fatal(err)
+	}
+	before := len(sweep(t, repo).Segments())
+	p, done := mustCollect(t, repo, 0, defaults)
+	s := sweep(t, repo)
+	if before < 10 || len(s.Segments()) != 1 || s.Len() != n || p.Removed.Paths != 0 || done.Rewritten != before || p.Written != 1 {
+		t.Errorf("got %d entries in %d segments, before in %d; %+v", s.Len(), len(s.Segments()), before, done)
+	}
+	if len(s.Publications()) != 1 || len(s.Publications()[0].Roots) != n {
+		t.Error("the publication is gone")
+	}
+	if _, again := mustCollect(t, repo, 0, defaults); len(again.Segments) > 0 {
+		t.Errorf("again: got %+v", again)
+	}
+}
