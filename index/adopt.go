@@ -187,7 +187,13 @@ func (w *Writer) adopt(ctx context.Context, s *Snapshot) error {
 // adoptBatches writes a segment for each batch. It returns the entries of those
 // that are not written.
 func (w *Writer) adoptBatches(ctx context.Context, h Header, batches [][]Entry) ([]Entry, error) {
+	now := w.cache.opts.Now()
 	for i, batch := range batches {
+		for j := range batch { // no publication says yet which of them are wanted
+			if batch[j].Added.Before(now) {
+				batch[j].Added = now
+			}
+		}
 		c, err := newContent(batch)
 		if err != nil {
 			return nil, err

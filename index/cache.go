@@ -125,7 +125,7 @@ func (c *Cache) read(ctx context.Context, sweep bool) (*Snapshot, error) {
 	for _, r := range list.retired {
 		delete(c.swept, r.Tag)
 	}
-	if c.current != nil && digest == c.current.digest && sameSegments(c.swept, c.current.extra) {
+	if c.current != nil && digest == c.current.digest && sameSegments(c.swept, c.current.extra) && slices.EqualFunc(list.Segments, c.current.listed, SegmentInfo.same) {
 		if c.current.retired == nil && list.retired != nil {
 			// the same, but for what only a writer needs to know
 			s := *c.current
@@ -177,7 +177,7 @@ func (c *Cache) sweep(ctx context.Context, list *segmentList) error {
 	present := map[string]bool{}
 	found := map[string]SegmentInfo{}
 	var mu sync.Mutex
-	g, ctx := errgroup.WithContext(ctx)
+	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(readJobs)
 	for _, tag := range tags {
 		present[tag] = true
@@ -186,7 +186,7 @@ func (c *Cache) sweep(ctx context.Context, list *segmentList) error {
 			continue
 		}
 		g.Go(func() error {
-			info, err := c.segmentInfo(ctx, tag)
+			info, err := c.segmentInfo(gctx, tag)
 			if errors.Is(err, registry.ErrNotFound) {
 				return nil // collected since the list was made
 			}

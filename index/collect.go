@@ -57,8 +57,8 @@ func (c *Cache) Collect(ctx context.Context, p *Plan) (Collected, error) {
 	var done Collected
 	gone, err := c.unanswered(ctx, p.table.snapshot.Segments())
 	if err == nil && len(gone) > 0 {
-		c.opts.Logger.Warn("segments have lost their tags and are written again", "segments", len(gone))
-		p, err = c.again(ctx, p, func(o *PlanOptions) { o.replace = gone })
+		c.opts.Logger.Warn("segments have lost their tags since the plan was made", "segments", len(gone))
+		p, err = c.again(ctx, p, p.opts.lost)
 	}
 	for try := 1; err == nil; try++ {
 		err = c.replace(ctx, p, &done)
@@ -74,7 +74,7 @@ func (c *Cache) Collect(ctx context.Context, p *Plan) (Collected, error) {
 		for _, d := range missing.Digests {
 			lost[d] = true
 		}
-		p, err = c.again(ctx, p, func(o *PlanOptions) { o.lost = lost })
+		p, err = c.again(ctx, p, lost)
 	}
 	if err != nil {
 		return done, fmt.Errorf("pruning the cache index: %w", err)
@@ -90,13 +90,13 @@ func (c *Cache) Collect(ctx context.Context, p *Plan) (Collected, error) {
 }
 
 // again reads the index and makes a new plan of it.
-func (c *Cache) again(ctx context.Context, p *Plan, change func(*PlanOptions)) (*Plan, error) {
+func (c *Cache) again(ctx context.Context, p *Plan, lost map[v1.Hash]bool) (*Plan, error) {
 	s, err := c.Sweep(ctx)
 	if err != nil {
 		return p, err
 	}
 	o := p.opts
-	change(&o)
+	o.lost = lost
 	next, err := s.Plan(o)
 	if err != nil {
 		return p, err

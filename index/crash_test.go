@@ -48,6 +48,13 @@ func (c *crashing) PutBlob(ctx context.Context, b []byte) (v1.Descriptor, error)
 	return c.Repository.PutBlob(ctx, b)
 }
 
+func (c *crashing) DeleteManifest(ctx context.Context, tag string, digest v1.Hash) error {
+	if err := c.step(); err != nil {
+		return err
+	}
+	return c.Repository.DeleteManifest(ctx, tag, digest)
+}
+
 func TestCrashAfterEveryStep(t *testing.T) {
 	backends(t, func(t *testing.T, open func() registry.Repository) {
 		repo := open()

@@ -119,6 +119,9 @@ func (c *Cache) unlist(ctx context.Context, s *Snapshot, deleted map[v1.Hash]boo
 // the registry shows them. Manifests of other programs are left alone.
 func (c *Cache) untagged(ctx context.Context, s *Snapshot, until time.Time) ([]Retired, error) {
 	digests, err := c.repo.Untagged(ctx, until)
+	if errors.As(err, new(*registry.RefusedError)) {
+		return nil, nil // deletions are refused, too, and that will be reported
+	}
 	if err != nil || len(digests) == 0 {
 		return nil, err
 	}

@@ -30,8 +30,7 @@ type PlanOptions struct {
 	// than or equal to 0, 2,000.
 	SegmentLayers int
 
-	lost    map[v1.Hash]bool // blobs that the registry does not have any more
-	replace map[v1.Hash]bool // segments, by manifest, that must be written again
+	lost map[v1.Hash]bool // blobs that the registry does not have any more
 }
 
 // Keep is a reason to keep store paths.

@@ -127,7 +127,7 @@ func (t *table) lose(lost map[v1.Hash]bool) {
 		for _, ref := range t.rows[i].refs {
 			users[ref] = append(users[ref], int32(i)) //nolint:gosec // bounded by maxEntries
 		}
-		if r := &t.rows[i]; r.current && !r.damaged && lost[t.blobs[r.blob].digest] {
+		if r := &t.rows[i]; r.stays() && lost[t.blobs[r.blob].digest] {
 			todo = append(todo, int32(i)) //nolint:gosec // bounded by maxEntries
 		}
 	}

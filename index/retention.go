@@ -15,7 +15,8 @@ import (
 // Publications of one line replace each other: those with the same Ref (or,
 // without one, the same Flake), Systems and Selection. Publications in a row
 // that have the same roots count as one: made when the last was, and in the
-// place of those before since the first was.
+// place of those before since the first was. One that is partial takes the
+// place of partial ones only.
 type Retention struct {
 	// Last is how many publications of each line are kept for ever: of a
 	// branch whose name matches one of Branches, of a tag (at least one), of
@@ -59,6 +60,9 @@ func (r Retention) Judge(pubs []Publication, unpinned []Unpin, now time.Time) []
 	}
 	for _, members := range lines {
 		j.line(j.generations(members))
+		// once more for those that only their equals replace
+		complete := slices.DeleteFunc(members, func(i int) bool { return j.verdicts[i].Publication.Partial })
+		j.line(j.generations(complete))
 	}
 	for _, members := range pins {
 		j.pin(j.generations(members))
@@ -148,6 +152,9 @@ func (j *judgement) set(g generation, keep bool, until time.Time, reason string)
 
 // line judges the generations of a line.
 func (j *judgement) line(gens []generation) {
+	if len(gens) == 0 {
+		return
+	}
 	source := parseSource(j.newest(gens[0]))
 	last := source.last(j.retention)
 	for i, g := range gens {

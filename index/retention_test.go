@@ -126,6 +126,16 @@ func TestJudge(t *testing.T) {
 			},
 		},
 		{
+			// a build that has been broken for long does not cost what worked
+			name: "partial ones", r: month,
+			pubs: []Publication{
+				from(main, 200, "a"), from(main, 100, "b"),
+				with(from(main, 90, "c"), func(p *Publication) { p.Partial = true }),
+				with(from(main, 80, "d"), func(p *Publication) { p.Partial = true }),
+			},
+			want: []string{"-main, replaced 2026-08-23", "+newest of main", "-main, replaced 2026-09-12", "+newest of main"},
+		},
+		{
 			name: "systems in another order", r: month,
 			pubs: []Publication{
 				with(from(main, 100, "a"), func(p *Publication) { p.Systems = []string{"a", "b"} }),
@@ -253,6 +263,7 @@ func TestJudgeAgainstTheRules(t *testing.T) {
 				Flake:   pick(".", "./config"),
 				Systems: []string{pick("a", "a", "b")}, Selection: pick("", "", "s"), Roots: []Root{{Path: pick("1", "2", "3")}},
 			}
+			p.Partial = rng.IntN(4) == 0
 			if rng.IntN(4) == 0 {
 				p.Pin, p.PinKeep = pick("p", "q"), rng.IntN(4)
 			}
@@ -327,7 +338,7 @@ func naiveKeep(r Retention, pubs []Publication, i int, unpinned []Unpin) bool {
 			return true
 		}
 	}
-	changes, made, _ := later(func(Publication) bool { return true })
+	changes, made, _ := later(func(q Publication) bool { return p.Partial || !q.Partial })
 	if strings.HasPrefix(p.Ref, "refs/pull/") || strings.Contains(p.Ref, "queue") {
 		return made.Add(r.PullRequests).After(noon)
 	}

@@ -36,7 +36,7 @@ func (t *table) rewrite(o *PlanOptions, verdicts []Verdict, unpinned []Unpin) re
 	stale := make([]bool, len(s.segments))
 	for i, seg := range s.segments {
 		forget := len(seg.header.Removed) > 0 && seg.header.Created.Before(o.Now.Add(-2*o.Delay))
-		stale[i] = forget || t.stale(i) || o.replace[seg.info.Manifest]
+		stale[i] = forget || t.stale(i)
 	}
 	for _, class := range classes(s.segments, maxCollected/mergedPart, o.SegmentLayers/mergedPart) {
 		if len(class) < fanIn {

@@ -19,6 +19,7 @@ type Snapshot struct {
 	config   Config
 	segments []*segment    // oldest first
 	retired  []Retired     // nil if they were not read
+	listed   []SegmentInfo // by the root
 	extra    []SegmentInfo // found by a sweep, unknown to the root
 	foreign  bool          // one of the segments is nixcache-oci's index
 	skipped  []string      // hash parts of entries there that cannot be used
@@ -39,7 +40,10 @@ func newSnapshot(digest v1.Hash, list segmentList, segments []*segment, extra []
 		}
 		return strings.Compare(a.info.Tag, b.info.Tag)
 	})
-	s := &Snapshot{digest: digest, stub: list.stub, segments: segments, retired: list.retired, extra: extra, foreign: list.foreign != nil, skipped: list.skipped}
+	s := &Snapshot{
+		digest: digest, stub: list.stub, segments: segments, retired: list.retired, listed: list.Segments, extra: extra,
+		foreign: list.foreign != nil, skipped: list.skipped,
+	}
 	n := 0
 	for _, seg := range segments {
 		n += len(seg.lines)

@@ -15,6 +15,7 @@ func (p *publisher) publication(roots []root) index.Publication {
 		Time: time.Now().UTC().Truncate(time.Millisecond), Flake: p.cfg.Flake,
 		Revision: p.report.revision, Systems: p.report.Systems, Selection: selection(p.cfg, roots, p.getenv),
 	}
+	pub.Partial = !p.complete
 	if p.cfg.Pin != "" && p.complete { // else it would take the place of one that is
 		pub.Pin, pub.PinKeep = p.cfg.Pin, p.cfg.PinKeep
 	}

@@ -34,8 +34,8 @@ type publisher struct {
 	repo   registry.Repository
 	cache  *index.Cache
 
-	// complete: all that was to be published was built, so that it can be
-	// pinned
+	// complete: all that was to be published was built and uploaded, so that
+	// it can be pinned, and take the place of what was published before
 	complete bool
 
 	report report

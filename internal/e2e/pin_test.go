@@ -75,7 +75,7 @@ func TestPinning(t *testing.T) {
 	broken := strings.Replace(second, "checks.${system}.works", `checks.${system}.broken = mk "broken" "exit 1" { }; checks.${system}.works`, 1)
 	r := w.tryPublish(cache, append([]string{"--upstream", "none", "--flake", w.flake(broken)}, pin...)...)
 	pubs := publications(t, cache)
-	if r.code != 3 || r.Pin != "" || !strings.Contains(r.stderr, "not pinned as production") || len(pubs) != 6 || pubs[5].Pin != "" {
+	if r.code != 3 || r.Pin != "" || !strings.Contains(r.stderr, "not pinned as production") || len(pubs) != 6 || pubs[5].Pin != "" || !pubs[5].Partial || pubs[4].Partial {
 		t.Errorf("a broken one: got %d, pinned as %q, records %+v\n%s", r.code, r.Pin, pubs, r.stderr)
 	}
 }

@@ -272,6 +272,7 @@ func TestRateLimits(t *testing.T) {
 		"nothing said":        {answer: header(429, "x"), times: 1, slept: []time.Duration{time.Minute}},
 		"too long":            {answer: header(403, "x", "X-RateLimit-Remaining", "0", "X-RateLimit-Reset", inFuture(50*time.Minute)), times: 1, fails: true},
 		"absurdly long":       {answer: header(429, "x", "Retry-After", "9223372036854775807"), times: 1, fails: true},
+		"too long together":   {answer: header(429, "x", "Retry-After", "400"), times: 99, slept: []time.Duration{400 * time.Second, 400 * time.Second}, fails: true},
 		"too long in all":     {answer: header(429, "x"), times: 99, slept: []time.Duration{time.Minute, 2 * time.Minute, 4 * time.Minute, 8 * time.Minute}, fails: true},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -324,6 +325,9 @@ func TestTransient(t *testing.T) {
 		"no JSON": {times: 99, fails: "decoding", answer: func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "<html>") }},
 		"no tags": {times: 99, fails: "documented", answer: func(w http.ResponseWriter, _ *http.Request) {
 			fmt.Fprint(w, `[{"id":1,"name":"sha256:x","created_at":"2026-01-01T00:00:00Z"}]`)
+		}},
+		"tags left out": {times: 99, fails: "documented", answer: func(w http.ResponseWriter, _ *http.Request) {
+			fmt.Fprint(w, `[{"id":1,"name":"sha256:x","created_at":"2026-01-01T00:00:00Z","metadata":{"container":{}}}]`)
 		}},
 		"endless": {times: 99, fails: "longer than", answer: func(w http.ResponseWriter, r *http.Request) {
 			for chunk := bytes.Repeat([]byte(" "), 1<<20); r.Context().Err() == nil; {

@@ -101,15 +101,6 @@ func answerError(resp *http.Response, body []byte) error {
 	return e
 }
 
-// refuseHidden is the refusal of a version that is there after all.
-func refuseHidden(err error) error {
-	var e *RefusedError
-	if !errors.As(err, &e) {
-		return err
-	}
-	return &RefusedError{All: true, Status: e.Status, Reason: e.Reason + " (it is listed, but this token may not delete it)", Remedy: adminRemedy}
-}
-
 // maxWords bounds what an answer adds to a message, in bytes.
 const maxWords = 512
 

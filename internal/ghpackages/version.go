@@ -68,7 +68,7 @@ func (c *Client) Versions(ctx context.Context) ([]Version, error) {
 			}
 			all = append(all, decoded)
 		}
-		if !more || len(some) == 0 {
+		if !more {
 			return all, nil
 		}
 		if page == maxPages {
@@ -113,7 +113,6 @@ func (c *Client) Delete(ctx context.Context, id int64) error {
 		case look != nil:
 			return look
 		}
-		err = refuseHidden(err)
 	}
 	return c.describe("deleting a version of", err)
 }

@@ -180,6 +180,7 @@ func TestDeletion(t *testing.T) {
 		{name: "done, but the answer was lost", rules: []rule{{kind: "DELETE manifest", answer: drop(0)}, {kind: "DELETE manifest", answer: answer(404, "MANIFEST_UNKNOWN", "unknown")}, {kind: "HEAD manifest", answer: answer(404, "", "")}}, want: "DELETE DELETE HEAD"},
 		{name: "too many requests", rules: []rule{{kind: "DELETE manifest", answer: answer(429, "TOOMANYREQUESTS", "x")}}, want: "DELETE DELETE HEAD"},
 		{name: "unwell for good", rules: []rule{{kind: "DELETE manifest", times: 9, answer: answer(500, "X", "gremlins")}}, want: "DELETE DELETE DELETE DELETE", fails: "gremlins"},
+		{name: "too many for good", rules: []rule{{kind: "DELETE manifest", times: 9, answer: answer(429, "TOOMANYREQUESTS", "slow down")}}, want: "DELETE DELETE DELETE DELETE", fails: "slow down"},
 
 		// not found, but what?
 		{name: "the repository is gone", rules: []rule{{kind: "DELETE manifest", answer: lost}, {kind: "HEAD manifest", times: 2, answer: answer(404, "", "")}}, want: "DELETE HEAD HEAD"},
@@ -307,19 +308,22 @@ func TestDeletionScope(t *testing.T) {
 	}
 }
 
-// Who may not delete may go on with everything else.
+// Who may not delete may go on with everything else; and what a token service
+// does not find is no manifest.
 func TestDeletionDeniedByTokenService(t *testing.T) {
-	f := newFake(t)
-	f.auth = true
-	r := f.open()
-	digest := put(t, r, "v1")
-	f.mu.Lock()
-	f.rules = append(f.rules, &rule{kind: "GET /token", times: 2, answer: answer(403, "DENIED", "not you")})
-	f.mu.Unlock()
-	err := r.DeleteManifest(t.Context(), "v1", digest)
-	checkRefusal(t, err, "not you", true, false)
-	if have, err := r.Resolve(t.Context(), "v1"); have != digest || err != nil {
-		t.Errorf("got %s, %v", have, err)
+	for _, status := range []int{http.StatusForbidden, http.StatusNotFound} {
+		f := newFake(t)
+		f.auth = true
+		r := f.open()
+		digest := put(t, r, "v1")
+		f.mu.Lock()
+		f.rules = append(f.rules, &rule{kind: "GET /token", times: 2, answer: answer(status, "MANIFEST_UNKNOWN", "not you")})
+		f.mu.Unlock()
+		err := r.DeleteManifest(t.Context(), "v1", digest)
+		checkRefusal(t, err, "not you", true, false)
+		if have, err := r.Resolve(t.Context(), "v1"); have != digest || err != nil {
+			t.Errorf("got %s, %v", have, err)
+		}
 	}
 }
 

@@ -240,9 +240,6 @@ func parseReferences(raw []byte) (references, error) {
 		refs.manifests = []v1.Hash{}
 	}
 	for _, m := range list.Manifests {
-		if m.Digest == (v1.Hash{}) {
-			return refs, errors.New("it names a manifest without a digest")
-		}
 		refs.manifests = append(refs.manifests, m.Digest)
 	}
 	return refs, nil

@@ -272,6 +272,53 @@ func TestCollectFreesNothingWhenUnsure(t *testing.T) {
 	}
 }
 
+// What one collector cannot read, another one may just have removed: only what
+// is seen under the lock counts.
+func TestCollectAmongCollectors(t *testing.T) {
+	l := newLayout(t.TempDir())
+	a := put(t, l, "a")
+	put(t, l, "b")
+	age(t, l)
+	unlock, err := l.lock(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(l.blobs(), a.Hex)); err != nil {
+		t.Fatal(err)
+	}
+	type result struct {
+		freed Freed
+		err   error
+	}
+	done := make(chan result)
+	go func() {
+		freed, err := newLayout(l.dir).Collect(context.Background(), time.Now())
+		done <- result{freed, err}
+	}()
+	select {
+	case r := <-done:
+		t.Fatalf("it did not wait for the lock: %+v", r)
+	case <-time.After(50 * time.Millisecond):
+	}
+	idx, err := l.index()
+	if err != nil {
+		t.Fatal(err)
+	}
+	idx.Manifests = slices.DeleteFunc(idx.Manifests, tagged("a"))
+	b, err := json.Marshal(idx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := writeFile(filepath.Join(l.dir, indexName), b); err != nil {
+		t.Fatal(err)
+	}
+	unlock()
+	if r := <-done; r.err != nil || r.freed.Blobs != 2 { // a's layers
+		t.Errorf("got %+v", r)
+	}
+	checkLayout(t, l.dir, []string{"b"})
+}
+
 // index.json changes between the first look and the removal.
 func TestCollectLooksAgain(t *testing.T) {
 	l := newLayout(t.TempDir())
@@ -439,14 +486,17 @@ func TestLayoutDeleteManifest(t *testing.T) {
 		}
 		return strings.Join(tags, "")
 	}
-	for _, step := range []struct{ tag, want string }{
+	for i, step := range []struct{ tag, want string }{
 		{"", "<a><also-a><third>"},
 		{"", "<a><also-a><third>"},
-		{"also-a", "<a><third>"},
+		{"also-a", "<a><third>"}, // and the one without a tag
 		{"nobody", "<a><third>"},
 		{"third", "<a>"},
 		{"a", ""},
 	} {
+		if i == 2 {
+			add("")
+		}
 		if err := l.DeleteManifest(t.Context(), step.tag, a); err != nil {
 			t.Fatal(err)
 		}

@@ -113,6 +113,8 @@ func TestPackagesStaleListing(t *testing.T) {
 func TestPackagesUntagged(t *testing.T) {
 	g := registrytest.NewGitHub(t)
 	r := openGHCR(t, g)
+	put(t, r, "segment")
+	g.Pass(time.Hour)
 	// roots, of which only the last has a tag
 	var roots []v1.Hash
 	for i := range 4 {
@@ -143,6 +145,9 @@ func TestPackagesUntagged(t *testing.T) {
 	}
 	if err := r.DeleteManifest(t.Context(), "", roots[0]); err != nil {
 		t.Error(err)
+	}
+	if again, err := r.Untagged(t.Context(), now.Add(-90*time.Minute)); err != nil || !slices.Equal(again, roots[1:2]) {
+		t.Errorf("got %v, %v", again, err)
 	}
 	checkRefusal(t, r.DeleteManifest(t.Context(), "", roots[1]), `has the tag "root" now`, false, true)
 	if have, err := r.Resolve(t.Context(), "root"); have != roots[1] || err != nil {

@@ -1,0 +1,581 @@
+package index
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/org/nixoci-action/internal/registry"
+)
+
+// at are options with a clock that stands still, so many days ago.
+func at(days float64) Options {
+	o := quick()
+	o.Now = func() time.Time { return noon.Add(-time.Duration(days * 24 * float64(time.Hour))) }
+	return o
+}
+
+// publishAt publishes entries as one publication of a branch, whose roots they
+// all are.
+func publishAt(t *testing.T, repo registry.Repository, days float64, ref string, entries ...Entry) {
+	t.Helper()
+	ctx := context.Background()
+	c := Open(repo, at(days))
+	base, err := c.Sweep(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := c.NewWriter(base, WriterOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := Publication{Time: c.opts.Now(), Ref: ref}
+	for _, e := range entries {
+		p.Roots = append(p.Roots, Root{Path: e.Path.Base()})
+		if err := w.Add(ctx, e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if r, err := w.Close(ctx, &p); err != nil || len(r.Incomplete)+len(r.Lost) > 0 {
+		t.Fatalf("got %+v, %v", r, err)
+	}
+}
+
+var defaults = PlanOptions{Retention: month, Delay: 24 * time.Hour}
+
+// collectAt plans and collects.
+func collectAt(repo registry.Repository, days float64, o PlanOptions) (*Plan, Collected, error) {
+	ctx := context.Background()
+	c := Open(repo, at(days))
+	s, err := c.Sweep(ctx)
+	if err != nil {
+		return nil, Collected{}, err
+	}
+	o.Now = c.opts.Now()
+	p, err := s.Plan(o)
+	if err != nil {
+		return nil, Collected{}, err
+	}
+	done, err := c.Collect(ctx, p)
+	return p, done, err
+}
+
+func mustCollect(t *testing.T, repo registry.Repository, days float64, o PlanOptions) (*Plan, Collected) {
+	t.Helper()
+	p, done, err := collectAt(repo, days, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p, done
+}
+
+func sweep(t *testing.T, repo registry.Repository) *Snapshot {
+	t.Helper()
+	s, err := Open(repo, quick()).Sweep(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func lacks(t *testing.T, s *Snapshot, entries ...Entry) {
+	t.Helper()
+	for _, e := range entries {
+		if s.Has(e.Path.HashPart) {
+			t.Errorf("%s is still there", e.Path.Name)
+		}
+	}
+}
+
+func tags(t *testing.T, repo registry.Repository) []string {
+	t.Helper()
+	all, err := repo.Tags(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(all)
+	return all
+}
+
+func TestCollect(t *testing.T) {
+	backends(t, func(t *testing.T, open func() registry.Repository) {
+		repo := open()
+		lib := newEntry(t, repo, "lib")
+		a := newEntry(t, repo, "a", lib.Path.Base())
+		b := newEntry(t, repo, "b", lib.Path.Base())
+		loose := newEntry(t, repo, "loose")
+		publishAt(t, repo, 90, "refs/heads/main", a, lib)
+		publishAt(t, repo, 50, "refs/heads/main", b, lib)
+		publishAt(t, repo, 20, "refs/pull/1/merge", newEntry(t, repo, "pr", lib.Path.Base()), lib)
+		c := Open(repo, at(60))
+		base, err := c.Sweep(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		w, err := c.NewWriter(base, WriterOptions{}) // a publish that was interrupted
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Add(context.Background(), loose); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Close(context.Background(), nil); err != nil {
+			t.Fatal(err)
+		}
+
+		p, done := mustCollect(t, repo, 0, defaults)
+		reasons := map[string]string{}
+		for _, x := range p.Paths {
+			sign := "-"
+			if x.Keep {
+				sign = "+"
+			}
+			reasons[x.Path.Name] = sign + x.Reason
+		}
+		for name, want := range map[string]string{
+			"lib": "+newest of main", "b": "+newest of main", "a": "-main, replaced 2026-10-12",
+			"pr": "-pull request 1, published 2026-11-11", "loose": "-in no publication, added more than 30 days ago",
+		} {
+			if reasons[name] != want {
+				t.Errorf("%s: got %q, want %q", name, reasons[name], want)
+			}
+		}
+		if p.Removed.Paths != 3 || p.Kept.Paths != 2 || p.Freed != a.NAR.Size+loose.NAR.Size+int64(len("compressed NAR of pr")) {
+			t.Errorf("got %+v kept, %+v removed, %d bytes freed", p.Kept, p.Removed, p.Freed)
+		}
+		if done.Removed.Paths != 3 || done.Deleted != 0 {
+			t.Errorf("got %+v", done)
+		}
+		s := sweep(t, open())
+		has(t, s, b, lib)
+		lacks(t, s, a, loose)
+		if n := len(tags(t, repo)); n < 6 {
+			t.Errorf("%d tags are left: something was deleted before the delay had passed", n)
+		}
+		// nothing more to do, until the delay has passed
+		if _, again := mustCollect(t, repo, -0.9, defaults); len(again.Segments)+again.Deleted > 0 || len(again.Waiting) == 0 {
+			t.Errorf("before the delay has passed: got %+v", again)
+		}
+		if _, later := mustCollect(t, repo, -1.1, defaults); later.Deleted < 4 {
+			t.Errorf("after the delay: got %+v", later)
+		}
+		s = sweep(t, open())
+		has(t, s, b, lib)
+		if want := 1 + len(s.Segments()); len(tags(t, repo)) != want {
+			t.Errorf("got the tags %q, want %d", tags(t, repo), want)
+		}
+	})
+}
+
+// A collection that dies before any of its writes has lost nothing, and the
+// next one does the rest.
+func TestCollectionCrashes(t *testing.T) {
+	backends(t, func(t *testing.T, open func() registry.Repository) {
+		repo := open()
+		lib := newEntry(t, repo, "lib")
+		keep := newEntry(t, repo, "keep", lib.Path.Base())
+		publishAt(t, repo, 90, "refs/heads/main", keep, lib)
+		for steps := 0; ; steps++ {
+			if steps > 60 {
+				t.Fatal("a collection takes more than 60 steps")
+			}
+			dead := newEntry(t, repo, fmt.Sprint("dead", steps), lib.Path.Base())
+			publishAt(t, repo, 70, "refs/pull/1/merge", dead, lib)
+			mustCollect(t, repo, 5, defaults) // so that there is something to delete
+			more := newEntry(t, repo, fmt.Sprint("more", steps))
+			publishAt(t, repo, 60, "refs/pull/1/merge", more)
+			_, _, err := collectAt(&crashing{Repository: repo, left: steps}, 0, defaults)
+			if err != nil && !errors.Is(err, errCrash) {
+				t.Fatalf("after %d steps: %v", steps, err)
+			}
+			s := sweep(t, open())
+			has(t, s, keep, lib)
+			lacks(t, s, dead)
+			mustCollect(t, repo, 0, defaults)
+			mustCollect(t, repo, -2, defaults)
+			s = sweep(t, open())
+			has(t, s, keep, lib)
+			lacks(t, s, dead, more)
+			if want := 1 + len(s.Segments()); len(tags(t, repo)) != want {
+				t.Fatalf("after a crash at step %d: got the tags %q, want %d", steps, tags(t, repo), want)
+			}
+			if err == nil {
+				return
+			}
+		}
+	})
+}
+
+// A compaction that did not know of a collection copies what that removed. It
+// stays removed; else it would be there without what it refers to.
+func TestRemovedStaysRemoved(t *testing.T) {
+	ctx := context.Background()
+	repo := newMemory()
+	lib := newEntry(t, repo, "lib")
+	user := newEntry(t, repo, "user", lib.Path.Base())
+	publishAt(t, repo, 90, "refs/pull/1/merge", lib)
+	publishAt(t, repo, 90, "refs/pull/2/merge", user)
+	publishAt(t, repo, 90, "refs/heads/main", newEntry(t, repo, "x"))
+
+	slow := Open(repo, at(0))
+	base, err := slow.Sweep(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustCollect(t, repo, 0, defaults)
+	lacks(t, sweep(t, repo), user, lib)
+	// it merges the segment with user, and another one, but not that with lib
+	w, err := slow.NewWriter(base, WriterOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, entries, err := base.merge([]int{slices.IndexFunc(base.segments, func(s *segment) bool { return strings.Contains(string(s.data), `"name":"user"`) })})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := newContent(entries)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.putSegment(ctx, h, c); err != nil {
+		t.Fatal(err)
+	}
+	lacks(t, sweep(t, repo), user, lib)
+	// published again it is there again
+	publishAt(t, repo, 0, "refs/heads/main", user, lib)
+	has(t, sweep(t, repo), user, lib)
+	// and what was removed is forgotten in the end
+	for days := -2.0; days > -12; days -= 2 {
+		mustCollect(t, repo, days, defaults)
+	}
+	for _, seg := range sweep(t, repo).segments {
+		if len(seg.header.Removed) > 0 {
+			t.Errorf("%s still remembers %v", seg.info.Tag, seg.header.Removed)
+		}
+	}
+	has(t, sweep(t, repo), user, lib)
+}
+
+// packOf stores NARs in one pack.
+func packOf(t *testing.T, repo registry.Repository, names ...string) []Entry {
+	t.Helper()
+	var pack []byte
+	var entries []Entry
+	for _, n := range names {
+		e := entryFor(n, v1.Descriptor{})
+		e.NAR.Offset, e.NAR.Size = int64(len(pack)), int64(len(modelNAR(n)))
+		pack = append(pack, modelNAR(n)...)
+		entries = append(entries, e)
+	}
+	desc, err := repo.PutBlob(context.Background(), pack)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range entries {
+		entries[i].NAR.Blob, entries[i].NAR.BlobSize = desc.Digest, desc.Size
+	}
+	return entries
+}
+
+func TestRepack(t *testing.T) {
+	backends(t, func(t *testing.T, open func() registry.Repository) {
+		ctx := context.Background()
+		repo := open()
+		half := packOf(t, repo, "h1", "h2", "h3", "h4") // half of it goes: it stays
+		mostly := packOf(t, repo, "m1", "m2", "m3", "m4", "m5")
+		rest := packOf(t, repo, "r1", "r2", "r3", "r4")
+		publishAt(t, repo, 90, "refs/pull/1/merge", slices.Concat(half, mostly, rest)...)
+		kept := []Entry{half[0], half[1], mostly[1], mostly[3], rest[3]}
+		publishAt(t, repo, 50, "refs/heads/main", kept...)
+		p, done := mustCollect(t, repo, 0, defaults)
+		if copied := mostly[1].NAR.Size + mostly[3].NAR.Size + rest[3].NAR.Size; done.Repacked != copied || p.Freed != mostly[0].NAR.BlobSize+rest[0].NAR.BlobSize-copied {
+			t.Errorf("got %d bytes copied and %d freed", done.Repacked, p.Freed)
+		}
+		s := sweep(t, open())
+		if s.Len() != len(kept) {
+			t.Errorf("got %d entries", s.Len())
+		}
+		for i, want := range kept {
+			e, ok := s.Lookup(want.Path.HashPart)
+			if !ok || (e.NAR == want.NAR) != (i < 2) || e.NAR.Size != want.NAR.Size || e.FileHash != want.FileHash {
+				t.Errorf("%s: got %+v, %v", want.Path.Name, e.NAR, ok)
+				continue
+			}
+			body, err := repo.Blob(ctx, e.NAR.Blob, e.NAR.Offset, e.NAR.Size)
+			if err != nil {
+				t.Fatal(err)
+			}
+			b := make([]byte, e.NAR.Size+1)
+			n, _ := body.Read(b)
+			body.Close()
+			if string(b[:n]) != string(modelNAR(want.Path.Name)) {
+				t.Errorf("%s: got the NAR %q", want.Path.Name, b[:n])
+			}
+		}
+		// the new pack belongs to a segment: a directory's collection keeps it
+		mustCollect(t, repo, -2, defaults)
+		s = sweep(t, open())
+		if e, ok := s.Lookup(rest[3].Path.HashPart); !ok {
+			t.Error("it is gone")
+		} else if size, err := repo.BlobSize(ctx, e.NAR.Blob); err != nil || size != e.NAR.BlobSize {
+			t.Errorf("the new pack has %d bytes, %v", size, err)
+		}
+	})
+}
+
+// What the registry has lost is given up, with what refers to it, so that the
+// next publish brings it back.
+func TestCollectLostBlobs(t *testing.T) {
+	repo := newMemory()
+	lib := newEntry(t, repo, "lib")
+	user := newEntry(t, repo, "user", lib.Path.Base())
+	other := newEntry(t, repo, "other")
+	pack := packOf(t, repo, "p1", "p2", "p3")
+	publishAt(t, repo, 20, "refs/pull/1/merge", pack...)
+	publishAt(t, repo, 10, "refs/heads/main", lib, user, other, pack[0])
+	delete(repo.blobs, lib.NAR.Blob)
+	delete(repo.blobs, pack[0].NAR.Blob)
+	_, done := mustCollect(t, repo, 0, defaults)
+	var lost []string
+	for _, e := range done.Lost {
+		lost = append(lost, e.Path.Name)
+	}
+	slices.Sort(lost)
+	if want := []string{"lib", "p1", "user"}; !slices.Equal(lost, want) {
+		t.Errorf("got %v lost, want %v", lost, want)
+	}
+	s := sweep(t, repo)
+	has(t, s, other)
+	lacks(t, s, lib, user, pack[0])
+	publishAt(t, repo, 0, "refs/heads/main", newEntry(t, repo, "lib"), user)
+	has(t, sweep(t, repo), lib, user, other)
+}
+
+// A segment whose tag somebody deletes after the plan was made is gone; a
+// collection must not fail on it, nor delete anything that might replace it.
+func TestCollectLostTag(t *testing.T) {
+	ctx := context.Background()
+	repo := newMemory()
+	a, b := newEntry(t, repo, "a"), newEntry(t, repo, "b")
+	publishAt(t, repo, 3, "refs/heads/main", a)
+	publishAt(t, repo, 2, "refs/heads/other", b)
+	c := Open(repo, at(0))
+	s, err := c.Sweep(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := defaults
+	o.Now = c.opts.Now()
+	p, err := s.Plan(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	delete(repo.tags, s.Segments()[0].Tag)
+	if _, err := c.Collect(ctx, p); err != nil {
+		t.Fatal(err)
+	}
+	if s, err = c.Sweep(ctx); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range []*Snapshot{s, sweep(t, repo)} {
+		has(t, s, b)
+		lacks(t, s, a)
+	}
+	publishAt(t, repo, 0, "refs/heads/main", a)
+	has(t, sweep(t, repo), a, b)
+}
+
+// refusing deletes nothing, or not some things.
+type refusing struct {
+	*memory
+	all  bool
+	tags []string
+}
+
+func (r *refusing) DeleteManifest(ctx context.Context, tag string, digest v1.Hash) error {
+	if r.all || slices.Contains(r.tags, tag) {
+		return &registry.RefusedError{All: r.all, Reason: "not here", Err: errors.New("405")}
+	}
+	return r.memory.DeleteManifest(ctx, tag, digest)
+}
+
+func TestCollectRefused(t *testing.T) {
+	repo := newMemory()
+	b := newEntry(t, repo, "b")
+	publishAt(t, repo, 90, "refs/heads/main", newEntry(t, repo, "a"))
+	publishAt(t, repo, 89, "refs/heads/main", newEntry(t, repo, "a2"))
+	publishAt(t, repo, 50, "refs/heads/main", b)
+	stuck := tags(t, repo)[1]
+	mustCollect(t, repo, 3, defaults)
+	before := len(repo.manifests)
+	_, done := mustCollect(t, &refusing{memory: repo, all: true}, 0, defaults)
+	if done.Deleted != 0 || len(done.Refused) < 3 || len(repo.manifests) < before {
+		t.Errorf("all refused: got %+v, %d of %d manifests left", done, len(repo.manifests), before)
+	}
+	_, done = mustCollect(t, &refusing{memory: repo, tags: []string{stuck}}, 0, defaults)
+	if done.Deleted < 2 || len(done.Refused) != 1 || done.Refused[0].Tag != stuck {
+		t.Errorf("one refused: got %+v", done)
+	}
+	// it never comes back, however often the index is rewritten
+	for i := range 5 {
+		days := -10 - 10*float64(i)
+		publishAt(t, repo, days+1, "refs/heads/main", newEntry(t, repo, fmt.Sprint("n", i)))
+		mustCollect(t, &refusing{memory: repo, tags: []string{stuck}}, days, PlanOptions{Delay: 24 * time.Hour, Retention: Retention{Last: 1}})
+		lacks(t, sweep(t, repo), entryFor("a", v1.Descriptor{}))
+	}
+	if !slices.Contains(tags(t, repo), stuck) {
+		t.Error("the refused one is gone")
+	}
+}
+
+// listing knows of manifests without a tag, as ghcr.io does.
+type listingUntagged struct {
+	*memory
+	untagged []v1.Hash
+}
+
+func (l *listingUntagged) Untagged(context.Context, time.Time) ([]v1.Hash, error) {
+	return l.untagged, nil
+}
+
+// Manifests without a tag are deleted if they are ours, and only then.
+func TestCollectUntagged(t *testing.T) {
+	ctx := context.Background()
+	repo := newMemory()
+	put := func(artifactType, name string) v1.Hash {
+		m, err := newManifest(artifactType, []v1.Descriptor{emptyConfig}, noon.Add(time.Duration(len(name))*time.Second))
+		if err != nil {
+			t.Fatal(err)
+		}
+		digest, err := repo.PutManifest(ctx, name, m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		delete(repo.tags, name)
+		return digest
+	}
+	publishAt(t, repo, 3, "refs/heads/main", newEntry(t, repo, "a"))
+	var all []v1.Hash
+	for i := range fanIn {
+		all = append(all, put(mediaRoot, strings.Repeat("r", i+1)))
+	}
+	theirs := put("application/vnd.example.image", strings.Repeat("t", 40))
+	root, err := repo.Resolve(ctx, RootTag)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &listingUntagged{repo, append(slices.Clone(all), theirs, root)}
+	_, done := mustCollect(t, l, 0, defaults)
+	for _, h := range all {
+		if _, ok := repo.manifests[h]; ok {
+			t.Errorf("%s is still there", h)
+		}
+	}
+	if _, ok := repo.manifests[theirs]; !ok {
+		t.Error("a manifest of another program was deleted")
+	}
+	if done.Deleted != len(all) {
+		t.Errorf("got %d deleted", done.Deleted)
+	}
+	has(t, sweep(t, repo), newEntry(t, repo, "a"))
+}
+
+func TestUnpin(t *testing.T) {
+	ctx := context.Background()
+	repo := newMemory()
+	a := newEntry(t, repo, "a")
+	c := Open(repo, at(90))
+	base, err := c.Sweep(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := c.NewWriter(base, WriterOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Add(ctx, a); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Close(ctx, &Publication{Time: c.opts.Now(), Ref: "refs/pull/1/merge", Pin: "p", Roots: []Root{{Path: a.Path.Base()}}}); err != nil {
+		t.Fatal(err)
+	}
+	mustCollect(t, repo, 10, defaults)
+	has(t, sweep(t, repo), a)
+	o := defaults
+	o.Unpin = []string{"p"}
+	p, _ := mustCollect(t, repo, 0, o)
+	if p.Removed.Paths != 1 {
+		t.Errorf("got %+v removed", p.Removed)
+	}
+	lacks(t, sweep(t, repo), a)
+	// it stays unpinned without being told again, and a new pin counts
+	publishAt(t, repo, -1, "refs/pull/1/merge", a)
+	mustCollect(t, repo, -20, defaults)
+	lacks(t, sweep(t, repo), a)
+}
+
+func TestPlanNeedsOwnCacheAndTags(t *testing.T) {
+	repo := newMemory()
+	publishAt(t, repo, 1, "refs/heads/main", newEntry(t, repo, "a"))
+	s, err := Open(repo, quick()).Refresh(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Plan(defaults); err == nil {
+		t.Error("a plan was made without the tag list")
+	}
+	s = sweep(t, repo)
+	s.foreign = true
+	if _, err := s.Plan(defaults); !errors.Is(err, ErrForeign) {
+		t.Errorf("got %v, want ErrForeign", err)
+	}
+}
+
+// A large publish writes many segments, which only a collection merges.
+func TestCollectMergesSegments(t *testing.T) {
+	ctx := context.Background()
+	repo := newMemory()
+	c := Open(repo, at(1))
+	base, err := c.Sweep(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const n = 3000
+	w, err := c.NewWriter(base, WriterOptions{CommitEvery: 300})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pub := Publication{Time: c.opts.Now(), Ref: "refs/heads/main"}
+	desc, err := repo.PutBlob(ctx, []byte("one pack for all"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range n {
+		e := entryFor(fmt.Sprint("e", i), desc)
+		pub.Roots = append(pub.Roots, Root{Path: e.Path.Base()})
+		if err := w.Add(ctx, e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := w.Close(ctx, &pub); err != nil {
+		t.Fatal(err)
+	}
+	before := len(sweep(t, repo).Segments()) // one has the publication only
+	p, done := mustCollect(t, repo, 0, defaults)
+	s := sweep(t, repo)
+	if before != 11 || len(s.Segments()) != 2 || s.Len() != n || p.Removed.Paths != 0 || done.Rewritten != 10 || p.Written != 1 {
+		t.Errorf("got %d entries in %d segments, before in %d; %d were written", s.Len(), len(s.Segments()), before, len(done.Segments))
+	}
+	if len(s.Publications()) != 1 || len(s.Publications()[0].Roots) != n {
+		t.Error("the publication is gone")
+	}
+	if _, again := mustCollect(t, repo, 0, defaults); len(again.Segments) > 0 {
+		t.Errorf("again: got %+v", again)
+	}
+}
