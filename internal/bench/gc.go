@@ -33,11 +33,11 @@ func collections(ctx context.Context, b *bench) ([]section, error) {
 	}
 	defer d.stop()
 	sizes := section{Title: "gc: sizes", About: "Ten publications in 81 days; half of the entries are in none that is kept. " +
-		"A segment for every 500 entries (5,000 in the largest cache), with one pack and ten blobs of single NARs."}
+		"A segment for every 500 entries (20,000 in the largest cache), with one pack and ten blobs of single NARs."}
 	polls := section{Title: "gc: polls", About: "A look at the registry after ten paths were published, before and after gc has merged the segments."}
-	for _, n := range []int{1000, 10_000, 100_000, 1_000_000} {
+	for i, n := range []int{1000, 10_000, 100_000, 1_000_000} {
 		x := &agedCache{
-			bench: b, store: st, dir: dir, registry: d, entries: b.scaled(n, 100), perSegment: historySegment,
+			bench: b, store: st, dir: dir, registry: d, entries: b.scaled(n, 100*(i+1)), perSegment: historySegment,
 			name: "gc" + strconv.Itoa(n), runs: b.reps,
 		}
 		if n == 1_000_000 {
@@ -45,7 +45,7 @@ func collections(ctx context.Context, b *bench) ([]section, error) {
 				b.log("gc: leaving out %s: %d MB of memory are free", x, have/mB)
 				continue
 			}
-			x.perSegment, x.runs = 10*historySegment, 1
+			x.perSegment, x.runs = 40*historySegment, 1
 		}
 		if err := x.measure(ctx, &sizes); err != nil {
 			return nil, err
@@ -379,7 +379,7 @@ func (h *history) publish(ctx context.Context, cache *index.Cache, n int) error 
 // add makes n entries, whose NARs it stores.
 func (h *history) add(ctx context.Context, n int) ([]index.Entry, error) {
 	data := h.random(n * historyNAR)
-	single := max(1, n/historyBlobs)
+	single := max(2, n/historyBlobs)
 	pack, err := h.repo.PutBlob(ctx, data)
 	if err != nil {
 		return nil, err
@@ -389,7 +389,7 @@ func (h *history) add(ctx context.Context, n int) ([]index.Entry, error) {
 		at := i * historyNAR
 		nar := index.Location{Blob: pack.Digest, BlobSize: pack.Size, Offset: int64(at), Size: historyNAR}
 		part := data[at:][:historyNAR]
-		if i%single == 0 {
+		if i%single == 1 {
 			desc, err := h.repo.PutBlob(ctx, part)
 			if err != nil {
 				return nil, err

@@ -90,7 +90,7 @@ func parseConfig(args []string, stderr io.Writer) (config, error) {
 	f.DurationVar(&c.quiet, "quiet", 0, "the longest `TIME` to wait before each repetition until the machine has nothing else to do")
 	f.BoolVar(&c.json, "json", false, "print JSON")
 	f.BoolVar(&c.md, "markdown", false, "print Markdown")
-	f.StringVar(&c.doc, "doc", "", "`FILE` whose part between the bench marks is replaced by the result, as in docs/performance.md")
+	f.StringVar(&c.doc, "doc", "", "`FILE` whose part between the bench marks is replaced by the result, as in docs/performance.md; with -only, those sections of it")
 	if err := f.Parse(args); err != nil {
 		return c, err
 	}
@@ -160,7 +160,7 @@ func measure(ctx context.Context, c config, stdout, stderr io.Writer) error {
 	}
 	r.Seconds = time.Since(start).Seconds()
 	if c.doc != "" {
-		if err := updateDoc(c.doc, r.markdown()); err != nil {
+		if err := updateDoc(c.doc, r, c.only != ""); err != nil {
 			return err
 		}
 	}
