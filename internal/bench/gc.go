@@ -76,7 +76,6 @@ type agedCache struct {
 
 	faker  *faker
 	copies int
-	size   int64 // of the entries blobs
 }
 
 func (x *agedCache) String() string { return group(strconv.Itoa(x.entries)) + " entries" }
