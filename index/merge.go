@@ -1,8 +1,9 @@
 package index
 
 import (
-	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/org/nixoci-action/internal/hint"
@@ -155,10 +157,10 @@ func (w *Writer) mergeRoot(ctx context.Context, hasty bool) (*Snapshot, error) {
 	w.root = digest
 	if s.foreign {
 		ours.digest, ours.config, ours.retired = digest, list.Config, list.retired
-		ours.stub, _, err = v1.SHA256(bytes.NewReader(list.compat))
+		ours.stub = digestOf(list.compat)
 		c.remember(ours)
 	}
-	return s, err
+	return s, nil
 }
 
 // mayAdopt is errOverwritten if something is left to adopt, and another error
@@ -221,69 +223,71 @@ func (w *Writer) retired(s *Snapshot) []Retired {
 // putRoot writes a root. The first layer is not uploaded if the last root had
 // the same, which for the stub is nearly always.
 func (w *Writer) putRoot(ctx context.Context, list segmentList, oldStub v1.Hash) (v1.Hash, error) {
-	repo, stubBytes := w.cache.repo, list.compat
-	listBytes, err := encodeSegmentList(list)
+	m, blobs, err := newRoot(list, w.cache.opts.Now())
 	if err != nil {
 		return v1.Hash{}, err
 	}
-	if err := w.putEmptyConfig(ctx); err != nil {
-		return v1.Hash{}, err
+	var todo [][]byte
+	for i, b := range blobs {
+		if i == 0 && digestOf(b) == oldStub || i == 1 && w.emptyDone {
+			continue
+		}
+		todo = append(todo, b)
 	}
-	retiredBytes, err := json.Marshal(list.retired)
-	if err != nil {
-		return v1.Hash{}, err
-	}
-	retiredBytes = compress(retiredBytes)
-	var listDesc, retiredDesc v1.Descriptor
-	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() (err error) {
-		listDesc, err = repo.PutBlob(gctx, listBytes)
-		return err
-	})
-	if len(list.retired) > 0 {
-		g.Go(func() (err error) {
-			retiredDesc, err = repo.PutBlob(gctx, retiredBytes)
-			return err
-		})
-	}
-	if err := g.Wait(); err != nil {
-		return v1.Hash{}, err
-	}
-	listDesc.MediaType = mediaSegmentList
-	layers := []v1.Descriptor{listDesc}
-	if len(list.retired) > 0 {
-		retiredDesc.MediaType = mediaRetired
-		layers = append(layers, retiredDesc)
-	}
-	sum, size, err := v1.SHA256(bytes.NewReader(stubBytes))
-	if err != nil {
-		return v1.Hash{}, err
-	}
-	stubDesc := v1.Descriptor{MediaType: mediaCompat, Digest: sum, Size: size}
-	m, err := newManifest(mediaRoot, append([]v1.Descriptor{stubDesc}, layers...), w.cache.opts.Now())
-	if err != nil {
-		return v1.Hash{}, err
-	}
-	if sum != oldStub {
-		if _, err := repo.PutBlob(ctx, stubBytes); err != nil {
+	for try := 1; ; try++ {
+		if err := w.putBlobs(ctx, todo); err != nil {
 			return v1.Hash{}, err
 		}
-	}
-	if err := w.overwritten(ctx, &list); err != nil {
-		return v1.Hash{}, err
-	}
-	digest, err := repo.PutManifest(ctx, RootTag, m)
-	var missing *registry.MissingBlobsError
-	if errors.As(err, &missing) { // collected, or never there
-		for _, b := range [][]byte{stubBytes, emptyConfigBytes, listBytes, retiredBytes} {
-			if _, err := repo.PutBlob(ctx, b); err != nil {
-				return v1.Hash{}, err
-			}
-		}
+		w.emptyDone = true
 		if err := w.overwritten(ctx, &list); err != nil {
 			return v1.Hash{}, err
 		}
-		digest, err = repo.PutManifest(ctx, RootTag, m)
+		digest, err := w.cache.repo.PutManifest(ctx, RootTag, m)
+		if try == putTries || !errors.As(err, new(*registry.MissingBlobsError)) {
+			return digest, err
+		}
+		todo = blobs // some have been collected, or were never there
 	}
-	return digest, err
+}
+
+// newRoot makes a root and its blobs: the compat index, the empty config, and
+// the others.
+func newRoot(list segmentList, now time.Time) (registry.Manifest, [][]byte, error) {
+	segments, err := encodeSegmentList(list)
+	if err != nil {
+		return registry.Manifest{}, nil, err
+	}
+	blobs := [][]byte{list.compat, emptyConfigBytes, segments}
+	layers := []v1.Descriptor{describe(mediaCompat, list.compat), describe(mediaSegmentList, segments)}
+	if len(list.retired) > 0 {
+		retired, err := json.Marshal(list.retired)
+		if err != nil {
+			return registry.Manifest{}, nil, err
+		}
+		retired = compress(retired)
+		blobs = append(blobs, retired)
+		layers = append(layers, describe(mediaRetired, retired))
+	}
+	m, err := newManifest(mediaRoot, layers, now)
+	return m, blobs, err
+}
+
+func describe(mediaType types.MediaType, blob []byte) v1.Descriptor {
+	return v1.Descriptor{MediaType: mediaType, Digest: digestOf(blob), Size: int64(len(blob))}
+}
+
+func digestOf(b []byte) v1.Hash {
+	sum := sha256.Sum256(b)
+	return v1.Hash{Algorithm: "sha256", Hex: hex.EncodeToString(sum[:])}
+}
+
+func (w *Writer) putBlobs(ctx context.Context, blobs [][]byte) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for _, b := range blobs {
+		g.Go(func() error {
+			_, err := w.cache.repo.PutBlob(ctx, b)
+			return err
+		})
+	}
+	return g.Wait()
 }

@@ -413,7 +413,7 @@ func (w *Writer) putSegment(ctx context.Context, h Header, c content) (SegmentIn
 
 // putTries is how often a manifest is written whose own blobs a collector
 // takes.
-const putTries = 3
+const putTries = 5
 
 // putSegmentManifest writes a segment's blobs and its manifest, and completes
 // info with their digests.
