@@ -84,6 +84,8 @@ type model struct {
 
 	versions map[string][]int // of the packages, by branch
 	actors   []*actor
+	held     *Snapshot // by a reader that does not look again
+	heldAt   time.Time
 
 	mu       sync.Mutex // for what actors write
 	acks     []ack
@@ -222,11 +224,26 @@ func (m *model) check() {
 		m.checkEntry(s, &e)
 		return true
 	})
+	m.checkHeld(s)
 	for key, why := range m.mustKeep() {
 		if !s.Has(modelPath(key).HashPart) {
 			m.t.Errorf("%s is missing: %s", key, why)
 		}
 	}
+}
+
+// checkHeld makes sure that who knows an older state still gets every NAR.
+func (m *model) checkHeld(s *Snapshot) {
+	m.t.Helper()
+	if m.held == nil || time.Since(m.heldAt) > m.policy.Delay-2*maxSkew {
+		m.held, m.heldAt = s, time.Now()
+	}
+	m.held.All(func(e Entry) bool {
+		if _, err := m.repo.BlobSize(context.Background(), e.NAR.Blob); err != nil {
+			m.t.Errorf("%s has lost its NAR for who has read the index %s ago", e.Path.Name, time.Since(m.heldAt))
+		}
+		return true
+	})
 }
 
 func (m *model) checkEntry(s *Snapshot, e *Entry) {
