@@ -94,48 +94,65 @@ func bases(s *index.Snapshot) []string {
 	return all
 }
 
+// corpus is what is published first, in groups, and what then takes its place.
+type corpus struct {
+	groups                   [][]string
+	old, current, added, all []string
+}
+
+// newCorpus makes groups of small and of large paths. Each group is published by
+// itself and so has a pack of its own, of which another part is current. All
+// names have the same letters, so each publication takes the place of the one
+// before.
+func newCorpus(w *world) *corpus {
+	seed := rand.Uint64()
+	w.Logf("seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, 0))
+	const small, large = 12, 2
+	var c corpus
+	for g, keep := range []int{0, 2, 5, 8, small} {
+		var contents []string
+		for range small {
+			contents = append(contents, noise(random, 20_000+random.IntN(80_000)))
+		}
+		for range large {
+			contents = append(contents, noise(random, 1_600_000))
+		}
+		paths := w.add(fmt.Sprintf("x-%d", g), contents...)
+		keepLarge := g / 2
+		c.groups = append(c.groups, paths)
+		c.current = append(append(c.current, paths[:keep]...), paths[small:small+keepLarge]...)
+		c.old = append(append(c.old, paths[keep:small]...), paths[small+keepLarge:]...)
+	}
+	c.added = w.add("x-9", noise(random, 1_600_000), noise(random, 10_000), noise(random, 30_000))
+	c.current = append(c.current, c.added...)
+	c.all = slices.Concat(c.old, c.current)
+	return &c
+}
+
+// publish publishes the groups, then what is current.
+func (c *corpus) publish(w *world, cache string) {
+	w.Helper()
+	for _, g := range c.groups {
+		w.publish(cache, g...)
+	}
+	if r := w.publish(cache, c.current...); r.Uploaded.Paths != len(c.added) {
+		w.Fatalf("got %d uploads, want %d", r.Uploaded.Paths, len(c.added))
+	}
+}
+
 // What is collected is free afterwards: the storage takes no more than if what
 // is left were published into an empty one. What was removed can be published
 // again.
 func TestStorageIsFreed(t *testing.T) {
 	t.Parallel()
-	seed := rand.Uint64()
-	t.Logf("seed %d", seed)
-	random := rand.New(rand.NewPCG(seed, 0))
 	w := newWorld(t)
-	// Each group is published by itself and so has a pack of its own, of which
-	// another part stays. All names have the same letters, so each publication
-	// takes the place of the one before.
-	const small, large = 12, 2
-	var all, old, current []string
-	var groups [][]string
-	for g, keep := range []int{0, 2, 5, 8, small} {
-		var contents []string
-		for i := range small + large {
-			size := 20_000 + random.IntN(80_000)
-			if i >= small {
-				size = 1_600_000
-			}
-			contents = append(contents, noise(random, size))
-		}
-		paths := w.add(fmt.Sprintf("x-%d", g), contents...)
-		groups, all = append(groups, paths), append(all, paths...)
-		keepLarge := g / 2 // 0, 0, 1, 1, 2
-		current = append(append(current, paths[:keep]...), paths[small:small+keepLarge]...)
-		old = append(append(old, paths[keep:small]...), paths[small+keepLarge:]...)
-	}
-	added := w.add("x-9", noise(random, 1_600_000), noise(random, 10_000), noise(random, 30_000))
-	current = append(current, added...)
-
+	corpus := newCorpus(w)
+	old, current := corpus.old, corpus.current
 	test := func(t *testing.T, create func(*testing.T) storage) {
 		w := w.in(t)
 		s := create(t)
-		for _, g := range groups {
-			w.publish(s.cache, g...)
-		}
-		if r := w.publish(s.cache, current...); r.Uploaded.Paths != len(added) {
-			t.Fatalf("got %d uploads, want %d", r.Uploaded.Paths, len(added))
-		}
+		corpus.publish(w, s.cache)
 		before := registrytest.FolderSize(t, s.dir)
 		c := w.gc(s.cache, atOnce...)
 		if c.code != 0 || c.Result.Removed.Paths != len(old) || c.Result.Kept.Paths != len(current) || c.Result.Waiting != 0 {
@@ -157,11 +174,11 @@ func TestStorageIsFreed(t *testing.T) {
 		if r := newReader(conf); r.shown(t, old...) != 0 || r.shown(t, current...) != len(current) {
 			t.Errorf("the proxy shows %d paths that were removed, and %d of %d others", r.shown(t, old...), r.shown(t, current...), len(current))
 		}
-		if r := w.publish(s.cache, all...); r.Uploaded.Paths != len(old) {
+		if r := w.publish(s.cache, corpus.all...); r.Uploaded.Paths != len(old) {
 			t.Errorf("published again: got %d uploads, want %d", r.Uploaded.Paths, len(old))
 		}
 		w.refresh(conf)
-		w.newClient(conf).substitute(all...)
+		w.newClient(conf).substitute(corpus.all...)
 	}
 	storages(t, test)
 	t.Run("distribution, untagged too", func(t *testing.T) {
