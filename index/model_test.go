@@ -63,7 +63,7 @@ func TestModel(t *testing.T) {
 	t.Logf("seed %d", seed)
 	for i := *modelHistory; i < n; i++ {
 		synctest.Test(t, func(t *testing.T) {
-			m := newModel(t, rand.New(rand.NewPCG(seed, uint64(i)))) //nolint:gosec // a test's choice
+			m := newModel(t, rand.New(rand.NewPCG(seed, uint64(i))))
 			m.run()
 			if t.Failed() {
 				t.Logf("history %d of seed %d:\n%s", i, seed, strings.Join(m.trace, "\n"))

@@ -52,7 +52,7 @@ func (r *reader) nar(info map[string]string) error {
 	defer resp.Body.Close()
 	sum := sha256.New()
 	if _, err := io.Copy(sum, resp.Body); err != nil || resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("the NAR of %s: %s, %v", info["StorePath"], resp.Status, err)
+		return fmt.Errorf("the NAR of %s: %s, %w", info["StorePath"], resp.Status, err)
 	}
 	if got := index.FileHash(sum.Sum(nil)); got != info["FileHash"] {
 		return fmt.Errorf("the NAR of %s has the hash %s, want %s", info["StorePath"], got, info["FileHash"])

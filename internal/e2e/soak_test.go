@@ -24,7 +24,7 @@ import (
 )
 
 var (
-	soakTime = flag.Duration("soak", 45*time.Second, "how long TestSoak goes on")
+	soakTime = flag.Duration("soak", 2*time.Minute, "how long TestSoak goes on")
 	soakSeed = flag.Uint64("soak-seed", 0, "the seed of TestSoak; 0 takes one at random")
 )
 
