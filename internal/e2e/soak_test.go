@@ -34,11 +34,12 @@ var (
 // commits, that is younger than epoch and limit together, and therefore than
 // the delay.
 const (
-	soakEpoch = 5 * time.Second
+	soakEpoch = 8 * time.Second
 	soakLimit = 8 * time.Second // a publish that takes longer is killed
-	soakDelay = 15 * time.Second
+	soakDelay = 18 * time.Second
 
-	soakPublishers, soakCollections, soakReaders = 3, 2, 2
+	soakPublishers, soakCollections, soakReaders = 4, 2, 2
+	soakPaths                                    = 6 // of an epoch: few, so that publishers rely on each other's
 )
 
 // soak is a cache with much going on at once.
@@ -181,12 +182,12 @@ func (s *soak) makePaths() {
 		}
 		return chosen
 	}
-	for range 4 {
-		s.stable = append(s.stable, path(50_000, some(s.stable, 0.5)))
+	for _, size := range []int{600_000, 50_000, 50_000, 50_000} {
+		s.stable = append(s.stable, path(size, some(s.stable, 0.5)))
 	}
 	for range int(*soakTime/soakEpoch) + 1 {
 		var epoch []string
-		for i := range 8 {
+		for i := range soakPaths {
 			size := 2_000 + random.IntN(80_000)
 			if i == 0 {
 				size = 600_000 // not in a pack
@@ -271,7 +272,7 @@ func (s *soak) publisher(n int, random *rand.Rand) {
 		if random.IntN(3) == 0 {
 			kill = time.Duration(random.Float64() * 1.2 * float64(s.typical))
 		}
-		chosen := random.Perm(8)[:1+random.IntN(3)]
+		chosen := random.Perm(soakPaths)[:1+random.IntN(2)]
 		s.running.RLock()
 		if !s.goesOn() { // that took a while perhaps
 			s.running.RUnlock()
@@ -288,8 +289,8 @@ func (s *soak) publisher(n int, random *rand.Rand) {
 		if done {
 			s.appears(roots)
 		}
-		pause := time.Duration(random.Int64N(int64(time.Second)))
-		if random.IntN(4) == 0 {
+		pause := time.Duration(random.Int64N(int64(time.Second / 4)))
+		if random.IntN(8) == 0 {
 			pause = soakDelay // let it become old
 		}
 		s.pause(pause)
@@ -326,7 +327,7 @@ func (s *soak) collection(_ int, random *rand.Rand) {
 		s.process(s.command("gc", "--cache", s.cache, "--retention", "0s", "--delay", soakDelay.String()), "gc", kill)
 		s.running.RUnlock()
 		s.collected.Add(1)
-		s.pause(time.Duration(random.Int64N(int64(3 * time.Second))))
+		s.pause(time.Duration(random.Int64N(int64(time.Second))))
 	}
 }
 
@@ -337,7 +338,7 @@ func (s *soak) read(_ int, random *rand.Rand) {
 			s.Error(err)
 		}
 		current := int(time.Since(s.start) / soakEpoch)
-		epoch := s.epochs[max(0, min(current, len(s.epochs)-1)-random.IntN(8))]
+		epoch := s.epochs[max(0, min(current, len(s.epochs)-1)-random.IntN(4))]
 		if err := s.readOne(epoch[random.IntN(len(epoch))], false); err != nil {
 			s.Error(err)
 		}
