@@ -579,3 +579,35 @@ func TestCollectMergesSegments(t *testing.T) {
 		t.Errorf("again: got %+v", again)
 	}
 }
+
+// A collection may remove what is old at any moment, so nothing becomes visible
+// that relies on it before it has been repeated.
+func TestOldEntriesMustBeRepeated(t *testing.T) {
+	ctx := context.Background()
+	repo := newMemory()
+	lib := newEntry(t, repo, "lib")
+	user := newEntry(t, repo, "user", lib.Path.Base())
+	publishAt(t, repo, 0.51, "refs/heads/main", lib)
+	c := Open(repo, at(0))
+	base, err := c.Sweep(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := c.NewWriter(base, WriterOptions{CommitEvery: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Add(ctx, user); err != nil {
+		t.Fatal(err)
+	}
+	lacks(t, sweep(t, repo), user)
+	old, _ := base.Lookup(lib.Path.HashPart)
+	if err := w.Add(ctx, old); err != nil {
+		t.Fatal(err)
+	}
+	has(t, sweep(t, repo), user, lib)
+
+	young := newEntry(t, repo, "young", lib.Path.Base())
+	publishAt(t, repo, 0, "refs/heads/main", young) // relies on lib as it is
+	has(t, sweep(t, repo), young)
+}
