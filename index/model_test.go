@@ -9,6 +9,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -44,7 +45,7 @@ var (
 )
 
 // histories is the number of histories of TestModel; the race detector makes
-// them ten times slower.
+// them many times slower.
 var histories = 2000
 
 func TestModel(t *testing.T) {
@@ -61,19 +62,24 @@ func TestModel(t *testing.T) {
 		seed = rand.Uint64()
 	}
 	t.Logf("seed %d", seed)
-	for i := *modelHistory; i < n; i++ {
-		synctest.Test(t, func(t *testing.T) {
-			m := newModel(t, rand.New(rand.NewPCG(seed, uint64(i))))
-			m.run()
-			if t.Failed() {
-				t.Logf("history %d of seed %d:\n%s", i, seed, strings.Join(m.trace, "\n"))
+	for core := range modelCores {
+		t.Run(strconv.Itoa(core), func(t *testing.T) {
+			t.Parallel()
+			for i := *modelHistory + core; i < n && !t.Failed(); i += modelCores {
+				synctest.Test(t, func(t *testing.T) {
+					m := newModel(t, rand.New(rand.NewPCG(seed, uint64(i))))
+					m.run()
+					if t.Failed() {
+						t.Logf("history %d of seed %d:\n%s", i, seed, strings.Join(m.trace, "\n"))
+					}
+				})
 			}
 		})
-		if t.Failed() {
-			return
-		}
 	}
 }
+
+// modelCores is how many histories run at once.
+const modelCores = 2
 
 type model struct {
 	t      *testing.T
