@@ -27,7 +27,11 @@ type collection struct {
 		Publications int
 	}
 	Unknown []struct{ Attr, Reason string }
-	Result  *struct {
+	Stages  []struct {
+		Name    string
+		Seconds float64
+	}
+	Result *struct {
 		Kept, Removed struct{ Paths int }
 		Deleted       int
 		Waiting       int

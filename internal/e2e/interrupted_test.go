@@ -1,12 +1,12 @@
 package e2e
 
 import (
-	"bytes"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -30,11 +30,15 @@ func TestKilledCollections(t *testing.T) {
 		before, undisturbed := create(t), create(t)
 		corpus.publish(w, before.cache)
 		copyTo(t, before, undisturbed)
-		start := time.Now()
-		if c := w.gc(undisturbed.cache, atOnce...); c.code != 0 {
+		c := w.gc(undisturbed.cache, atOnce...)
+		if c.code != 0 {
 			t.Fatalf("got %d\n%s", c.code, c.stderr)
 		}
-		typical := time.Since(start)
+		last := c.Stages[len(c.Stages)-1]
+		if last.Name != "collect" {
+			t.Fatalf("the last stage is %s", last.Name)
+		}
+		typical := time.Duration(last.Seconds * float64(time.Second))
 		undisturbed.free(t, false)
 		want, wantSize := bases(sweep(t, undisturbed.cache)), registrytest.FolderSize(t, undisturbed.dir)
 
@@ -79,17 +83,18 @@ func copyTo(t *testing.T, s, to storage) {
 	}
 }
 
-// killedCollection reports whether a collection was killed before its end.
+// killedCollection reports whether a collection was killed before its end, some
+// time after it had made its plan.
 func (w *world) killedCollection(cache string, after time.Duration) bool {
 	w.Helper()
 	cmd := w.command("gc", append([]string{"--cache", cache}, atOnce...)...)
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
+	stderr := &alarm{word: "removing ", ring: func() {
+		time.AfterFunc(after, func() { _ = cmd.Process.Signal(syscall.SIGKILL) })
+	}}
+	cmd.Stderr = stderr
 	if err := cmd.Start(); err != nil {
 		w.Fatal(err)
 	}
-	timer := time.AfterFunc(after, func() { _ = cmd.Process.Signal(syscall.SIGKILL) })
-	defer timer.Stop()
 	err := cmd.Wait()
 	if status, _ := cmd.ProcessState.Sys().(syscall.WaitStatus); status.Signaled() {
 		return true
@@ -98,6 +103,23 @@ func (w *world) killedCollection(cache string, after time.Duration) bool {
 		w.Fatalf("a collection that was not killed: %v\n%s", err, stderr.String())
 	}
 	return false
+}
+
+// alarm is a buffer that calls a function when a word is written the first
+// time.
+type alarm struct {
+	syncBuffer
+	word string
+	ring func()
+	once sync.Once
+}
+
+func (a *alarm) Write(p []byte) (int, error) {
+	n, err := a.syncBuffer.Write(p)
+	if strings.Contains(a.String(), a.word) {
+		a.once.Do(a.ring)
+	}
+	return n, err
 }
 
 // Two collections at once, beside a publisher, remove what one would, and

@@ -50,9 +50,12 @@ func (r *reader) nar(info map[string]string) error {
 		return err
 	}
 	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("the NAR of %s: %s", info["StorePath"], resp.Status)
+	}
 	sum := sha256.New()
-	if _, err := io.Copy(sum, resp.Body); err != nil || resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("the NAR of %s: %s, %w", info["StorePath"], resp.Status, err)
+	if _, err := io.Copy(sum, resp.Body); err != nil {
+		return fmt.Errorf("the NAR of %s: %w", info["StorePath"], err)
 	}
 	if got := index.FileHash(sum.Sum(nil)); got != info["FileHash"] {
 		return fmt.Errorf("the NAR of %s has the hash %s, want %s", info["StorePath"], got, info["FileHash"])

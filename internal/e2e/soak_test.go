@@ -51,6 +51,7 @@ type soak struct {
 	repo    registry.Repository
 	conf    string
 	reader  *reader
+	late    *reader // of a proxy that seldom looks for what is new
 	start   time.Time
 	typical time.Duration // of a publish
 
@@ -133,6 +134,7 @@ func newSoak(t *testing.T) *soak {
 	s.typical = time.Since(start)
 	s.conf = s.startProxy(s.cache, 2, "--refresh", "1s")
 	s.reader = newReader(s.conf)
+	s.late = newReader(s.startProxy(s.cache, 2, "--refresh", (2 * soakDelay / 3).String()))
 	s.start = time.Now()
 	return s
 }
@@ -331,25 +333,26 @@ func (s *soak) collection(_ int, random *rand.Rand) {
 	}
 }
 
-// read asks the proxy for paths at random.
+// read asks the proxies for paths at random.
 func (s *soak) read(_ int, random *rand.Rand) {
 	for s.goesOn() {
-		if err := s.readOne(s.stable[random.IntN(len(s.stable))], true); err != nil {
+		reader := []*reader{s.reader, s.late}[random.IntN(2)]
+		if err := reader.look(s, s.stable[random.IntN(len(s.stable))], true); err != nil {
 			s.Error(err)
 		}
 		current := int(time.Since(s.start) / soakEpoch)
 		epoch := s.epochs[max(0, min(current, len(s.epochs)-1)-random.IntN(4))]
-		if err := s.readOne(epoch[random.IntN(len(epoch))], false); err != nil {
+		if err := reader.look(s, epoch[random.IntN(len(epoch))], false); err != nil {
 			s.Error(err)
 		}
 		time.Sleep(5 * time.Millisecond) // others need the processors more
 	}
 }
 
-// readOne looks whether a path that is shown is served, with all it refers to.
+// look looks whether a path that is shown is served, with all it refers to.
 // A path may go while it looks, but only as a whole.
-func (s *soak) readOne(base string, always bool) error {
-	info, err := s.reader.narinfo(base)
+func (r *reader) look(s *soak, base string, always bool) error {
+	info, err := r.narinfo(base)
 	if err != nil || info == nil {
 		if always && err == nil {
 			err = fmt.Errorf("%s is kept for ever, and not shown", base)
@@ -357,12 +360,12 @@ func (s *soak) readOne(base string, always bool) error {
 		return err
 	}
 	s.narinfos.Add(1)
-	if err = s.reader.nar(info); err == nil {
+	if err = r.nar(info); err == nil {
 		s.nars.Add(1)
-		for r := range strings.FieldsSeq(info["References"]) {
+		for name := range strings.FieldsSeq(info["References"]) {
 			var ref map[string]string
-			if ref, err = s.reader.narinfo(r); err == nil && ref == nil {
-				err = fmt.Errorf("%s is shown, and %s to which it refers is not", base, r)
+			if ref, err = r.narinfo(name); err == nil && ref == nil {
+				err = fmt.Errorf("%s is shown, and %s to which it refers is not", base, name)
 			}
 			if err != nil {
 				break
@@ -372,7 +375,7 @@ func (s *soak) readOne(base string, always bool) error {
 	if err == nil {
 		return nil
 	}
-	again, lookErr := s.reader.narinfo(base)
+	again, lookErr := r.narinfo(base)
 	if lookErr == nil && again == nil {
 		return nil // removed meanwhile
 	}
