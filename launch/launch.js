@@ -48,7 +48,10 @@ function unpack(archive, dir) {
   fs.mkdirSync(path.dirname(dir), { recursive: true })
   const fresh = fs.mkdtempSync(`${dir}-`)
   const tar = spawnSync('tar', ['-xzf', '-', '-C', fresh], { input: archive, stdio: ['pipe', 'inherit', 'inherit'] })
-  if (tar.status !== 0) throw new Error(`unpacking the release: tar ended with ${tar.error || tar.status}`)
+  if (tar.status !== 0) {
+    fs.rmSync(fresh, { recursive: true })
+    throw new Error(`unpacking the release: tar ended with ${tar.error || tar.status}`)
+  }
   try {
     fs.renameSync(fresh, dir)
   } catch (error) {

@@ -65,6 +65,9 @@ func parseConfig(getenv func(string) string) (config, error) {
 	if _, err := strconv.ParseUint(c.text["retention-days"], 10, 15); err != nil {
 		errs = append(errs, fmt.Errorf("input retention-days: %q is no number of days", c.text["retention-days"]))
 	}
+	if c.text["cache"] == "" { // as for the commands, a variable comes before the default
+		c.text["cache"] = getenv(cli.EnvName("cache"))
+	}
 	if c.text["cache"] == "" {
 		cache, err := cli.DefaultCache(getenv)
 		errs = append(errs, err)
@@ -91,7 +94,9 @@ func (c *config) secrets() []string { return []string{c.text["token"], c.text["s
 // environ is the environment for one of the other commands: that of the step
 // without the inputs, and those inputs that are for the command.
 func (c *config) environ(command string, env []string) []string {
-	env = slices.DeleteFunc(slices.Clone(env), func(kv string) bool { return strings.HasPrefix(kv, "INPUT_") })
+	env = slices.DeleteFunc(slices.Clone(env), func(kv string) bool {
+		return strings.HasPrefix(kv, "INPUT_") || strings.HasPrefix(kv, cli.EnvName("flake")+"=") // the mode says whether there is one
+	})
 	for _, f := range inputs {
 		value := c.text[f.name]
 		if value == "" || !slices.Contains(strings.Fields(f.to), command) {
