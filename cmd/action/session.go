@@ -81,7 +81,8 @@ func (s *session) main(ctx context.Context) error {
 		s.msg.Notice("nothing is published to " + s.cfg.cache() + ", it is only read: " + reason)
 	case modeCache:
 		if err := s.mayWrite(ctx); err != nil {
-			return err
+			s.state.Mode = modeReadOnly // post need not try
+			return errors.Join(err, s.saveState())
 		}
 	}
 	if err := s.substitute(ctx); err != nil {

@@ -147,7 +147,7 @@ func (s *session) configureNix(ctx context.Context) error {
 		return err
 	}
 	if !asked {
-		return hint.Wrap(errors.New("Nix does not ask it: the Nix daemon does not trust this user, who may not add substituters"), //nolint:revive,staticcheck // Nix is a name
+		return hint.Wrap(errors.New("it is never asked: the Nix daemon does not trust this user, who may not add substituters"),
 			"publishing works all the same; to use the cache as well, add the user to trusted-users in /etc/nix/nix.conf before the daemon starts "+
 				"(cachix/install-nix-action: extra_nix_config: trusted-users = root runner)")
 	}

@@ -92,7 +92,7 @@ jobs:
       - uses: org/nixoci-action@v1
         with:
           signing-key: ${{ secrets.SIGNING_KEY }}
-      - run: nix --extra-experimental-features 'nix-command flakes' build --no-link .#app .#multi
+      - run: nix-store --realise $(nix --extra-experimental-features 'nix-command flakes' eval --raw .#app.drvPath)
       - run: exit 7
 `
 
@@ -253,7 +253,7 @@ jobs:
       - uses: org/nixoci-action@v1
         with: {on-error: warn}
       - run: node -e "fetch('http://` + addr + tc.path + `')"
-      - run: nix --extra-experimental-features 'nix-command flakes' build --no-link .#app
+      - run: nix-store --realise $(nix --extra-experimental-features 'nix-command flakes' eval --raw .#app.drvPath)
       - run: echo the build went on
 `)
 			j.wants(tc.code, "the build went on", "building '")
