@@ -136,6 +136,15 @@ func (s *session) configureNix(ctx context.Context) error {
 	if err := s.addEnv("NIX_USER_CONF_FILES", s.confFile()+":"+s.userConfFiles()); err != nil {
 		return err
 	}
+	err := s.tryOut(ctx)
+	if err != nil { // Nix would warn of it in each command
+		return errors.Join(err, os.Truncate(s.confFile(), 0))
+	}
+	return nil
+}
+
+// tryOut makes sure that Nix asks the proxy.
+func (s *session) tryOut(ctx context.Context) error {
 	asked, err := s.isAsked(ctx)
 	if err == nil && !asked && s.lookup("NIX_CONFIG") != "" {
 		// it wins over all files, and may set substituters

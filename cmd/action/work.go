@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/org/nixoci-action/internal/cli"
+	"github.com/org/nixoci-action/internal/ui"
 )
 
 // mayWrite makes sure that the cache can be written to: the job's work must not
@@ -45,7 +46,7 @@ func (s *session) publishBuilt(ctx context.Context) error {
 		return s.soften(ctx, fmt.Errorf("finding out what the job has built: %w", err))
 	}
 	used := s.cached(ctx, fetched)
-	s.msg.Printf("built in this job: %d paths; taken from the cache: %d", len(built), len(used))
+	s.msg.Printf("built in this job: %s; taken from the cache: %s", ui.Count(len(built), "path"), ui.Count(len(used), "path"))
 	paths := append(built, used...)
 	if len(paths) == 0 {
 		return nil

@@ -322,6 +322,7 @@ func TestActionWithDaemon(t *testing.T) {
 				return
 			}
 			first.wants(0, "the Nix daemon does not trust this user", "trusted-users")
+			first.lacks("ignoring untrusted substituter")
 			second.wants(0, "building '")
 			second.lacks("copying path '")
 		})
