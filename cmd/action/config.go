@@ -110,6 +110,9 @@ func (c *config) environ(command string, env []string) []string {
 		}
 		env = append(env, f.variable+"="+value)
 	}
+	if slices.Contains(env, "RUNNER_DEBUG=1") { // "enable debug logging" was ticked
+		env = append(env, cli.EnvName("verbose")+"=true")
+	}
 	if command == gcCommand {
 		env = append(env, "NIXOCI_RETENTION="+c.text["retention-days"]+"d")
 	}

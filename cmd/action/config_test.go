@@ -52,7 +52,7 @@ func TestEnviron(t *testing.T) {
 		command, cache, user string
 		want, lacks          []string
 	}{
-		{publishCommand, "ghcr.io/o/r", "", []string{"NIXOCI_FLAKE=.", "NIXOCI_INCLUDE=a b\nc\n", "NIXOCI_NIX_ARG=--option\ncores\n2\n", "NIX_SIGNING_KEY=k3y", "GITHUB_TOKEN=t0ken", "X=y"}, []string{"INPUT_", "NIXOCI_PASSWORD", "NIXOCI_FLAKE=before"}},
+		{publishCommand, "ghcr.io/o/r", "", []string{"NIXOCI_FLAKE=.", "NIXOCI_INCLUDE=a b\nc\n", "NIXOCI_NIX_ARG=--option\ncores\n2\n", "NIX_SIGNING_KEY=k3y", "GITHUB_TOKEN=t0ken", "X=y", "NIXOCI_VERBOSE=true"}, []string{"INPUT_", "NIXOCI_PASSWORD", "NIXOCI_FLAKE=before"}},
 		{publishCommand, "https://ghcr.io/o/r", "", []string{"GITHUB_TOKEN=t0ken"}, nil},
 		{publishCommand, "localhost:1/o/r", "", nil, []string{"t0ken"}},
 		{publishCommand, "ghcr.io.example.org/o/r", "", nil, []string{"t0ken"}},
@@ -64,7 +64,7 @@ func TestEnviron(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got := c.environ(tc.command, []string{"X=y", "INPUT_TOKEN=t0ken", "INPUT_SIGNING-KEY=k3y", "NIXOCI_FLAKE=before"})
+		got := c.environ(tc.command, []string{"X=y", "RUNNER_DEBUG=1", "INPUT_TOKEN=t0ken", "INPUT_SIGNING-KEY=k3y", "NIXOCI_FLAKE=before"})
 		for _, want := range tc.want {
 			if !slices.Contains(got, want) {
 				t.Errorf("%s of %s: got %q, want %q in it", tc.command, tc.cache, got, want)

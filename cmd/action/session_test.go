@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -52,7 +53,7 @@ func TestVerdict(t *testing.T) {
 			s, out := newTestSession(t, tc.script, "INPUT_ON-ERROR", tc.onError)
 			err := s.publish(t.Context())
 			status := 0
-			if f, ok := err.(failed); ok {
+			if f := (failed{}); errors.As(err, &f) {
 				status = f.status
 			} else if err != nil {
 				t.Fatal(err)
