@@ -120,6 +120,23 @@ type job struct {
 // org/nixoci-action@v1 there.
 func (w *world) act(workflow string, args ...string) *job {
 	w.Helper()
+	cmd := w.actCommand(workflow, args...)
+	out, err := cmd.CombinedOutput()
+	j := &job{world: w, log: string(out)}
+	if err != nil {
+		j.code = cmd.ProcessState.ExitCode()
+	}
+	w.Cleanup(func() {
+		if w.Failed() {
+			w.Logf("act ended with %d:\n%s", j.code, j.log)
+		}
+	})
+	return j
+}
+
+// actCommand prepares act.
+func (w *world) actCommand(workflow string, args ...string) *exec.Cmd {
+	w.Helper()
 	program, err := exec.LookPath("act")
 	if err != nil {
 		registrytest.Missing(w, "act is not installed (make test installs it)")
@@ -140,7 +157,7 @@ func (w *world) act(workflow string, args ...string) *job {
 	w.Env.Run(w, repo, "git", "add", "-A")
 	w.Env.Run(w, repo, "git", "commit", "-q", "--allow-empty", "-m", "x")
 	ctx, cancel := context.WithTimeout(w.Context(), limit)
-	defer cancel()
+	w.Cleanup(cancel)
 	cmd := exec.CommandContext(ctx, program, append([]string{
 		"-P", "ubuntu-latest=-self-hosted",
 		"--local-repository", "org/nixoci-action@v1=" + action,
@@ -151,17 +168,7 @@ func (w *world) act(workflow string, args ...string) *job {
 	cmd.Env = append(cmd.Env, w.jobEnv...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGQUIT) }
-	out, err := cmd.CombinedOutput()
-	j := &job{world: w, log: string(out)}
-	if err != nil {
-		j.code = cmd.ProcessState.ExitCode()
-	}
-	w.Cleanup(func() {
-		if w.Failed() {
-			w.Logf("act ended with %d:\n%s", j.code, j.log)
-		}
-	})
-	return j
+	return cmd
 }
 
 // wants checks how the job ended and what its log has.

@@ -1,14 +1,18 @@
 package e2e
 
 import (
+	"bufio"
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/registry"
@@ -266,6 +270,68 @@ jobs:
 			w.noProxy(j)
 		})
 	}
+}
+
+// A job that is killed leaves no configuration behind, and nothing that a later
+// job on the same machine stumbles over.
+func TestActionKilled(t *testing.T) {
+	t.Parallel()
+	if runtime.GOOS != "linux" {
+		t.Skip("it finds the job's processes in /proc")
+	}
+	w := newWorld(t)
+	w.inStore(inDistribution(t))
+	nixtest.Write(t, w.Dir, "repo/flake.nix", flakeText(t.Name(), ""))
+	before := contents(t, filepath.Join(w.Dir, "etc"))
+	cmd := w.actCommand(strings.Replace(cacheWorkflow, "exit 7", "echo the job waits; exec sleep 600", 1))
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	log := ""
+	for lines := bufio.NewScanner(out); lines.Scan(); log += lines.Text() + "\n" {
+		if strings.Contains(lines.Text(), "| the job waits") {
+			break
+		}
+	}
+	if n := w.killAll(); n < 2 {
+		t.Errorf("killed %d processes only:\n%s", n, log)
+	}
+	_ = cmd.Wait()
+	if got := contents(t, filepath.Join(w.Dir, "etc")); got != before {
+		t.Errorf("Nix's configuration: got %q, want %q", got, before)
+	}
+	if _, err := os.Stat(filepath.Join(w.Dir, "home/.config/nix")); err == nil {
+		t.Error("the user has a configuration of Nix now")
+	}
+	next := w.act("on: push\njobs:\n  build:\n    runs-on: ubuntu-latest\n    steps:\n      - uses: actions/checkout@v5\n" +
+		"      - uses: org/nixoci-action@v1\n        with: {flake: .}\n")
+	next.wants(0, "8 outputs published")
+	next.lacks("::warning")
+}
+
+// killAll kills all processes of the world's user, as the end of a machine does,
+// and returns their number.
+func (w *world) killAll() int {
+	w.Helper()
+	all, err := filepath.Glob("/proc/[0-9]*/environ")
+	if err != nil {
+		w.Fatal(err)
+	}
+	n := 0
+	for _, name := range all {
+		env, err := os.ReadFile(name)
+		if err != nil || !strings.Contains(string(env), "HOME="+w.Dir+"/home\x00") {
+			continue
+		}
+		if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(name))); err == nil && syscall.Kill(pid, syscall.SIGKILL) == nil {
+			n++
+		}
+	}
+	return n
 }
 
 // Without the right to write, a job ends before its work.

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"encoding/json"
 	"encoding/pem"
 	"fmt"
 	"net/http"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -68,6 +70,35 @@ func TestLauncherRefuses(t *testing.T) {
 				t.Errorf("something was unpacked: %s", out)
 			}
 		})
+	}
+}
+
+// The release that the tree names, if any, is complete.
+func TestRelease(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../../launch/release.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var r struct {
+		Version string
+		Files   map[string]struct{ URL, SHA256 string }
+	}
+	if err := json.Unmarshal(text, &r); err != nil {
+		t.Fatal(err)
+	}
+	if r.Version == "" {
+		if len(r.Files) > 0 {
+			t.Error("there are files without a version")
+		}
+		return
+	}
+	sum := regexp.MustCompile(`^[0-9a-f]{64}$`)
+	for _, target := range []string{"linux-x64", "linux-arm64", "darwin-x64", "darwin-arm64"} {
+		f := r.Files[target]
+		if !strings.HasPrefix(f.URL, "https://") || !strings.Contains(f.URL, "/"+r.Version+"/") || !sum.MatchString(f.SHA256) {
+			t.Errorf("%s: got %+v", target, f)
+		}
 	}
 }
 
