@@ -115,8 +115,8 @@ func (s *session) publicKeys(ctx context.Context) ([]string, error) {
 	return slices.Compact(keys), nil
 }
 
-// confText are the lines for Nix. A cache without keys is trusted: who can
-// write to it can run this job's workflow.
+// confText are the lines for Nix. A cache without keys is trusted, because it
+// would be of no use to the job otherwise; the README says so.
 func confText(url string, keys []string) string {
 	// what another job publishes meanwhile must not stay unseen for an hour
 	const common = "narinfo-cache-negative-ttl = 0\n"
