@@ -1,6 +1,7 @@
 # Tools are pinned here and nowhere else.
 GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 ACTIONLINT    := github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
+ACT           := github.com/nektos/act@v0.2.89
 GOVULNCHECK   := golang.org/x/vuln/cmd/govulncheck@v1.8.0
 
 FUZZTIME ?= 10s
@@ -33,7 +34,8 @@ demo: ## publish the example flake, serve it, substitute it into an empty store
 .PHONY: test
 test: ## vet, check the format, run all tests with the race detector
 	scripts/install-deps --for test
-	scripts/with-nix scripts/test
+	GOBIN='$(CURDIR)/.cache/bin' go install $(ACT)
+	PATH="$(CURDIR)/.cache/bin:$$PATH" scripts/with-nix scripts/test
 
 .PHONY: bench
 bench: ## measure publish and proxy against the machine; BENCH='-scale 0.05' and other flags

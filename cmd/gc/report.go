@@ -19,8 +19,11 @@ import (
 // texts are made of. Sizes are in bytes, times in RFC 3339. The field names are
 // an interface.
 type report struct {
-	Status  string   `json:"status"` // done, partly or failed
-	Error   string   `json:"error,omitempty"`
+	Status string `json:"status"` // done, partly or failed
+	Error  string `json:"error,omitempty"`
+	// Denied tells that the registry refused the credentials, or what they may
+	// do.
+	Denied  bool     `json:"denied,omitempty"`
 	Cache   string   `json:"cache"`
 	DryRun  bool     `json:"dryRun"`
 	Flake   string   `json:"flake,omitempty"` // as Nix locked it
@@ -310,5 +313,5 @@ func (r *report) finish(stages []cli.Stage, err error) {
 	case r.Status != statusPartly:
 		r.Status = statusFailed
 	}
-	r.Error = err.Error()
+	r.Error, r.Denied = err.Error(), registry.Denied(err)
 }

@@ -65,7 +65,7 @@ func newCollector(cfg config, getenv func(string) string, stderr io.Writer) (*co
 	log := msg.Logger(level)
 	repo, err := registry.Open(cfg.Cache, registry.Options{
 		Push:      !cfg.DryRun,
-		Keychain:  cli.Keychain(),
+		Keychain:  cli.Keychain(getenv),
 		UserAgent: "nixoci-action/" + cli.Version(),
 		GitHubAPI: getenv("GITHUB_API_URL"),
 		Logger:    log,

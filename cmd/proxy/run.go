@@ -20,16 +20,16 @@ import (
 func run(ctx context.Context, args []string, getenv func(string) string, _ io.Reader, stdout, stderr io.Writer) int {
 	c, err := parseConfig(args, getenv)
 	if err == nil {
-		err = serve(ctx, c, stdout, ui.New(stderr, getenv))
+		err = serve(ctx, c, getenv, stdout, ui.New(stderr, getenv))
 	}
 	return cli.Report(ctx, err, getenv, stdout, stderr)
 }
 
 // serve returns nil when ctx is cancelled: that is how a proxy ends.
-func serve(ctx context.Context, c config, stdout io.Writer, m *ui.Messages) error {
+func serve(ctx context.Context, c config, getenv func(string) string, stdout io.Writer, m *ui.Messages) error {
 	log := m.Logger(slog.LevelInfo)
 	repo, err := registry.Open(c.cache, registry.Options{
-		Keychain:  cli.Keychain(),
+		Keychain:  cli.Keychain(getenv),
 		UserAgent: "nixoci-proxy/" + cli.Version(),
 		// no Logger: what the proxy says about a failure is enough; each of its
 		// retries, for each of many paths, would bury it

@@ -26,6 +26,7 @@ type config struct {
 
 	Pin     string
 	PinKeep int
+	Series  string
 
 	ExcludePaths []string
 	DenyUnfree   bool
@@ -35,6 +36,7 @@ type config struct {
 	Level        int
 	CompatIndex  string // compatAuto, compatOn or compatOff
 	Jobs         int
+	NixArgs      []string
 	DryRun       bool
 	JSON         bool
 	Verbose      bool
@@ -53,10 +55,10 @@ var command = &cli.Command{
 		publish --flake . --pin production --pin-keep 2
 		publish --flake . --dry-run
 		nix-build | publish --cache localhost:5000/my/cache -`,
-	Environment: []cli.Variable{
+	Environment: append([]cli.Variable{
 		{Name: "NIX_SIGNING_KEY", Usage: "secret signing keys themselves, one a line, in addition to --sign-key-file"},
 		{Name: "GITHUB_TOKEN", Usage: "password for ghcr.io, if no docker or podman login has one"},
-	},
+	}, cli.Login...),
 	Partly: "what could be built and uploaded is published, the rest is named",
 }
 
@@ -88,11 +90,13 @@ func parseConfig(args []string, getenv func(string) string) (config, error) {
 	f.Bool(&c.DenyUnfree, "deny-unfree", "skip outputs with an unfree license")
 	f.String(&c.Pin, "pin", "", "keep what is published under this `NAME`, until gc --unpin NAME, or until newer publications with the name take its place")
 	f.Int(&c.PinKeep, "pin-keep", 1, "`NUMBER` of publications that --pin keeps under its name")
+	f.String(&c.Series, "series", "", "`NAME` of a series of publications of store paths: the newer ones take the place of the older ones, whatever packages they have (default: by the names of the packages)")
 	f.Strings(&c.KeyFiles, "sign-key-file", nil, "`FILE` with a secret key to sign with")
 	f.Choice(&c.Compression, "compression", []string{"zstd", "xz", "none"}, "`HOW` to compress NARs: zstd, xz or none")
 	f.Int(&c.Level, "compression-level", 3, "zstd's compression level, `1..22`")
 	f.Choice(&c.CompatIndex, "compat-index", []string{compatAuto, compatOn, compatOff}, "`WHETHER` nixcache-oci's proxy can use the cache, too: on or off from now on, or auto for as it was")
 	f.Int(&c.Jobs, "jobs", 0, "`NUMBER` of uploads at a time (default: twice the processors, at least 4)")
+	f.Strings(&c.NixArgs, "nix-arg", nil, "`ARGUMENT` to add to each Nix command; it must be one that nix and nix-store know, as in --nix-arg=--option --nix-arg=cores --nix-arg=2")
 	f.Bool(&c.DryRun, "dry-run", "show what would be done, and write and build nothing")
 	f.Bool(&c.JSON, "json", "print the result as JSON on standard output")
 	f.Bool(&c.Verbose, "verbose", "log every request and command")
@@ -155,6 +159,9 @@ func (c *config) validate() error {
 		errs = append(errs, fmt.Errorf("--pin-keep %d is not at least 1", c.PinKeep))
 	case c.PinKeep > 1 && c.Pin == "":
 		errs = append(errs, errors.New("--pin-keep needs --pin"))
+	}
+	if c.Series != "" && c.Flake != "" {
+		errs = append(errs, errors.New("--series is for store paths"))
 	}
 	if c.Jobs < 0 {
 		errs = append(errs, fmt.Errorf("--jobs %d is negative", c.Jobs))

@@ -81,7 +81,7 @@ func newPublisher(cfg config, getenv func(string) string, stdin io.Reader, stder
 	log := msg.Logger(level)
 	repo, err := registry.Open(cfg.Cache, registry.Options{
 		Push:      !cfg.DryRun,
-		Keychain:  cli.Keychain(),
+		Keychain:  cli.Keychain(getenv),
 		UserAgent: "nixoci-action/" + cli.Version(),
 		Logger:    log,
 	})
@@ -94,9 +94,9 @@ func newPublisher(cfg config, getenv func(string) string, stdin io.Reader, stder
 	}
 	return &publisher{
 		cfg: cfg, getenv: getenv, stdin: stdin, msg: msg, log: log, keys: keys, repo: repo,
-		nix:    nix.New(nix.Options{Env: os.Environ(), Stderr: nixLog, Logger: log}),
+		nix:    nix.New(nix.Options{Env: os.Environ(), Args: cfg.NixArgs, Stderr: nixLog, Logger: log}),
 		cache:  index.Open(repo, index.Options{Dir: dir, Logger: log}),
-		report: report{Cache: repo.String(), DryRun: cfg.DryRun, PublicKeys: keys.PublicKeys(), Upstreams: []string{}, Paths: []pathReport{}},
+		report: report{Cache: repo.String(), DryRun: cfg.DryRun, PublicKeys: keys.PublicKeys(), Upstreams: []string{}, Paths: []pathReport{}, logs: map[string]buildLog{}},
 	}, func() { nixLog.Close() }, nil
 }
 
@@ -254,6 +254,9 @@ func (p *publisher) build(ctx context.Context, outputs []discover.Output) ([]dis
 	var failed *nix.CommandError
 	if err != nil && (built == nil || ctx.Err() != nil || !errors.As(err, &failed)) {
 		return nil, err
+	}
+	if failed != nil {
+		p.explainBuilds(ctx, built, failed)
 	}
 	return built, nil
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/internal/cli"
 	"github.com/org/nixoci-action/internal/hint"
+	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/ui"
 	"github.com/org/nixoci-action/upload"
 )
@@ -21,8 +22,11 @@ import (
 // report is the result of a run: what --json prints, and what the summary is
 // made of. Sizes are in bytes.
 type report struct {
-	Status     string   `json:"status"` // done, partly or failed
-	Error      string   `json:"error,omitempty"`
+	Status string `json:"status"` // done, partly or failed
+	Error  string `json:"error,omitempty"`
+	// Denied tells that the registry refused the credentials, or what they may
+	// do.
+	Denied     bool     `json:"denied,omitempty"`
 	Cache      string   `json:"cache"`
 	DryRun     bool     `json:"dryRun"`
 	PublicKeys []string `json:"publicKeys,omitempty"`
@@ -64,6 +68,7 @@ type report struct {
 	complete bool // everything that was planned is in the cache
 	partial  bool // something went wrong, something is published
 	unsent   []error
+	logs     map[string]buildLog // by attribute
 }
 
 // adoptReport names the paths that were left out, because their NAR is lost or
@@ -100,6 +105,10 @@ type outputReport struct {
 	Message string   `json:"message,omitempty"`
 	Paths   []string `json:"paths,omitempty"`
 	Missing []string `json:"missing,omitempty"`
+	// FailedDrv is the derivation whose build failed, the output's own or one
+	// that it needs, and Log the last lines that it printed; as far as known.
+	FailedDrv string `json:"failedDrv,omitempty"`
+	Log       string `json:"log,omitempty"`
 }
 
 type pathReport struct {
@@ -143,6 +152,7 @@ func (r *report) built(built []discover.Built, dryRun bool) error {
 			o.Status, o.Reason = statusNotBuilt, "not in the local store"
 		case len(b.Missing) > 0:
 			o.Status, o.Reason = statusFailed, "build failed"
+			o.FailedDrv, o.Log = r.logs[o.Attr].drv, r.logs[o.Attr].text
 		}
 		r.Outputs = append(r.Outputs, o)
 	}
@@ -242,7 +252,7 @@ func (r *report) finish(stages []cli.Stage, err error) {
 	slices.SortFunc(r.Paths, func(a, b pathReport) int { return strings.Compare(a.Path, b.Path) })
 	r.Status = "done"
 	if err != nil {
-		r.Status, r.Error = "failed", err.Error()
+		r.Status, r.Error, r.Denied = "failed", err.Error(), registry.Denied(err)
 		if r.partial {
 			r.Status = "partly"
 		}

@@ -37,6 +37,8 @@ func selection(c config, roots []root, getenv func(string) string) string {
 		if c.DenyUnfree {
 			v.Set("deny-unfree", strconv.FormatBool(true))
 		}
+	} else if c.Series != "" {
+		v.Set("series", c.Series)
 	} else {
 		set("package", packages(roots))
 	}

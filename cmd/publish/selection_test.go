@@ -35,6 +35,7 @@ func TestSelection(t *testing.T) {
 			name: "store paths", roots: paths("nixos-system-host-24.05", "hello-2.12.1", "hello-2.10", "a-b-c", "gtk+-3.24-dev", "x-"),
 			want: "package=a-b-c&package=gtk%2B&package=hello&package=nixos-system-host&package=x-",
 		},
+		{name: "a series", c: config{Series: "X64 & more"}, roots: paths("a", "b"), want: "series=X64+%26+more"},
 		{name: "no store path", roots: []root{{path: "/nix/store/x"}}},
 		{name: "a job", c: config{Flake: "/work/repo/config"}, env: actions, want: "flake=.%2Fconfig&job=build&workflow=CI+%26+more"},
 		{name: "not in Actions", c: config{Flake: "/work/repo/config"}, env: actions[2:]},

@@ -31,7 +31,7 @@ func TestMain(m *testing.M) {
 	}
 	bin = dir
 	// with the race detector, as the tests themselves
-	out, err := exec.Command("go", "build", "-race", "-o", dir+"/", "../../cmd/publish", "../../cmd/proxy", "../../cmd/gc").CombinedOutput()
+	out, err := exec.Command("go", "build", "-race", "-o", dir+"/", "../../cmd/publish", "../../cmd/proxy", "../../cmd/gc", "../../cmd/action").CombinedOutput()
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "building the commands: %v\n%s", err, out)
 		os.Exit(1)
@@ -59,6 +59,10 @@ type world struct {
 	*testing.T
 	*nixtest.Env
 	keyFile, publicKey string
+
+	// for act
+	downloads func() int // of the action's release, if it is served
+	jobEnv    []string   // variables of the runner
 }
 
 func newWorld(t *testing.T) *world {

@@ -66,6 +66,29 @@ func (m *Messages) Warn(err error) {
 	}
 }
 
+// Notice prints what is neither an error nor a warning, but worth knowing. In
+// GitHub Actions it becomes an annotation.
+func (m *Messages) Notice(text string) {
+	m.println(Text(text))
+	if m.action != nil {
+		m.action.Noticef("%s", Text(text))
+	}
+}
+
+// Annotate adds an annotation with a title to the run in GitHub Actions, a
+// warning or an error. Elsewhere it does nothing: what it says was printed.
+func (m *Messages) Annotate(warn bool, title, text string) {
+	if m.action == nil {
+		return
+	}
+	a := m.action.WithFieldsMap(map[string]string{"title": Line(title)})
+	if warn {
+		a.Warningf("%s", Text(text))
+	} else {
+		a.Errorf("%s", Text(text))
+	}
+}
+
 func describe(kind string, err error) []string {
 	var lines []string
 	for _, e := range parts(err) {

@@ -1,0 +1,57 @@
+package main
+
+// field is an input or an output. The tables below are the source for
+// action.yml and README.md; a test compares them.
+type field struct {
+	name, fallback, about string
+
+	// For inputs: the variable that gives it to commands, which are named in
+	// to. What is not set there is left to the command's own default.
+	variable, to string
+	list         bool // one item a line
+}
+
+const (
+	publishCommand = "publish"
+	proxyCommand   = "proxy"
+	gcCommand      = "gc"
+)
+
+var inputs = []field{
+	{name: "flake", about: "flake to build and publish, such as `.`; without it, what the job itself builds is published at its end", variable: "NIXOCI_FLAKE", to: "publish gc"},
+	{name: "cache", about: "where the cache is: `HOST/NAME` in a registry, or `oci:DIR`; by default `ghcr.io/<repository>/nix-cache`", variable: "NIXOCI_CACHE", to: "publish proxy gc"},
+	{name: "upstream-caches", about: "caches whose paths are not published, one a line; by default https://cache.nixos.org; `none` for no such cache", variable: "NIXOCI_UPSTREAM", to: "publish", list: true},
+	{name: "systems", about: "systems to publish, one a line; by default the runner's", variable: "NIXOCI_SYSTEM", to: "publish gc", list: true},
+	{name: "kinds", about: "kinds of outputs, one a line, as in `packages`; by default all but `hydraJobs`", variable: "NIXOCI_KINDS", to: "publish gc", list: true},
+	{name: "include", about: "globs over attributes, one a line: publish only these", variable: "NIXOCI_INCLUDE", to: "publish gc", list: true},
+	{name: "exclude", about: "globs over attributes, one a line: skip these", variable: "NIXOCI_EXCLUDE", to: "publish gc", list: true},
+	{name: "exclude-paths", about: "globs over names of store paths, one a line: leave these out, and what refers to them", variable: "NIXOCI_EXCLUDE_PATH", to: "publish", list: true},
+	{name: "signing-key", about: "secret key to sign with, from a secret", variable: "NIX_SIGNING_KEY", to: "publish"},
+	{name: "token", fallback: "${{ github.token }}", about: "token for ghcr.io or, with `username`, password for the cache's registry"},
+	{name: "username", about: "user at the cache's registry; not needed for ghcr.io, nor after a docker login"},
+	{name: "jobs", about: "uploads at a time; by default twice the processors, at least 4", variable: "NIXOCI_JOBS", to: "publish"},
+	{name: "compression", fallback: "zstd", about: "`zstd`, `xz` or `none`", variable: "NIXOCI_COMPRESSION", to: "publish"},
+	{name: "dry-run", fallback: "false", about: "`true` to show what would be done, and build, upload and remove nothing", variable: "NIXOCI_DRY_RUN", to: "publish gc"},
+	{name: "on-error", fallback: "fail", about: "`warn` for a green job in spite of failures; refused credentials and wrong inputs always fail"},
+	{name: "gc", fallback: "false", about: "`true` to collect: to remove from the cache what nothing needs any more, and do nothing else"},
+	{name: "retention-days", fallback: "30", about: "for gc: days for which a publication stays after a newer one took its place"},
+	{name: "keep-last", fallback: "1", about: "for gc: publications of each branch and job that stay for ever", variable: "NIXOCI_KEEP_LAST", to: "gc"},
+	{name: "pin", about: "name under which what is published stays until it is unpinned", variable: "NIXOCI_PIN", to: "publish"},
+	{name: "extra-nix-args", about: "arguments for each Nix command of the action, separated by white space, as in `--option cores 2`", variable: "NIXOCI_NIX_ARG", to: "publish"},
+	{name: "deadline", about: "time after which the step stops, as in `5h`; what is uploaded by then stays"},
+	{name: "summary", fallback: "true", about: "`false` for no job summary"},
+}
+
+var outputs = []field{
+	{name: "cache", about: "the cache"},
+	{name: "public-key", about: "the cache's public keys, separated by spaces"},
+	{name: "substituter", about: "URL of the cache as a substituter, up to the end of the job"},
+	{name: "outputs", about: "the flake's outputs as JSON: a list of objects with `attr`, `system`, `status`, `paths`"},
+	{name: "published", about: "number of outputs that are published"},
+	{name: "uploaded-paths", about: "number of store paths that were uploaded"},
+	{name: "uploaded-bytes", about: "bytes that were uploaded"},
+	{name: "upstream-paths", about: "number of store paths left out because an upstream cache has them"},
+	{name: "cached-paths", about: "number of store paths that the cache had already"},
+	{name: "failed", about: "number of outputs and store paths that failed"},
+	{name: "report", about: "file with the whole report as JSON"},
+}

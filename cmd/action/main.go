@@ -1,0 +1,47 @@
+// Command action is the GitHub Action: "action main" is its step, "action post"
+// what follows the job's last step. The launcher in the folder launch runs it.
+// It does its work with the commands publish, proxy and gc, which lie beside it.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/org/nixoci-action/internal/cli"
+)
+
+func main() { cli.Main(run) }
+
+var command = cli.Command{
+	Name:     "action",
+	Synopsis: "main | post",
+	About:    "The GitHub Action's step, and its end after the job's last step. It is configured by the variables INPUT_* that a runner makes of the inputs in action.yml.",
+}
+
+func run(ctx context.Context, args []string, getenv func(string) string, _ io.Reader, _, stderr io.Writer) int {
+	f := command.Flags(getenv)
+	rest, err := f.Parse(args)
+	if err == nil && len(rest) != 1 {
+		err = f.Usage(errors.New("give one of main and post"))
+	}
+	var s *session
+	if err == nil {
+		s, err = newSession(getenv, stderr)
+	}
+	if err == nil {
+		switch rest[0] {
+		case "main":
+			err = s.main(ctx)
+		case "post":
+			err = s.post(ctx)
+		default:
+			err = f.Usage(fmt.Errorf("unexpected argument %q", rest[0]))
+		}
+	}
+	if f := (failed{}); errors.As(err, &f) {
+		return f.status
+	}
+	return cli.Report(ctx, err, getenv, stderr, stderr)
+}

@@ -1,0 +1,112 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+
+	"github.com/org/nixoci-action/internal/cli"
+)
+
+// mode is what the action does in a job.
+type mode string
+
+const (
+	modePublish  mode = "publish"
+	modeCache    mode = "cache"
+	modeReadOnly mode = "read-only"
+	modeGC       mode = "gc"
+)
+
+// choose returns the mode and the reason for it.
+func choose(c config, getenv func(string) string) (mode, string, error) {
+	if c.gc {
+		return modeGC, "the input gc is set", nil
+	}
+	fork, err := forkOf(getenv)
+	if err != nil {
+		return "", "", err
+	}
+	switch {
+	case fork != "":
+		return modeReadOnly, "the pull request is from " + fork + ", so the job's token may not write", nil
+	case c.text["username"] != "" && c.text["token"] == "":
+		return modeReadOnly, "there is a username, but no token", nil
+	case c.onGHCR() && c.text["token"] == "" && !loggedIn(getenv):
+		return modeReadOnly, "there is no token for " + ghcr, nil
+	case c.text["flake"] != "":
+		return modePublish, "the input flake is set", nil
+	}
+	return modeCache, "without the input flake, what the job builds is published at its end", nil
+}
+
+// loggedIn reports whether the commands would find credentials for ghcr.io.
+func loggedIn(getenv func(string) string) bool {
+	auth, err := cli.Keychain(getenv).Resolve(ghcrRegistry{})
+	return err == nil && auth != authn.Anonymous
+}
+
+type ghcrRegistry struct{}
+
+func (ghcrRegistry) String() string      { return ghcr }
+func (ghcrRegistry) RegistryStr() string { return ghcr }
+
+// maxEvent bounds what is read of an event, in bytes; GitHub's are at most 25 MB.
+const maxEvent = 64 << 20
+
+// forkOf names the repository that a pull request comes from, if that is
+// another one; "" otherwise. Then GitHub gives a token that only reads, whatever
+// the workflow asks for. The exception is pull_request_target, which runs the
+// workflow of the target.
+func forkOf(getenv func(string) string) (string, error) {
+	name := getenv("GITHUB_EVENT_NAME")
+	if !strings.HasPrefix(name, "pull_request") || name == "pull_request_target" {
+		return "", nil
+	}
+	text, err := readFile(getenv("GITHUB_EVENT_PATH"), maxEvent)
+	if err != nil {
+		return "", fmt.Errorf("reading the event of the pull request: %w", err)
+	}
+	type repository struct {
+		FullName string `json:"full_name"`
+	}
+	var event struct {
+		PullRequest *struct {
+			Head struct {
+				Repo *repository `json:"repo"`
+			} `json:"head"`
+		} `json:"pull_request"`
+		Repository repository `json:"repository"`
+	}
+	if err := json.Unmarshal(text, &event); err != nil {
+		return "", fmt.Errorf("reading the event of the pull request: %w", err)
+	}
+	here := event.Repository.FullName
+	if here == "" {
+		here = getenv("GITHUB_REPOSITORY")
+	}
+	switch {
+	case event.PullRequest == nil:
+		return "", nil
+	case event.PullRequest.Head.Repo == nil:
+		return "a deleted repository", nil
+	case !strings.EqualFold(event.PullRequest.Head.Repo.FullName, here):
+		return event.PullRequest.Head.Repo.FullName, nil
+	}
+	return "", nil
+}
+
+// readFile reads a file of at most limit bytes.
+func readFile(name string, limit int64) ([]byte, error) {
+	st, err := os.Stat(name)
+	if err != nil {
+		return nil, err
+	}
+	if st.Size() > limit {
+		return nil, fmt.Errorf("%s is larger than %d bytes", name, limit)
+	}
+	return os.ReadFile(name)
+}

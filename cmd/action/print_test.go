@@ -1,0 +1,141 @@
+package main
+
+import (
+	"bytes"
+	"html"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/org/nixoci-action/internal/ui"
+)
+
+var nasty = []string{
+	"</pre><script>x</script>", "a|b", "`code`", "[x](https://example.org)", "# title", "::error::x", "##[error]x", "\x1b[31mred", "a\n\n## b", "a\r\n::warning::x",
+	"https://user:secret@example.org/?token=x", "@somebody", "www.example.org", "&lt;b&gt;", "<!--", "-->", "\xff\xfe", "$(x)", "${{ secrets.X }}", "_a_ *b* ~c~",
+}
+
+// harmless is text in which nothing has a meaning for Markdown or HTML.
+var harmless = regexp.MustCompile(`^([A-Za-z0-9 /,?\n\t-]|&#[0-9]+;)*$`)
+
+func FuzzLiteral(f *testing.F) {
+	for _, s := range nasty {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		one := literal(s)
+		if !harmless.MatchString(one) || strings.ContainsAny(one, "\n\t") {
+			t.Errorf("literal(%q): got %q", s, one)
+		}
+		if got, want := html.UnescapeString(one), ui.Line(s); got != want && !strings.ContainsFunc(want, func(r rune) bool { return r == 0xfffd }) {
+			t.Errorf("literal(%q) shows %q, want %q", s, got, want)
+		}
+		block := strings.TrimSuffix(strings.TrimPrefix(pre(s), "<pre>"), "</pre>")
+		if !harmless.MatchString(block) {
+			t.Errorf("pre(%q): got %q", s, block)
+		}
+	})
+}
+
+// Whatever a report says, the summary has our own markup only.
+func FuzzSummary(f *testing.F) {
+	for _, s := range nasty {
+		f.Add(s, s)
+	}
+	s := &session{cfg: config{text: map[string]string{"cache": "oci:/c", "token": "t0ken-123", "signing-key": "k:c2VjcmV0"}, summary: true}}
+	r := publishReport{
+		Status: "partly", PublicKeys: []string{"k"}, Closure: total{1, 2, 3},
+		Outputs: []outputReport{{Attr: "x", Status: "failed", Reason: "x", Message: "x", FailedDrv: "x", Log: "x"}}, Paths: []pathReport{{Path: "x", Reason: "new"}},
+		Failures: []struct{ Path, Error string }{{"x", "x"}}, Error: "x",
+	}
+	frame := markup(s.publishSummary(&r, false))
+	f.Fuzz(func(t *testing.T, a, b string) {
+		r := r
+		r.Error, r.PublicKeys = b+"t0ken-123", []string{b}
+		r.Outputs = []outputReport{{Attr: a, Status: "failed", Reason: b, Message: "m" + b, FailedDrv: a, Log: "l" + a + "k:c2VjcmV0"}}
+		r.Paths = []pathReport{{Path: a, Reason: "new"}}
+		r.Failures = []struct{ Path, Error string }{{a, b}}
+		text := s.publishSummary(&r, false)
+		if got := markup(text); got != frame {
+			t.Errorf("with %q and %q the markup is %q, want %q", a, b, got, frame)
+		}
+		if shown := html.UnescapeString(text); strings.Contains(shown, "t0ken-123") || strings.Contains(shown, "c2VjcmV0") {
+			t.Errorf("a secret is in the summary: %s", shown)
+		}
+	})
+}
+
+// markup is a text without what shows.
+func markup(s string) string {
+	s = regexp.MustCompile(`&#[0-9]+;`).ReplaceAllString(s, "x")
+	s = regexp.MustCompile(`<(pre|code)>[^<]*</`).ReplaceAllString(s, "<$1>x</") // it may be empty
+	return regexp.MustCompile(`[A-Za-z0-9 /,?\t.…-]+|\n+`).ReplaceAllString(s, " ")
+}
+
+// No value can end itself and set another output.
+func TestSet(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "output")
+	getenv := env("GITHUB_OUTPUT", file)
+	value := "x\n_GitHubActionsFileCommandDelimeter_\nother=1\nEOF"
+	for range 2 {
+		if err := set(getenv, "GITHUB_OUTPUT", "name", value); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := regexp.MustCompile(`(?s)^name<<(end-\w{20,})\n(.*)\n(end-\w+)\nname<<(end-\w+)\n(.*)\n(end-\w+)\n$`).FindStringSubmatch(string(got))
+	if m == nil || m[1] != m[3] || m[4] != m[6] || m[1] == m[4] || m[2] != value || m[5] != value {
+		t.Errorf("got %q", got)
+	}
+	if err := set(env(), "GITHUB_OUTPUT", "name", value); err != nil {
+		t.Errorf("without a runner: got %v", err)
+	}
+}
+
+func TestRelay(t *testing.T) {
+	t.Parallel()
+	for warn, want := range map[bool]string{
+		true:  "one\ntwo\n::warning::bad\n::warning title=x::worse\n",
+		false: "one\ntwo\n::error::bad\n::error title=x::worse\n",
+	} {
+		var out bytes.Buffer
+		r := newRelay(&out)
+		for _, part := range []string{"on", "e\n::err", "or::bad\ntwo\n", "::error title=x::worse"} {
+			_, _ = r.Write([]byte(part))
+		}
+		r.finish(warn)
+		if out.String() != want {
+			t.Errorf("warn %t: got %q, want %q", warn, out.String(), want)
+		}
+	}
+}
+
+// signalWriter tells when something was written.
+type signalWriter chan string
+
+func (w signalWriter) Write(p []byte) (int, error) {
+	w <- string(p)
+	return len(p), nil
+}
+
+func TestHeartbeat(t *testing.T) {
+	t.Parallel()
+	w := make(signalWriter)
+	stop := newRelay(w).beat(10 * time.Millisecond)
+	if got := <-w; !strings.HasPrefix(got, "still at work after ") {
+		t.Errorf("got %q", got)
+	}
+	go func() { // a beat may be under way
+		for range w {
+		}
+	}()
+	stop()
+	close(w)
+}

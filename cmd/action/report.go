@@ -1,0 +1,112 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+)
+
+// publishReport is what this program needs of publish's report.
+type publishReport struct {
+	Status     string
+	Error      string
+	Denied     bool
+	DryRun     bool
+	PublicKeys []string
+	Outputs    []outputReport
+	Closure    total
+	OnUpstream total
+	InCache    total
+	Excluded   total
+	New        total
+	Uploaded   total
+	Reused     total
+	Pin        string
+	Paths      []pathReport
+	Failures   []struct{ Path, Error string }
+	Stages     []stage
+}
+
+type outputReport struct {
+	Attr      string   `json:"attr"`
+	System    string   `json:"system,omitempty"`
+	Status    string   `json:"status"`
+	Paths     []string `json:"paths"`
+	Reason    string   `json:"reason,omitempty"`
+	Message   string   `json:"message,omitempty"`
+	FailedDrv string   `json:"failedDrv,omitempty"`
+	Log       string   `json:"log,omitempty"`
+}
+
+type total struct {
+	Paths             int
+	NarSize, FileSize int64
+}
+
+type pathReport struct {
+	Path, Reason      string
+	Keep              bool
+	NarSize, FileSize int64
+}
+
+type stage struct {
+	Name    string
+	Seconds float64
+}
+
+// gcReport is what this program needs of gc's report.
+type gcReport struct {
+	Status, Error string
+	Denied        bool
+	DryRun        bool
+	Kept, Removed total
+	Reasons       []struct {
+		Keep   bool
+		Reason string
+		total
+	}
+	Paths     []pathReport
+	FreedSize int64
+	Result    *struct {
+		Kept, Removed total
+		Deleted       int
+		Waiting       int
+		WaitingUntil  *time.Time
+		Refused       []struct{ Reason, Remedy string }
+	}
+}
+
+// counts are the outputs that are published, and the outputs and store paths
+// that failed.
+func (r *publishReport) counts() (published, failures int) {
+	for _, o := range r.Outputs {
+		switch o.Status {
+		case "built":
+			published++
+		case "failed":
+			failures++
+		}
+	}
+	if r.Status == "failed" || r.DryRun {
+		published = 0
+	}
+	return published, failures + len(r.Failures)
+}
+
+// outputsJSON is the output "outputs": without logs and messages, which may be
+// long.
+func (r *publishReport) outputsJSON() (string, error) {
+	list := make([]outputReport, 0, len(r.Outputs))
+	for _, o := range r.Outputs {
+		paths := o.Paths
+		if paths == nil {
+			paths = []string{}
+		}
+		list = append(list, outputReport{Attr: o.Attr, System: o.System, Status: o.Status, Paths: paths})
+	}
+	text, err := json.Marshal(list)
+	if err != nil {
+		return "", fmt.Errorf("writing the outputs: %w", err)
+	}
+	return string(text), nil
+}

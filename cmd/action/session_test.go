@@ -1,0 +1,152 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/org/nixoci-action/internal/cli"
+	"github.com/org/nixoci-action/internal/ui"
+)
+
+// newTestSession makes a session whose publish is a shell script.
+func newTestSession(t *testing.T, script string, inputs ...string) (*session, *bytes.Buffer) {
+	t.Helper()
+	bin := t.TempDir()
+	if err := os.WriteFile(filepath.Join(bin, publishCommand), []byte("#!/bin/sh\n"+script), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	getenv := env(append([]string{"GITHUB_ACTIONS", "true", "INPUT_CACHE", "oci:/c", "INPUT_SUMMARY", "false"}, inputs...)...)
+	cfg, err := parseConfig(getenv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	return &session{
+		cfg: cfg, getenv: getenv, env: os.Environ(), stderr: &out, msg: ui.New(&out, getenv), bin: bin,
+		state: state{Mode: modePublish, Dir: t.TempDir()},
+	}, &out
+}
+
+// How a failed publish ends the step.
+func TestVerdict(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name, script, onError string
+		status                int
+		want                  string
+	}{
+		{"done", `echo '{}'`, "fail", 0, ""},
+		{"partly", `echo '{"status": "partly"}'; echo ::error::x >&2; exit 3`, "fail", 3, "::error::x\n"},
+		{"partly, which is fine", `echo '{"status": "partly"}'; echo ::error::x >&2; exit 3`, "warn", 0, "::warning::x\n"},
+		{"denied", `echo '{"denied": true}'; echo ::error::x >&2; exit 1`, "warn", 1, "::error::x\n"},
+		{"wrong inputs", `echo ::error::x >&2; exit 2`, "warn", 2, "::error::x\n"},
+		{"no report", `echo ::error::x >&2; exit 1`, "warn", 0, "::warning::x\n"},
+		{"killed", `kill -9 $$`, "fail", -1, ""},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			s, out := newTestSession(t, tc.script, "INPUT_ON-ERROR", tc.onError)
+			err := s.publish(t.Context())
+			status := 0
+			if f := (failed{}); errors.As(err, &f) {
+				status = f.status
+			} else if err != nil {
+				t.Fatal(err)
+			}
+			if status != tc.status || out.String() != tc.want {
+				t.Errorf("got status %d and %q, want %d and %q", status, out.String(), tc.status, tc.want)
+			}
+		})
+	}
+}
+
+// The deadline stops the command, which reports what it has done.
+func TestDeadline(t *testing.T) {
+	t.Parallel()
+	s, out := newTestSession(t, `
+trap 'echo "{\"status\": \"failed\", \"uploaded\": {\"paths\": 7}}"; exit 130' TERM
+while :; do sleep 0.01; done`, "INPUT_DEADLINE", "500ms")
+	var r publishReport
+	status, _, err := s.run(t.Context(), publishCommand, nil, &r)
+	if err != nil || status != cli.ExitInterrupted || r.Uploaded.Paths != 7 || !strings.Contains(out.String(), "the deadline of 500ms has passed") {
+		t.Errorf("got %d, %v, %+v, %s", status, err, r.Uploaded, out.String())
+	}
+}
+
+// A failed output becomes an annotation that its own text cannot leave.
+func TestAnnotate(t *testing.T) {
+	t.Parallel()
+	for _, text := range nasty {
+		s, out := newTestSession(t, "")
+		s.annotate(&publishReport{Outputs: []outputReport{{Attr: text, Status: "failed", Reason: text, Message: text, FailedDrv: text, Log: text}, {Attr: "x", Status: "built"}}}, false)
+		lines := strings.Split(strings.TrimSuffix(out.String(), "\n"), "\n")
+		if len(lines) != 1 || !strings.HasPrefix(lines[0], "::error title=") || strings.ContainsAny(lines[0], "\r\x1b") {
+			t.Errorf("with %q: got %q", text, out.String())
+		}
+		if head, _, _ := strings.Cut(strings.TrimPrefix(lines[0], "::error title="), "::"); strings.ContainsAny(head, ",:") {
+			t.Errorf("with %q the title is %q", text, head)
+		}
+	}
+	s, out := newTestSession(t, "")
+	var many []outputReport
+	for range 50 {
+		many = append(many, outputReport{Attr: "x", Status: "failed"})
+	}
+	s.annotate(&publishReport{Outputs: many}, true)
+	if got := strings.Count(out.String(), "::warning title="); got != maxAnnotations {
+		t.Errorf("got %d annotations, want %d", got, maxAnnotations)
+	}
+}
+
+func TestConfText(t *testing.T) {
+	t.Parallel()
+	const url = "http://127.0.0.1:1"
+	if got, want := confText(url, []string{"a:1", "b:2"}), "extra-substituters = "+url+"\nextra-trusted-public-keys = a:1 b:2\nnarinfo-cache-negative-ttl = 0\n"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if got, want := confText(url, nil), "extra-substituters = "+url+"?trusted=1\nnarinfo-cache-negative-ttl = 0\n"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// The user's own files stay in force.
+func TestUserConfFiles(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		env  []string
+		want string
+	}{
+		{[]string{"HOME=/h"}, "/h/.config/nix/nix.conf:/etc/xdg/nix/nix.conf"},
+		{[]string{"HOME=/h", "XDG_CONFIG_HOME=/c", "XDG_CONFIG_DIRS=/a:/b"}, "/c/nix/nix.conf:/a/nix/nix.conf:/b/nix/nix.conf"},
+		{[]string{"HOME=/h", "NIX_USER_CONF_FILES=/x:/y"}, "/x:/y"},
+	} {
+		if got := (&session{env: tc.env}).userConfFiles(); got != tc.want {
+			t.Errorf("%q: got %s, want %s", tc.env, got, tc.want)
+		}
+	}
+}
+
+// A step that never began, or lost its proxy, ends without noise or harm.
+func TestPostAlone(t *testing.T) {
+	t.Parallel()
+	s, out := newTestSession(t, "exit 9")
+	if err := s.post(t.Context()); err != nil || out.Len() > 0 {
+		t.Errorf("without a state: got %v, %s", err, out)
+	}
+	s.state = state{Dir: t.TempDir(), URL: "http://127.0.0.1:1", PID: os.Getpid(), Started: time.Now()}
+	if err := os.WriteFile(s.confFile(), []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.endSubstituter() // the process with this number is not the proxy, and lives on
+	if text, err := os.ReadFile(s.confFile()); err != nil || len(text) > 0 {
+		t.Errorf("Nix's configuration: got %q, %v, want nothing", text, err)
+	}
+	if !strings.Contains(out.String(), "the proxy has gone before the job's end") {
+		t.Errorf("got %s", out)
+	}
+}
