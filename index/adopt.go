@@ -142,9 +142,9 @@ func (s *Snapshot) ours() *Snapshot {
 	return newSnapshot(s.digest, segmentList{retired: s.retired}, slices.Delete(slices.Clone(s.segments), i, i+1), nil)
 }
 
-// errOverwritten tells that nixcache-oci has written the root, and that
-// something there is not in a segment yet.
-var errOverwritten = errors.New("nixcache-oci has written the cache index meanwhile")
+// errOverwritten tells that the root has something that the one to be written
+// would not have.
+var errOverwritten = errors.New("others have written the cache index meanwhile")
 
 // toAdopt returns what is missing before the root of nixcache-oci that s shows
 // may be overwritten, and whether anything is.
@@ -187,7 +187,13 @@ func (w *Writer) adopt(ctx context.Context, s *Snapshot) error {
 // adoptBatches writes a segment for each batch. It returns the entries of those
 // that are not written.
 func (w *Writer) adoptBatches(ctx context.Context, h Header, batches [][]Entry) ([]Entry, error) {
+	now := w.cache.opts.Now()
 	for i, batch := range batches {
+		for j := range batch { // no publication says yet which of them are wanted
+			if batch[j].Added.Before(now) {
+				batch[j].Added = now
+			}
+		}
 		c, err := newContent(batch)
 		if err != nil {
 			return nil, err

@@ -91,7 +91,7 @@ func (c *Cache) Collect(ctx context.Context, p *Plan) (Collected, error) {
 
 // again reads the index and makes a new plan of it.
 func (c *Cache) again(ctx context.Context, p *Plan, lost map[v1.Hash]bool) (*Plan, error) {
-	s, err := c.Sweep(ctx)
+	s, _, err := c.Adopt(ctx, AdoptOptions{}) // nixcache-oci may have come between
 	if err != nil {
 		return p, err
 	}

@@ -536,3 +536,78 @@ func TestPlanNeedsOwnCacheAndTags(t *testing.T) {
 		t.Errorf("got %v, want ErrForeign", err)
 	}
 }
+
+// A large publish writes many segments, which only a collection merges.
+func TestCollectMergesSegments(t *testing.T) {
+	ctx := context.Background()
+	repo := newMemory()
+	c := Open(repo, at(1))
+	base, err := c.Sweep(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const n = 3000
+	w, err := c.NewWriter(base, WriterOptions{CommitEvery: 300})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pub := Publication{Time: c.opts.Now(), Ref: "refs/heads/main"}
+	desc, err := repo.PutBlob(ctx, []byte("one pack for all"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range n {
+		e := entryFor(fmt.Sprint("e", i), desc)
+		pub.Roots = append(pub.Roots, Root{Path: e.Path.Base()})
+		if err := w.Add(ctx, e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := w.Close(ctx, &pub); err != nil {
+		t.Fatal(err)
+	}
+	before := len(sweep(t, repo).Segments()) // one has the publication only
+	p, done := mustCollect(t, repo, 0, defaults)
+	s := sweep(t, repo)
+	if before != 11 || len(s.Segments()) != 2 || s.Len() != n || p.Removed.Paths != 0 || done.Rewritten != 10 || p.Written != 1 {
+		t.Errorf("got %d entries in %d segments, before in %d; %d were written", s.Len(), len(s.Segments()), before, len(done.Segments))
+	}
+	if len(s.Publications()) != 1 || len(s.Publications()[0].Roots) != n {
+		t.Error("the publication is gone")
+	}
+	if _, again := mustCollect(t, repo, 0, defaults); len(again.Segments) > 0 {
+		t.Errorf("again: got %+v", again)
+	}
+}
+
+// A collection may remove what is old at any moment, so nothing becomes visible
+// that relies on it before it has been repeated.
+func TestOldEntriesMustBeRepeated(t *testing.T) {
+	ctx := context.Background()
+	repo := newMemory()
+	lib := newEntry(t, repo, "lib")
+	user := newEntry(t, repo, "user", lib.Path.Base())
+	publishAt(t, repo, 0.51, "refs/heads/main", lib)
+	c := Open(repo, at(0))
+	base, err := c.Sweep(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := c.NewWriter(base, WriterOptions{CommitEvery: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Add(ctx, user); err != nil {
+		t.Fatal(err)
+	}
+	lacks(t, sweep(t, repo), user)
+	old, _ := base.Lookup(lib.Path.HashPart)
+	if err := w.Add(ctx, old); err != nil {
+		t.Fatal(err)
+	}
+	has(t, sweep(t, repo), user, lib)
+
+	young := newEntry(t, repo, "young", lib.Path.Base())
+	publishAt(t, repo, 0, "refs/heads/main", young) // relies on lib as it is
+	has(t, sweep(t, repo), young)
+}

@@ -21,7 +21,7 @@ const deleteJobs = 8
 // deleteReplaced deletes the manifests that were replaced long enough ago, and
 // takes them off the root's list.
 func (c *Cache) deleteReplaced(ctx context.Context, p *Plan, done *Collected) error {
-	s, err := c.Sweep(ctx)
+	s, _, err := c.Adopt(ctx, AdoptOptions{}) // nixcache-oci may have come between
 	if err != nil {
 		return err
 	}

@@ -46,8 +46,8 @@ func parseForeign(blob []byte) (seg *segment, skipped []string, err error) {
 		return nil, nil, ErrForeign
 	}
 	h := Header{Version: formatVersion, MinReader: formatVersion}
-	if idx.PublicKey != "" {
-		h.Config.PublicKeys = []string{idx.PublicKey}
+	if key := strings.TrimSpace(idx.PublicKey); key != "" {
+		h.Config.PublicKeys = []string{key}
 	}
 	if h.Config.validate() != nil {
 		h.Config.PublicKeys = nil // a key that is none helps nobody

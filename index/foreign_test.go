@@ -65,7 +65,7 @@ func TestForeignCacheIsRead(t *testing.T) {
 			return map[string]any{"name": e.Path.Name, "narinfo": narinfo, "nar_digest": e.NAR.Blob.String(), "nar_size": e.NAR.BlobSize, "added": "2026-01-02T03:04:05Z"}
 		}
 		idx := map[string]any{
-			"version": 1, "gc_roots": []string{}, "public_key": foreignKey,
+			"version": 1, "gc_roots": []string{}, "public_key": foreignKey + "\n",
 			"entries": map[string]any{
 				a.Path.HashPart:                    entry(a, a.Narinfo()),
 				b.Path.HashPart:                    entry(b, b.Narinfo()+"SomethingNew: 1\n"),

@@ -1,8 +1,9 @@
 package index
 
 import (
-	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/org/nixoci-action/internal/hint"
@@ -101,7 +103,7 @@ func (s SegmentInfo) same(o SegmentInfo) bool { return s.Manifest == o.Manifest 
 // writes the root. What nixcache-oci has written there is adopted first.
 func (w *Writer) writeRoot(ctx context.Context) error {
 	for try := 0; ; try++ {
-		s, err := w.mergeRoot(ctx)
+		s, err := w.mergeRoot(ctx, try >= settleTries/2)
 		if !errors.Is(err, errOverwritten) || try == settleTries {
 			return err
 		}
@@ -115,8 +117,10 @@ func (w *Writer) writeRoot(ctx context.Context) error {
 }
 
 // mergeRoot writes the root, unless the one there, which is in the snapshot if
-// it was read, has to be adopted: then its error is errOverwritten.
-func (w *Writer) mergeRoot(ctx context.Context) (*Snapshot, error) {
+// it was read, has to be adopted: then its error is errOverwritten. In a cache
+// that nixcache-oci knows of it is so, too, if another root is there in the
+// end; if hasty, one of ours does not count, which others can repair.
+func (w *Writer) mergeRoot(ctx context.Context, hasty bool) (*Snapshot, error) {
 	c := w.cache
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -144,7 +148,7 @@ func (w *Writer) mergeRoot(ctx context.Context) (*Snapshot, error) {
 		return s, err
 	}
 	if s.foreign || list.Config.CompatIndex.said() {
-		list.over = s.digest
+		list.over, list.hasty = s.digest, hasty
 	}
 	digest, err := w.putRoot(ctx, list, s.stub)
 	if err != nil {
@@ -153,10 +157,10 @@ func (w *Writer) mergeRoot(ctx context.Context) (*Snapshot, error) {
 	w.root = digest
 	if s.foreign {
 		ours.digest, ours.config, ours.retired = digest, list.Config, list.retired
-		ours.stub, _, err = v1.SHA256(bytes.NewReader(list.compat))
+		ours.stub = digestOf(list.compat)
 		c.remember(ours)
 	}
-	return s, err
+	return s, nil
 }
 
 // mayAdopt is errOverwritten if something is left to adopt, and another error
@@ -172,22 +176,21 @@ func (w *Writer) mayAdopt(s, ours *Snapshot) error {
 	return nil
 }
 
-// overwritten is errOverwritten if the root is not over, but another one of
-// nixcache-oci: between reading the root and writing it nothing else can be
-// told of. A root of ours that was lost is found again.
-func (w *Writer) overwritten(ctx context.Context, over v1.Hash) error {
-	if over == (v1.Hash{}) {
+// overwritten is errOverwritten if list must not be written over the root that
+// is there now.
+func (w *Writer) overwritten(ctx context.Context, list *segmentList) error {
+	if list.over == (v1.Hash{}) {
 		return nil
 	}
 	m, err := w.cache.repo.Manifest(ctx, RootTag)
-	if errors.Is(err, registry.ErrNotFound) || err == nil && m.Digest == over {
+	if errors.Is(err, registry.ErrNotFound) || err == nil && m.Digest == list.over {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
 	layers, err := rootLayers(m)
-	if err == nil && layers.foreign.Size > 0 {
+	if err == nil && (layers.foreign.Size > 0 || !list.hasty) {
 		return errOverwritten
 	}
 	return err
@@ -220,69 +223,71 @@ func (w *Writer) retired(s *Snapshot) []Retired {
 // putRoot writes a root. The first layer is not uploaded if the last root had
 // the same, which for the stub is nearly always.
 func (w *Writer) putRoot(ctx context.Context, list segmentList, oldStub v1.Hash) (v1.Hash, error) {
-	repo, stubBytes := w.cache.repo, list.compat
-	listBytes, err := encodeSegmentList(list)
+	m, blobs, err := newRoot(list, w.cache.opts.Now())
 	if err != nil {
 		return v1.Hash{}, err
 	}
-	if err := w.putEmptyConfig(ctx); err != nil {
-		return v1.Hash{}, err
+	var todo [][]byte
+	for i, b := range blobs {
+		if i == 0 && digestOf(b) == oldStub || i == 1 && w.emptyDone {
+			continue
+		}
+		todo = append(todo, b)
 	}
-	retiredBytes, err := json.Marshal(list.retired)
+	for try := 1; ; try++ {
+		if err := w.putBlobs(ctx, todo); err != nil {
+			return v1.Hash{}, err
+		}
+		w.emptyDone = true
+		if err := w.overwritten(ctx, &list); err != nil {
+			return v1.Hash{}, err
+		}
+		digest, err := w.cache.repo.PutManifest(ctx, RootTag, m)
+		if try == putTries || !errors.As(err, new(*registry.MissingBlobsError)) {
+			return digest, err
+		}
+		todo = blobs // some have been collected, or were never there
+	}
+}
+
+// newRoot makes a root and its blobs: the compat index, the empty config, and
+// the others.
+func newRoot(list segmentList, now time.Time) (registry.Manifest, [][]byte, error) {
+	segments, err := encodeSegmentList(list)
 	if err != nil {
-		return v1.Hash{}, err
+		return registry.Manifest{}, nil, err
 	}
-	retiredBytes = compress(retiredBytes)
-	var listDesc, retiredDesc v1.Descriptor
-	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() (err error) {
-		listDesc, err = repo.PutBlob(gctx, listBytes)
-		return err
-	})
+	blobs := [][]byte{list.compat, emptyConfigBytes, segments}
+	layers := []v1.Descriptor{describe(mediaCompat, list.compat), describe(mediaSegmentList, segments)}
 	if len(list.retired) > 0 {
-		g.Go(func() (err error) {
-			retiredDesc, err = repo.PutBlob(gctx, retiredBytes)
+		retired, err := json.Marshal(list.retired)
+		if err != nil {
+			return registry.Manifest{}, nil, err
+		}
+		retired = compress(retired)
+		blobs = append(blobs, retired)
+		layers = append(layers, describe(mediaRetired, retired))
+	}
+	m, err := newManifest(mediaRoot, layers, now)
+	return m, blobs, err
+}
+
+func describe(mediaType types.MediaType, blob []byte) v1.Descriptor {
+	return v1.Descriptor{MediaType: mediaType, Digest: digestOf(blob), Size: int64(len(blob))}
+}
+
+func digestOf(b []byte) v1.Hash {
+	sum := sha256.Sum256(b)
+	return v1.Hash{Algorithm: "sha256", Hex: hex.EncodeToString(sum[:])}
+}
+
+func (w *Writer) putBlobs(ctx context.Context, blobs [][]byte) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for _, b := range blobs {
+		g.Go(func() error {
+			_, err := w.cache.repo.PutBlob(ctx, b)
 			return err
 		})
 	}
-	if err := g.Wait(); err != nil {
-		return v1.Hash{}, err
-	}
-	listDesc.MediaType = mediaSegmentList
-	layers := []v1.Descriptor{listDesc}
-	if len(list.retired) > 0 {
-		retiredDesc.MediaType = mediaRetired
-		layers = append(layers, retiredDesc)
-	}
-	sum, size, err := v1.SHA256(bytes.NewReader(stubBytes))
-	if err != nil {
-		return v1.Hash{}, err
-	}
-	stubDesc := v1.Descriptor{MediaType: mediaCompat, Digest: sum, Size: size}
-	m, err := newManifest(mediaRoot, append([]v1.Descriptor{stubDesc}, layers...), w.cache.opts.Now())
-	if err != nil {
-		return v1.Hash{}, err
-	}
-	if sum != oldStub {
-		if _, err := repo.PutBlob(ctx, stubBytes); err != nil {
-			return v1.Hash{}, err
-		}
-	}
-	if err := w.overwritten(ctx, list.over); err != nil {
-		return v1.Hash{}, err
-	}
-	digest, err := repo.PutManifest(ctx, RootTag, m)
-	var missing *registry.MissingBlobsError
-	if errors.As(err, &missing) { // collected, or never there
-		for _, b := range [][]byte{stubBytes, emptyConfigBytes, listBytes, retiredBytes} {
-			if _, err := repo.PutBlob(ctx, b); err != nil {
-				return v1.Hash{}, err
-			}
-		}
-		if err := w.overwritten(ctx, list.over); err != nil {
-			return v1.Hash{}, err
-		}
-		digest, err = repo.PutManifest(ctx, RootTag, m)
-	}
-	return digest, err
+	return g.Wait()
 }

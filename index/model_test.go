@@ -9,6 +9,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -44,7 +45,7 @@ var (
 )
 
 // histories is the number of histories of TestModel; the race detector makes
-// them ten times slower.
+// them many times slower.
 var histories = 2000
 
 func TestModel(t *testing.T) {
@@ -61,19 +62,24 @@ func TestModel(t *testing.T) {
 		seed = rand.Uint64()
 	}
 	t.Logf("seed %d", seed)
-	for i := *modelHistory; i < n; i++ {
-		synctest.Test(t, func(t *testing.T) {
-			m := newModel(t, rand.New(rand.NewPCG(seed, uint64(i)))) //nolint:gosec // a test's choice
-			m.run()
-			if t.Failed() {
-				t.Logf("history %d of seed %d:\n%s", i, seed, strings.Join(m.trace, "\n"))
+	for core := range modelCores {
+		t.Run(strconv.Itoa(core), func(t *testing.T) {
+			t.Parallel()
+			for i := *modelHistory + core; i < n && !t.Failed(); i += modelCores {
+				synctest.Test(t, func(t *testing.T) {
+					m := newModel(t, rand.New(rand.NewPCG(seed, uint64(i))))
+					m.run()
+					if t.Failed() {
+						t.Logf("history %d of seed %d:\n%s", i, seed, strings.Join(m.trace, "\n"))
+					}
+				})
 			}
 		})
-		if t.Failed() {
-			return
-		}
 	}
 }
+
+// modelCores is how many histories run at once.
+const modelCores = 2
 
 type model struct {
 	t      *testing.T
@@ -82,14 +88,17 @@ type model struct {
 	reader *Cache
 	policy PlanOptions
 
-	versions  map[string][]int // of the packages, by branch
-	actors    []*actor
-	acks      []ack
-	attempts  []ack // all publications that may have been recorded
-	unpinned  map[string]time.Time
-	upstreams map[string]bool // by hash part
-	roots     []registry.Manifest
-	trace     []string
+	versions map[string][]int // of the packages, by branch
+	actors   []*actor
+	held     *Snapshot // by a reader that does not look again
+	heldAt   time.Time
+
+	mu       sync.Mutex // for what actors write
+	acks     []ack
+	attempts []ack // all publications that may have been recorded
+	unpinned map[string]time.Time
+	roots    []registry.Manifest
+	trace    []string
 }
 
 // ack is a publication that a publish has recorded.
@@ -104,7 +113,7 @@ func newModel(t *testing.T, r *rand.Rand) *model {
 	repo := newMemory()
 	days := func(n ...int) time.Duration { return time.Duration(n[r.IntN(len(n))]) * 24 * time.Hour }
 	return &model{
-		t: t, r: r, repo: repo, reader: Open(repo, quick()), versions: map[string][]int{}, unpinned: map[string]time.Time{}, upstreams: map[string]bool{},
+		t: t, r: r, repo: repo, reader: Open(repo, quick()), versions: map[string][]int{}, unpinned: map[string]time.Time{},
 		policy: PlanOptions{
 			Retention: Retention{Last: 1 + r.IntN(2), Age: days(0, 3, 30), PullRequests: days(1, 7)},
 			Delay:     24 * time.Hour, SegmentLayers: 2 + r.IntN(30),
@@ -113,6 +122,8 @@ func newModel(t *testing.T, r *rand.Rand) *model {
 }
 
 func (m *model) logf(format string, args ...any) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	m.trace = append(m.trace, time.Now().Format("02 15:04 ")+fmt.Sprintf(format, args...))
 }
 
@@ -167,7 +178,7 @@ func (m *model) restore() {
 // step lets one request of one actor through, or kills an actor.
 func (m *model) step() {
 	synctest.Wait()
-	m.actors = slices.DeleteFunc(m.actors, func(a *actor) bool { return a.finished })
+	m.actors = slices.DeleteFunc(m.actors, (*actor).done)
 	var waiting []*actor
 	for _, a := range m.actors {
 		if time.Since(a.started) > maxRun-10*time.Minute {
@@ -175,7 +186,7 @@ func (m *model) step() {
 			a.kill()
 			continue
 		}
-		if len(a.pending) > 0 {
+		if a.first() != "" {
 			waiting = append(waiting, a)
 		}
 	}
@@ -185,7 +196,7 @@ func (m *model) step() {
 	}
 	a := waiting[m.r.IntN(len(waiting))]
 	if m.r.IntN(150) == 0 {
-		m.logf("%s dies before %s", a.name, a.pending[0].what)
+		m.logf("%s dies before %s", a.name, a.first())
 		a.kill()
 		return
 	}
@@ -219,11 +230,26 @@ func (m *model) check() {
 		m.checkEntry(s, &e)
 		return true
 	})
+	m.checkHeld(s)
 	for key, why := range m.mustKeep() {
 		if !s.Has(modelPath(key).HashPart) {
 			m.t.Errorf("%s is missing: %s", key, why)
 		}
 	}
+}
+
+// checkHeld makes sure that who knows an older state still gets every NAR.
+func (m *model) checkHeld(s *Snapshot) {
+	m.t.Helper()
+	if m.held == nil || time.Since(m.heldAt) > m.policy.Delay-2*maxSkew {
+		m.held, m.heldAt = s, time.Now()
+	}
+	m.held.All(func(e Entry) bool {
+		if _, err := m.repo.BlobSize(context.Background(), e.NAR.Blob); err != nil {
+			m.t.Errorf("%s has lost its NAR for who has read the index %s ago", e.Path.Name, time.Since(m.heldAt))
+		}
+		return true
+	})
 }
 
 func (m *model) checkEntry(s *Snapshot, e *Entry) {
@@ -254,6 +280,8 @@ func (m *model) mustKeep() map[string]string {
 		}
 	}
 	newest, pins := map[string]ack{}, map[string]ack{}
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	for _, a := range m.attempts {
 		if a.time.After(newest[a.line].time) {
 			newest[a.line] = a
@@ -391,6 +419,22 @@ func (m *model) start(kind string, work func(*actor) error) {
 	}()
 }
 
+func (a *actor) done() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.finished
+}
+
+// first is what a waits for; "" if for nothing.
+func (a *actor) first() string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.pending) == 0 {
+		return ""
+	}
+	return a.pending[0].what
+}
+
 func (a *actor) now() time.Time { return time.Now().Add(a.skew) }
 
 func (a *actor) options() Options { return Options{Settle: time.Millisecond, Now: a.now} }
@@ -470,9 +514,11 @@ func (a *actor) DeleteManifest(ctx context.Context, tag string, digest v1.Hash) 
 // collector is a run of gc.
 func (m *model) collector() func(*actor) error {
 	o := m.policy
+	m.mu.Lock()
 	if m.r.IntN(6) == 0 && len(m.unpinned) == 0 {
 		o.Unpin = []string{"pin"}
 	}
+	m.mu.Unlock()
 	return func(a *actor) error {
 		ctx := context.Background()
 		c := Open(a, a.options())
@@ -482,7 +528,9 @@ func (m *model) collector() func(*actor) error {
 		}
 		o.Now = a.now()
 		if o.Unpin != nil {
+			m.mu.Lock()
 			m.unpinned["pin"] = time.Now().Add(maxRun)
+			m.mu.Unlock()
 		}
 		p, err := s.Plan(o)
 		if err != nil {
@@ -535,9 +583,9 @@ func (m *model) publisher() func(*actor) error {
 	versions = slices.Clone(versions)
 	versions[2+m.r.IntN(packages-2)] = m.r.IntN(4)
 	m.versions[line] = versions
-	paths := map[string][]string{}
+	paths, onUpstream := map[string][]string{}, map[string]bool{}
 	for pkg := range 2 {
-		m.upstreams[modelPath(closure(versions, pkg, paths)).HashPart] = true
+		onUpstream[modelPath(closure(versions, pkg, paths)).HashPart] = true
 	}
 	pub := Publication{Ref: line}
 	for range 1 + m.r.IntN(3) {
@@ -550,7 +598,10 @@ func (m *model) publisher() func(*actor) error {
 	packing := m.r.IntN(2) == 0
 	layers := 1 + m.r.IntN(30)
 	return func(a *actor) error {
-		return m.publish(a, pub, paths, packing, WriterOptions{CommitEvery: 4, SegmentLayers: layers})
+		return m.publish(a, pub, paths, packing, WriterOptions{
+			CommitEvery: 4, SegmentLayers: layers,
+			OnUpstream: func(hashPart string) bool { return onUpstream[hashPart] },
+		})
 	}
 }
 
@@ -563,7 +614,6 @@ func (m *model) publish(a *actor, pub Publication, paths map[string][]string, pa
 	if err != nil {
 		return err
 	}
-	o.OnUpstream = func(hashPart string) bool { return m.upstreams[hashPart] }
 	w, err := c.NewWriter(base, o)
 	if err != nil {
 		return err
@@ -587,7 +637,9 @@ func (m *model) publish(a *actor, pub Publication, paths map[string][]string, pa
 		for key := range paths {
 			attempt.paths[key] = true
 		}
+		m.mu.Lock()
 		m.attempts = append(m.attempts, attempt)
+		m.mu.Unlock()
 	}
 	for range 5 {
 		if err := m.upload(ctx, a, w, todo, paths, packing); err != nil {
@@ -612,7 +664,9 @@ func (m *model) publish(a *actor, pub Publication, paths map[string][]string, pa
 			return fmt.Errorf("%d paths are incomplete", len(r.Incomplete))
 		}
 		if !recorded {
+			m.mu.Lock()
 			m.acks = append(m.acks, attempt)
+			m.mu.Unlock()
 		}
 		m.logf("%s has published %s %s", a.name, pub.Ref, pub.Pin)
 		return nil

@@ -106,7 +106,7 @@ func (t *table) keepYounger(limit time.Time, reason string, which func(*row) boo
 	var from []int32
 	for i := range t.rows {
 		if r := &t.rows[i]; r.current && r.kept == 0 && r.added > limit.Unix() && which(r) {
-			from = append(from, int32(i)) //nolint:gosec // bounded by maxEntries
+			from = append(from, int32(i))
 		}
 	}
 	t.walk(from, t.reason(reason), kept)
@@ -125,10 +125,10 @@ func (t *table) lose(lost map[v1.Hash]bool) {
 	var todo []int32
 	for i := range t.rows {
 		for _, ref := range t.rows[i].refs {
-			users[ref] = append(users[ref], int32(i)) //nolint:gosec // bounded by maxEntries
+			users[ref] = append(users[ref], int32(i))
 		}
 		if r := &t.rows[i]; r.stays() && lost[t.blobs[r.blob].digest] {
-			todo = append(todo, int32(i)) //nolint:gosec // bounded by maxEntries
+			todo = append(todo, int32(i))
 		}
 	}
 	given := map[int32]bool{}

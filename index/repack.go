@@ -92,12 +92,12 @@ func (t *table) sparse() [][]packed {
 			continue
 		}
 		seen[t.location(r)] = true
-		_, _, file, _ := linePrefix(t.line(int32(i))) //nolint:gosec // bounded by maxEntries
+		_, _, file, _ := linePrefix(t.line(int32(i)))
 		byBlob[r.blob] = append(byBlob[r.blob], packed{from: t.location(r), file: "sha256:" + string(file), comp: r.comp})
 	}
 	var all [][]packed
 	for n := range t.blobs {
-		if parts := byBlob[int32(n)]; parts != nil { //nolint:gosec // not more than rows
+		if parts := byBlob[int32(n)]; parts != nil {
 			slices.SortFunc(parts, func(a, b packed) int { return int(a.from.Offset - b.from.Offset) })
 			all = append(all, parts)
 		}

@@ -81,9 +81,11 @@ type segmentList struct {
 	stub v1.Hash
 
 	// For writing: compat is the root's first layer; over, unless it is zero,
-	// the digest of the only root of nixcache-oci that may be overwritten.
+	// the digest of the only root that may be overwritten, or if hasty of the
+	// only one of nixcache-oci.
 	compat []byte
 	over   v1.Hash
+	hasty  bool
 }
 
 func newManifest(artifactType string, layers []v1.Descriptor, created time.Time) (registry.Manifest, error) {

@@ -4,10 +4,14 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"math"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/org/nixoci-action/internal/storepath"
 )
 
 // formatVersion is what this package writes, and the newest it reads.
@@ -99,17 +103,40 @@ type Root struct {
 }
 
 // segment is an entries blob in memory. Its lines stay encoded until one is
-// asked for. It is immutable.
+// asked for. It is immutable, but for what it remembers.
 type segment struct {
 	info   SegmentInfo
 	header Header
 	data   []byte // uncompressed
 	lines  []span // of the entries, without the newline
+	// added is when the entry of each line was added, in Unix seconds, as far
+	// as somebody has asked: each snapshot asks again for every line that
+	// supersedes another, and decoding takes most of its time.
+	added []atomic.Int64
 }
+
+const (
+	addedUnknown = 0
+	addedNever   = math.MinInt64 // the line does not decode: any other is newer
+)
 
 type span struct{ off, end int }
 
 func (s *segment) line(i int) []byte { return s.data[s.lines[i].off:s.lines[i].end] }
+
+// addedAt returns when the entry of a line was added, in Unix seconds, or
+// addedNever.
+func (s *segment) addedAt(i int) int64 {
+	at := s.added[i].Load()
+	if at == addedUnknown {
+		at = addedNever
+		if e, err := decodeLine(s.line(i), storepath.DefaultDir); err == nil {
+			at = e.Added.Unix()
+		}
+		s.added[i].Store(at)
+	}
+	return at
+}
 
 // encodeSegment makes an entries blob of a header and the lines of entries.
 func encodeSegment(h Header, lines []byte) ([]byte, error) {
@@ -154,6 +181,7 @@ func parseSegment(blob []byte) (*segment, error) {
 		s.lines = append(s.lines, span{off, end})
 		off = end + 1
 	}
+	s.added = make([]atomic.Int64, len(s.lines))
 	return s, nil
 }
 

@@ -95,18 +95,16 @@ func (s *Snapshot) hidden(key [storepath.HashPartLen]byte, p position) bool {
 	if !ok {
 		return false
 	}
-	e, ok := s.at(p, true)
-	return ok && e.Added.Unix() <= until
+	added := s.added(p)
+	return added != addedNever && added <= until
 }
 
 // newer reports whether the entry at a was added later than the one at b, of a
 // later or the same segment. A merged segment is younger than its entries, so
 // the age of segments decides only where the entries' own does not.
-func (s *Snapshot) newer(a, b position) bool {
-	x, okX := s.at(a, true)
-	y, okY := s.at(b, true)
-	return okX && (!okY || x.Added.After(y.Added))
-}
+func (s *Snapshot) newer(a, b position) bool { return s.added(a) > s.added(b) }
+
+func (s *Snapshot) added(p position) int64 { return s.segments[p.segment].addedAt(int(p.line)) }
 
 func (s *Snapshot) each(f func(position, []byte)) {
 	for i, seg := range s.segments {

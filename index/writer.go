@@ -148,9 +148,8 @@ type Result struct {
 // recorded.
 func (w *Writer) Close(ctx context.Context, p *Publication) (Result, error) {
 	err := w.commit(ctx, p)
-	if err == nil && len(w.written) == 0 && w.opts.Config.CompatIndex.said() {
-		// a word that stood in the root alone could be lost with it
-		err = w.writeSegment(ctx, nil, nil)
+	if err == nil {
+		err = w.say(ctx)
 	}
 	if err == nil && len(w.written) > 0 {
 		if err := w.compact(ctx); err != nil {
@@ -207,6 +206,20 @@ func (w *Writer) commit(ctx context.Context, p *Publication) error {
 	// stays is met again in settle.
 	if err := w.writeRoot(ctx); err != nil {
 		w.cache.opts.Logger.Warn("the root was not written yet", "error", err)
+	}
+	return nil
+}
+
+// say writes a segment for a change of the configuration alone: a word that
+// stood only in the root could be lost with it.
+func (w *Writer) say(ctx context.Context) error {
+	w.committing.Lock()
+	defer w.committing.Unlock()
+	if len(w.written) > 0 || !w.opts.Config.CompatIndex.said() {
+		return nil
+	}
+	if err := w.writeSegment(ctx, nil, nil); err != nil {
+		return fmt.Errorf("recording the configuration: %w", err)
 	}
 	return nil
 }
@@ -400,7 +413,7 @@ func (w *Writer) putSegment(ctx context.Context, h Header, c content) (SegmentIn
 
 // putTries is how often a manifest is written whose own blobs a collector
 // takes.
-const putTries = 3
+const putTries = 5
 
 // putSegmentManifest writes a segment's blobs and its manifest, and completes
 // info with their digests.

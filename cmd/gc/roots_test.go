@@ -70,7 +70,7 @@ func TestCheckPins(t *testing.T) {
 	}{
 		{nil, nil, ""},
 		{[]string{"a", "b"}, pubs, ""},
-		{[]string{"a", "x"}, pubs, `--unpin "x": nothing is pinned under this name; there are a, b`},
+		{[]string{"a", "x"}, pubs, `--unpin "x": nothing is pinned under this name; the pins are a, b`},
 		{[]string{"x"}, nil, "there are none"},
 	} {
 		if err := checkPins(tc.names, tc.pubs); (err == nil) != (tc.want == "") || err != nil && !strings.Contains(err.Error(), tc.want) {

@@ -123,34 +123,30 @@ func (c *collector) run(ctx context.Context) error {
 	return c.report.failure(explain(err))
 }
 
-// read reads the cache index.
+// read reads the cache index. One that a publisher of nixcache-oci has
+// overwritten is repaired first; one that is all theirs is left alone.
 func (c *collector) read(ctx context.Context) (*index.Snapshot, error) {
 	defer c.stages.Start("read")()
 	base, err := c.cache.Sweep(ctx)
-	if err != nil || !base.Foreign() {
+	switch {
+	case err != nil || !base.Foreign():
 		return base, err
+	case len(base.Segments()) == 0:
+		return nil, hint.Wrap(index.ErrForeign, "publish into it once: that takes it over")
+	case c.cfg.DryRun:
+		return nil, hint.Wrap(errors.New("nixcache-oci has overwritten the cache index"), "publish, or run gc without --dry-run: both repair it")
 	}
-	if len(base.Segments()) == 0 {
-		return nil, index.ErrForeign
-	}
-	if c.cfg.DryRun {
-		return base, nil
-	}
-	// nixcache-oci has written over a root of ours
 	base, adopted, err := c.cache.Adopt(ctx, index.AdoptOptions{})
-	if err == nil {
-		c.msg.Printf("taken over from nixcache-oci: %s", ui.Count(adopted.Paths, "path"))
+	if err != nil {
+		return nil, err
 	}
-	return base, err
+	c.msg.Printf("nixcache-oci had overwritten the cache index; %s taken over", ui.Count(adopted.Paths, "path"))
+	return base, nil
 }
 
 // explain adds hints to what the index reports.
 func explain(err error) error {
-	var tooNew *index.TooNewError
-	switch {
-	case errors.Is(err, index.ErrForeign):
-		return hint.Wrap(err, "publish into it once: that adopts it")
-	case errors.As(err, &tooNew):
+	if errors.As(err, new(*index.TooNewError)) {
 		return hint.Wrap(err, "use a newer version of nixoci-action")
 	}
 	return err
@@ -169,7 +165,7 @@ func checkPins(names []string, pubs []index.Publication) error {
 	pins = slices.Compact(pins)
 	there := "there are none"
 	if len(pins) > 0 {
-		there = "there are " + strings.Join(pins, ", ")
+		there = "the pins are " + strings.Join(pins, ", ")
 	}
 	var errs []error
 	for _, n := range names {

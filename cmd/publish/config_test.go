@@ -74,6 +74,12 @@ func TestParseConfig(t *testing.T) {
 		{name: "no pins", args: []string{"--pin", "a b", "--pin-keep", "0"}, err: `"a b"|--pin-keep 0`},
 		{name: "a long pin", args: []string{"--pin", strings.Repeat("x", 129)}, err: "128"},
 		{name: "pins without a name", args: []string{"--pin-keep", "2"}, err: "needs --pin"},
+		{
+			name: "compat index", args: []string{"--compat-index", "off"}, env: []string{"NIXOCI_COMPAT_INDEX", "on"},
+			want: with(func(c *config) { c.CompatIndex = compatOff }),
+		},
+		{name: "compat index by variable", env: []string{"NIXOCI_COMPAT_INDEX", "on"}, want: with(func(c *config) { c.CompatIndex = compatOn })},
+		{name: "unknown compat index", args: []string{"--compat-index", "yes"}, err: "auto, on, off"},
 		{name: "unknown compression", args: []string{"--compression", "brotli"}, err: "zstd, xz, none"},
 		{name: "capital letters", args: []string{"--cache", "ghcr.io/Own/Repo"}, err: "capital letters"},
 	} {

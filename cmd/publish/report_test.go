@@ -1,15 +1,18 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
 	"testing"
 
 	"github.com/org/nixoci-action/discover"
+	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/internal/cli"
 	"github.com/org/nixoci-action/internal/hint"
 	"github.com/org/nixoci-action/internal/nix"
+	"github.com/org/nixoci-action/internal/storepath"
 	"github.com/org/nixoci-action/upload"
 )
 
@@ -73,5 +76,27 @@ func TestFailuresAreSummarised(t *testing.T) {
 	}
 	if (&report{}).failures() != nil {
 		t.Error("an error without failures")
+	}
+}
+
+// What was taken over is counted over several times, and what was left out is
+// named.
+func TestAdoptedIsReported(t *testing.T) {
+	entry := func(name string) index.Entry {
+		return index.Entry{Path: storepath.Path{Dir: "/nix/store", HashPart: strings.Repeat("0", 32), Name: name}}
+	}
+	r := &report{Closure: total{Paths: 1}}
+	if b, err := json.Marshal(r); err != nil || strings.Contains(string(b), "adopted") {
+		t.Errorf("nothing: got %s, %v", b, err)
+	}
+	r.adopted(index.Adopted{Total: index.Total{Paths: 2, NarSize: 1_000_000, FileSize: 3}, Lost: []index.Entry{entry("lost")}})
+	r.adopted(index.Adopted{Total: index.Total{Paths: 1, NarSize: 1_000_000}, Incomplete: []index.Entry{entry("needs")}})
+	if text := r.text(); !strings.Contains(text, "taken over                3    2.0 MB  from nixcache-oci") {
+		t.Errorf("got\n%s", text)
+	}
+	b, err := json.Marshal(r)
+	want := `"adopted":{"paths":3,"narSize":2000000,"fileSize":3,"lost":["/nix/store/00000000000000000000000000000000-lost"],"incomplete":["/nix/store/00000000000000000000000000000000-needs"]}`
+	if err != nil || !strings.Contains(string(b), want) {
+		t.Errorf("got %s, %v", b, err)
 	}
 }

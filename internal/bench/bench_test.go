@@ -26,7 +26,7 @@ func TestRun(t *testing.T) {
 		}
 	}
 	bin := t.TempDir()
-	if out, err := exec.Command("go", "build", "-o", bin+"/", "../../cmd/publish", "../../cmd/proxy").CombinedOutput(); err != nil {
+	if out, err := exec.Command("go", "build", "-o", bin+"/", "../../cmd/publish", "../../cmd/proxy", "../../cmd/gc").CombinedOutput(); err != nil {
 		t.Fatalf("building the commands: %v\n%s", err, out)
 	}
 	work := t.TempDir()
@@ -39,12 +39,14 @@ func TestRun(t *testing.T) {
 	if err := json.Unmarshal(stdout.Bytes(), &r); err != nil {
 		t.Fatal(err)
 	}
-	if len(r.Sections) != 6 {
-		t.Errorf("got %d sections, want 6", len(r.Sections))
+	if len(r.Sections) != 8 {
+		t.Errorf("got %d sections, want 8", len(r.Sections))
 	}
 	want := map[string]float64{ // counts, the same on every machine
 		"poll, nothing new: requests":    1,
 		"poll after ten paths: requests": 3,
+		"before: requests":               3,
+		"after: requests":                3,
 		"100 entries: requests for that": 4, // ping, root, list, entries
 	}
 	for _, s := range r.Sections {
@@ -126,16 +128,38 @@ func TestUpdateDoc(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	write("head\n" + beginMark + "old\n" + endMark + "tail\n")
-	if err := updateDoc(name, "new\n"); err != nil {
-		t.Fatal(err)
+	update := func(parts bool, sections ...section) string {
+		t.Helper()
+		if err := updateDoc(name, result{Sections: sections}, parts); err != nil {
+			t.Fatal(err)
+		}
+		got, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(got)
 	}
-	got, err := os.ReadFile(name)
-	if want := "head\n" + beginMark + "\nnew\n\n" + endMark + "tail\n"; err != nil || string(got) != want {
-		t.Errorf("got %q, %v; want %q", got, err, want)
+	write("head\n" + beginMark + "old\n" + endMark + "tail\n")
+	one, two := section{Title: "one", About: "x"}, section{Title: "two", About: "y"}
+	whole := update(false, one, two)
+	text := result{Sections: []section{one, two}}.markdown()
+	if want := "head\n" + beginMark + "\n" + text + "\n" + endMark + "tail\n"; whole != want {
+		t.Errorf("got %q, want %q", whole, want)
+	}
+	// what was not measured again stays
+	before, after, _ := strings.Cut(whole, "two\n\ny\n")
+	got := update(true, section{Title: "two", About: "new"})
+	if !strings.HasPrefix(got, before+"two\n\nnew\n\nMeasured") || !strings.HasSuffix(got, after) {
+		t.Errorf("got %q", got)
+	}
+	if again := update(true, section{Title: "two", About: "new"}); again != got {
+		t.Errorf("got %q, want %q", again, got)
+	}
+	if got := update(true, section{Title: "three"}); !strings.Contains(got, after[:len(after)-len("\n"+endMark+"tail\n")]+heading+"three\n") {
+		t.Errorf("got %q", got)
 	}
 	write("no marks\n")
-	if err := updateDoc(name, "new\n"); err == nil {
+	if err := updateDoc(name, result{}, false); err == nil {
 		t.Error("a document without marks was accepted")
 	}
 }

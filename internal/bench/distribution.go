@@ -20,12 +20,13 @@ const registryProgram = "docker-registry"
 // measured, as no real one does.
 type distribution struct {
 	*service
+	dir     string
 	addr    string
 	metrics string
 }
 
 func startDistribution(ctx context.Context, dir string) (*distribution, error) {
-	d := &distribution{}
+	d := &distribution{dir: filepath.Join(dir, "registry")}
 	for _, addr := range []*string{&d.addr, &d.metrics} {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
@@ -39,11 +40,12 @@ func startDistribution(ctx context.Context, dir string) (*distribution, error) {
 log: {level: error, accesslog: {disabled: true}}
 storage:
   filesystem: {rootdirectory: %s}
+  delete: {enabled: true}
   maintenance: {uploadpurging: {enabled: false}}
 http:
   addr: %s
   debug: {addr: %s, prometheus: {enabled: true, path: /metrics}}
-`, filepath.Join(dir, "registry"), d.addr, d.metrics)
+`, d.dir, d.addr, d.metrics)
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		return nil, err
 	}
@@ -63,6 +65,11 @@ http:
 
 // cache names a repository of the registry, as --cache takes it.
 func (d *distribution) cache(name string) string { return d.addr + "/bench/" + name }
+
+// folder is where the registry has what cache names, but for the blobs.
+func (d *distribution) folder(name string) string {
+	return filepath.Join(d.dir, "docker", "registry", "v2", "repositories", "bench", name)
+}
 
 // requests is how many requests the registry has answered, by its own count.
 func (d *distribution) requests(ctx context.Context) (int64, error) {

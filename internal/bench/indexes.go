@@ -230,27 +230,40 @@ func (f *faker) publish(ctx context.Context, n int) error {
 
 func (f *faker) entry() index.Entry {
 	size := int64(4096 + f.rng.IntN(100_000))
+	e := f.describe(index.FileHash(f.random(32)), index.Location{
+		Blob: f.blob.Digest, BlobSize: f.blob.Size, Offset: f.rng.Int64N(f.blob.Size - size), Size: size,
+	})
+	e.References = f.refer(f.refs)
+	f.refs = append(f.refs, e.Path.Base())
+	return e
+}
+
+// describe makes an entry without references.
+func (f *faker) describe(fileHash string, nar index.Location) index.Entry {
 	p := storepath.Path{
 		Dir: f.dir, HashPart: nixbase32.EncodeToString(f.random(20)),
 		Name: fmt.Sprintf("%s-%d.%d", packageNames[f.rng.IntN(len(packageNames))], f.rng.IntN(20), f.rng.IntN(100)),
 	}
-	e := index.Entry{
-		Path: p, NarHash: index.FileHash(f.random(32)), NarSize: 3 * size,
+	return index.Entry{
+		Path: p, NarHash: index.FileHash(f.random(32)), NarSize: 3 * nar.Size,
 		Deriver:     nixbase32.EncodeToString(f.random(20)) + "-" + p.Name + ".drv",
 		Signatures:  []string{"cache.example.org-1:" + base64.StdEncoding.EncodeToString(f.random(64))},
-		Compression: index.CompressionZstd, FileHash: index.FileHash(f.random(32)),
-		NAR: index.Location{Blob: f.blob.Digest, BlobSize: f.blob.Size, Offset: f.rng.Int64N(f.blob.Size - size), Size: size},
+		Compression: index.CompressionZstd, FileHash: fileHash, NAR: nar,
 	}
-	for range min(len(f.refs), f.rng.IntN(7)) {
-		// of what was published shortly before, as in a closure
-		r := f.refs[len(f.refs)-1-f.rng.IntN(min(len(f.refs), 2000))]
-		if !slices.Contains(e.References, r) {
-			e.References = append(e.References, r)
+}
+
+// refer picks references, three on average, of what was published shortly
+// before, as in a closure; and those that must be among them.
+func (f *faker) refer(from []string, must ...string) []string {
+	refs := must
+	for range min(len(from), f.rng.IntN(7)) {
+		r := from[len(from)-1-f.rng.IntN(min(len(from), 2000))]
+		if !slices.Contains(refs, r) {
+			refs = append(refs, r)
 		}
 	}
-	slices.Sort(e.References)
-	f.refs = append(f.refs, p.Base())
-	return e
+	slices.Sort(refs)
+	return refs
 }
 
 func (f *faker) random(n int) []byte {

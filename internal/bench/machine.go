@@ -57,3 +57,7 @@ func (m machine) String() string {
 		plural(m.Cores, "core") + " of " + m.CPU, m.System, m.Go, m.Nix, m.Registry, "load " + m.Load + " at the start", m.Date,
 	}, ", ")
 }
+
+// availableMemory is what programs can still have, in bytes; 0 where /proc does
+// not tell.
+func availableMemory() int64 { return kilobytes("/proc/meminfo", "MemAvailable") }

@@ -1,4 +1,4 @@
-// Command bench measures publish and proxy against what the machine itself
+// Command bench measures publish, proxy and gc against what the machine itself
 // can do, and against the registry read directly. Both sides of a comparison
 // are taken in the same run, one after the other, so that their ratio means
 // something on a machine that has other work too.
@@ -48,6 +48,7 @@ var parts = []struct {
 	{"small", publishSmall},
 	{"proxy", proxyCIRun},
 	{"index", largeIndexes},
+	{"gc", collections},
 }
 
 func run(ctx context.Context, args []string, _ func(string) string, _ io.Reader, stdout, stderr io.Writer) int {
@@ -81,7 +82,7 @@ func parseConfig(args []string, stderr io.Writer) (config, error) {
 	}
 	f := flag.NewFlagSet("bench", flag.ContinueOnError)
 	f.SetOutput(stderr)
-	f.StringVar(&c.bin, "bin", "bin", "`DIR` with the programs publish and proxy")
+	f.StringVar(&c.bin, "bin", "bin", "`DIR` with the programs publish, proxy and gc")
 	f.StringVar(&c.dir, "dir", "", "`DIR` for stores and registries, about 3 GB (default: the system's temporary directory)")
 	f.Float64Var(&c.scale, "scale", 1, "`FACTOR` for the number of paths, bytes and entries; 0.05 takes half a minute")
 	f.IntVar(&c.reps, "reps", 3, "`NUMBER` of repetitions")
@@ -89,7 +90,7 @@ func parseConfig(args []string, stderr io.Writer) (config, error) {
 	f.DurationVar(&c.quiet, "quiet", 0, "the longest `TIME` to wait before each repetition until the machine has nothing else to do")
 	f.BoolVar(&c.json, "json", false, "print JSON")
 	f.BoolVar(&c.md, "markdown", false, "print Markdown")
-	f.StringVar(&c.doc, "doc", "", "`FILE` whose part between the bench marks is replaced by the result, as in docs/performance.md")
+	f.StringVar(&c.doc, "doc", "", "`FILE` whose part between the bench marks is replaced by the result, as in docs/performance.md; with -only, those sections of it")
 	if err := f.Parse(args); err != nil {
 		return c, err
 	}
@@ -114,9 +115,9 @@ func (c config) parts() []string {
 // bench is one run.
 type bench struct {
 	config
-	publish, proxy string // programs
-	jobs           int    // paths at a time, as publish has it by default
-	stderr         io.Writer
+	publish, proxy, gc string // programs
+	jobs               int    // paths at a time, as publish has it by default
+	stderr             io.Writer
 }
 
 func (b *bench) log(format string, args ...any) {
@@ -142,7 +143,7 @@ func measure(ctx context.Context, c config, stdout, stderr io.Writer) error {
 		return err
 	}
 	b := &bench{
-		config: c, publish: filepath.Join(bin, "publish"), proxy: filepath.Join(bin, "proxy"),
+		config: c, publish: filepath.Join(bin, "publish"), proxy: filepath.Join(bin, "proxy"), gc: filepath.Join(bin, "gc"),
 		jobs: max(4, 2*runtime.GOMAXPROCS(0)), stderr: stderr,
 	}
 	start := time.Now()
@@ -159,7 +160,7 @@ func measure(ctx context.Context, c config, stdout, stderr io.Writer) error {
 	}
 	r.Seconds = time.Since(start).Seconds()
 	if c.doc != "" {
-		if err := updateDoc(c.doc, r.markdown()); err != nil {
+		if err := updateDoc(c.doc, r, c.only != ""); err != nil {
 			return err
 		}
 	}

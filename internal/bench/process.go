@@ -74,8 +74,14 @@ func watchMemory(pid int) func() int64 {
 
 // memory reads one of the sizes in /proc/PID/status, in bytes.
 func memory(pid int, field string) int64 {
-	status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	for line := range strings.Lines(string(status)) {
+	return kilobytes(fmt.Sprintf("/proc/%d/status", pid), field)
+}
+
+// kilobytes reads one of the sizes in a file of /proc, in bytes; 0 if it is not
+// there.
+func kilobytes(name, field string) int64 {
+	text, _ := os.ReadFile(name)
+	for line := range strings.Lines(string(text)) {
 		if rest, ok := strings.CutPrefix(line, field+":"); ok {
 			n, _ := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(rest), "kB")), 10, 64)
 			return n << 10

@@ -134,12 +134,36 @@ func (r result) markdown() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s\n", r.intro())
 	for _, s := range r.Sections {
-		fmt.Fprintf(&b, "\n### %s\n\n%s\n\n| | median | | min | max |\n|---|---:|---|---:|---:|\n", s.Title, s.About)
-		for _, f := range s.Rows {
-			fmt.Fprintf(&b, "| %s |\n", strings.Join(f.cells(), " | "))
-		}
+		b.WriteString(heading + s.markdown())
 	}
 	return b.String()
+}
+
+const heading = "\n### "
+
+// markdown is the section, behind the heading's mark.
+func (s section) markdown() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s\n\n%s\n\n| | median | | min | max |\n|---|---:|---|---:|---:|\n", s.Title, s.About)
+	for _, f := range s.Rows {
+		fmt.Fprintf(&b, "| %s |\n", strings.Join(f.cells(), " | "))
+	}
+	return b.String()
+}
+
+// into replaces the sections of a document that the result has too, and appends
+// those that are new.
+func (r result) into(old string) string {
+	all := strings.Split(strings.Trim(old, "\n")+"\n", heading)
+	for _, s := range r.Sections {
+		s.About += "\n\nMeasured in a run of its own: " + r.intro()
+		i := slices.IndexFunc(all, func(o string) bool { return strings.HasPrefix(o, s.Title+"\n") })
+		if i < 0 {
+			all, i = append(all, ""), len(all)
+		}
+		all[i] = s.markdown()
+	}
+	return strings.Join(all, heading)
 }
 
 const (
@@ -147,16 +171,21 @@ const (
 	endMark   = "<!-- bench ends -->\n"
 )
 
-// updateDoc replaces what stands between the marks in a file.
-func updateDoc(name, text string) error {
+// updateDoc replaces what stands between the marks in a file: all of it, or
+// what parts of the measurements have given anew.
+func updateDoc(name string, r result, parts bool) error {
 	old, err := os.ReadFile(name)
 	if err != nil {
 		return err
 	}
 	head, rest, ok := strings.Cut(string(old), beginMark)
-	_, tail, ok2 := strings.Cut(rest, endMark)
+	body, tail, ok2 := strings.Cut(rest, endMark)
 	if !ok || !ok2 {
 		return fmt.Errorf("%s has no lines %q and %q", name, strings.TrimSpace(beginMark), strings.TrimSpace(endMark))
+	}
+	text := r.markdown()
+	if parts {
+		text = r.into(body)
 	}
 	return os.WriteFile(name, []byte(head+beginMark+"\n"+text+"\n"+endMark+tail), 0o644) //nolint:gosec // a document
 }

@@ -184,6 +184,9 @@ func TestTakesOverNixcacheOCI(t *testing.T) {
 	w.newClient(w.proxy(cache)).substitute(app...)
 	w.newClient(their.serve()).substitute(app...)
 
+	if c := w.gc(cache); c.code != 1 || !strings.Contains(c.stderr, "publish into it once") || len(their.index().Entries) != len(app) {
+		t.Errorf("gc of a cache that is all theirs: got %d\n%s", c.code, c.stderr)
+	}
 	dry := w.tryPublish(cache, "--upstream", "none", "--flake", flake, "--dry-run")
 	if dry.code != 0 || dry.Adopted.Paths != len(app) || len(their.index().Entries) != len(app) {
 		t.Errorf("dry run: got %d, %+v\n%s", dry.code, dry.Adopted, dry.stderr)
@@ -217,6 +220,21 @@ func TestTakesOverNixcacheOCI(t *testing.T) {
 		w.newClient(conf).substitute(slices.Concat(r.paths(), changed, repaired.paths())...)
 	}
 
+	// gc repairs, too, and keeps what is not old; a dry run changes nothing
+	w.flake(flakeText(t.Name(), "changed again"))
+	last := build("app")
+	new = slices.DeleteFunc(slices.Clone(last), func(p string) bool { return slices.Contains(app, p) || slices.Contains(changed, p) })
+	their.write(before, files, new)
+	if c := w.gc(cache, "--dry-run"); c.code != 1 || !strings.Contains(c.stderr, "overwritten") || len(their.index().Entries) != len(before.Entries)+len(new) {
+		t.Errorf("gc --dry-run: got %d\n%s", c.code, c.stderr)
+	}
+	if c := w.gc(cache); c.code != 0 || !strings.Contains(c.stderr, "taken over") {
+		t.Errorf("gc: got %d\n%s", c.code, c.stderr)
+	}
+	d.Collect(t)
+	w.newClient(w.proxy(cache)).substitute(slices.Concat(r.paths(), changed, new)...)
+
+	w.flake(flakeText(t.Name(), "changed"))
 	off := w.publish(cache, "--flake", flake, "--compat-index", "off")
 	if idx := their.index(); off.Uploaded.Paths != 0 || len(idx.Entries) != 0 || idx.Version != 1 {
 		t.Errorf("off: got %+v, an index of %d entries", off, len(idx.Entries))

@@ -27,7 +27,11 @@ type collection struct {
 		Publications int
 	}
 	Unknown []struct{ Attr, Reason string }
-	Result  *struct {
+	Stages  []struct {
+		Name    string
+		Seconds float64
+	}
+	Result *struct {
 		Kept, Removed struct{ Paths int }
 		Deleted       int
 		Waiting       int
@@ -107,7 +111,7 @@ func TestCollect(t *testing.T) {
 		if pinned.code != 0 || pinned.Removed.Paths != 0 || len(pinned.Pins) != 1 || pinned.Pins[0].Name != "production" {
 			t.Errorf("pinned: got %d, %+v\n%s", pinned.code, pinned, pinned.stderr)
 		}
-		if c := w.gc(cache, append(atOnce, "--unpin", "prodution")...); c.code != 2 || !strings.Contains(c.stderr, "there are production") {
+		if c := w.gc(cache, append(atOnce, "--unpin", "prodution")...); c.code != 2 || !strings.Contains(c.stderr, "the pins are production") {
 			t.Errorf("an unknown pin: got %d\n%s", c.code, c.stderr)
 		}
 		if c := w.gc(cache, append(atOnce, "--dry-run", "--unpin", "production")...); c.removed() != "app check nixos-system" {

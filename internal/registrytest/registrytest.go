@@ -70,7 +70,7 @@ func newDistribution(tb testing.TB, deletes bool) *Distribution {
 	conf := fmt.Sprintf(`version: 0.1
 log: {level: error, accesslog: {disabled: true}}
 storage:
-  filesystem: {rootdirectory: %s}
+  filesystem: {rootdirectory: %q}
   delete: {enabled: %t}
   maintenance: {uploadpurging: {enabled: false}}
 http: {addr: %s}
@@ -146,19 +146,38 @@ func (d *Distribution) Stop() {
 func (d *Distribution) Collect(tb testing.TB) string {
 	tb.Helper()
 	d.Stop()
-	out, err := exec.Command(program, "garbage-collect", "-m", d.config).CombinedOutput()
+	out := d.CollectBeside(tb, true)
+	d.Start(tb)
+	return out
+}
+
+// CollectBeside runs the garbage collector while the registry goes on; nobody
+// may write meanwhile. Manifests that merely lost their tags go only if
+// untagged is true.
+func (d *Distribution) CollectBeside(tb testing.TB, untagged bool) string {
+	tb.Helper()
+	args := []string{"garbage-collect", d.config}
+	if untagged {
+		args = append(args, "-m")
+	}
+	out, err := exec.Command(program, args...).CombinedOutput()
 	if err != nil {
 		tb.Fatalf("collecting garbage: %v\n%s", err, out)
 	}
-	d.Start(tb)
 	return string(out)
 }
 
 // Size is the number of bytes in the storage folder.
 func (d *Distribution) Size(tb testing.TB) int64 {
 	tb.Helper()
+	return FolderSize(tb, d.Dir)
+}
+
+// FolderSize is the number of bytes in the files below a folder.
+func FolderSize(tb testing.TB, dir string) int64 {
+	tb.Helper()
 	var n int64
-	err := filepath.WalkDir(d.Dir, func(_ string, e os.DirEntry, err error) error {
+	err := filepath.WalkDir(dir, func(_ string, e os.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
