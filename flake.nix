@@ -7,7 +7,7 @@
       path = ./template;
       description = "A flake that GitHub Actions builds, updates and publishes to a cache on ghcr.io";
       welcomeText = ''
-        README.md has the next three steps.
+        CACHE.md has the next three steps.
       '';
     };
   };
