@@ -48,7 +48,7 @@ func TestUpdateWorkflow(t *testing.T) {
 	w.inStore(registrytest.NewDistribution(t).Addr + "/owner/repo/nix-cache")
 	w.jobEnv = append(w.jobEnv, "NIX_CONFIG=system = x86_64-linux\nsandbox = false\nbuild-users-group =\nsubstituters =\nflake-registry =\nexperimental-features = nix-command flakes\n",
 		"PATH="+filepath.Join(w.Dir, "stubs")+":"+os.Getenv("PATH"))
-	nixtest.Write(t, w.Dir, "stubs/gh", "#!/bin/sh\necho \"$@\" >> "+w.Dir+"/gh.log\n[ \"$2\" = create ] || echo 0\n")
+	nixtest.Write(t, w.Dir, "stubs/gh", "#!/bin/sh\necho \"$@\" >> "+w.Dir+"/gh.log\n[ \"$2\" != list ] || echo 0\n")
 	if err := os.Chmod(filepath.Join(w.Dir, "stubs/gh"), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -61,20 +61,25 @@ func TestUpdateWorkflow(t *testing.T) {
 	w.Env.Run(t, w.Dir, "git", "clone", "-q", "--bare", repo, origin)
 	w.Env.Run(t, repo, "git", "remote", "add", "origin", origin)
 
-	update := func(input string) *job {
+	run := func(input string) *job {
+		t.Helper()
+		return w.act(text, append([]string{"workflow_dispatch", "--input", "pull-request=" + input}, args...)...)
+	}
+	checkout := func() {
 		t.Helper()
 		w.Env.Run(t, repo, "git", "fetch", "-q", "origin")
 		w.Env.Run(t, repo, "git", "reset", "-q", "--hard", "origin/main")
-		return w.act(text, append([]string{"workflow_dispatch", "--input", "pull-request=" + input}, args...)...)
 	}
 	log := func(branch string) string { return w.Env.Run(t, origin, "git", "log", "--format=%s", branch) }
 
-	update("false").wants(0, "1 output published")
+	checkout()
+	run("false").wants(0, "1 output published")
 	if got := log("main"); !strings.HasPrefix(got, "flake.lock: Add\n") {
 		t.Fatalf("the first run has pushed %q", got)
 	}
 	before := log("main")
-	same := update("false")
+	checkout()
+	same := run("false")
 	same.wants(0, "nothing is new", "1 output published")
 	if got := log("main"); got != before {
 		t.Errorf("though nothing is new, it has pushed %q", got)
@@ -82,7 +87,8 @@ func TestUpdateWorkflow(t *testing.T) {
 
 	nixtest.Write(t, dep, "text", "2")
 	w.Git(t, dep)
-	update("true").wants(0, "building '", "1 output published")
+	checkout()
+	run("true").wants(0, "building '", "1 output published")
 	if got := log("main"); got != before {
 		t.Errorf("instead of a pull request, it has pushed %q", got)
 	}
@@ -94,12 +100,26 @@ func TestUpdateWorkflow(t *testing.T) {
 		t.Errorf("got the calls %q of gh, %v", asked, err)
 	}
 
+	// Somebody pushes after the checkout.
+	checkout()
+	other := filepath.Join(w.Dir, "other")
+	w.Env.Run(t, w.Dir, "git", "clone", "-q", origin, other)
+	w.Env.Run(t, other, "git", "commit", "-q", "--allow-empty", "-m", "meanwhile")
+	w.Env.Run(t, other, "git", "push", "-q", "origin", "HEAD:main")
+	run("false").wants(0, "1 output published")
+	if got := log("main"); !strings.HasPrefix(got, "flake.lock: Update\n") || !strings.Contains(got, "\nmeanwhile\n") {
+		t.Errorf("after the push of somebody else, it has pushed %q", got)
+	}
+
 	// What does not build is not pushed.
+	nixtest.Write(t, dep, "text", "3")
+	w.Git(t, dep)
+	checkout()
 	broken := strings.Replace(fmt.Sprintf(updateFlake, dep), "echo $dep > $out", "exit 1", 1)
 	nixtest.Write(t, repo, "flake.nix", broken)
 	w.Env.Run(t, repo, "git", "commit", "-q", "-a", "-m", "break it")
 	w.Env.Run(t, repo, "git", "push", "-q", "origin", "HEAD:main")
-	update("false").wants(1, "from-input")
+	run("false").wants(1, "from-input")
 	if got := log("main"); !strings.HasPrefix(got, "break it\n") {
 		t.Errorf("though the build failed, it has pushed %q", got)
 	}
