@@ -125,6 +125,23 @@ func TestUpdateWorkflow(t *testing.T) {
 	}
 }
 
+// What is published on a push, a collection by hand only looks at.
+func TestPublishAndCollectWorkflows(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.inStore("oci:" + filepath.Join(w.Dir, "cache"))
+	repo := filepath.Join(w.Dir, "repo")
+	nixtest.Write(t, repo, "flake.nix", flakeText(t.Name(), ""))
+	text, args := w.workflow("publish.yml")
+	w.act(text, append(args, "push")...).wants(0, "mode: publish", "8 outputs published")
+
+	text, args = w.workflow("gc.yml")
+	w.act(text, append(args, "workflow_dispatch", "--input", "dry-run=true")...).wants(0, "mode: gc", "dry run")
+	scheduled := w.act(text, append(args, "schedule")...)
+	scheduled.wants(0, "mode: gc")
+	scheduled.lacks("dry run")
+}
+
 // A new repository gets the workflows and a flake that Nix can read. To evaluate
 // it needs nixpkgs, which is not here.
 func TestTemplate(t *testing.T) {
