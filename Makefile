@@ -6,9 +6,11 @@ GOVULNCHECK   := golang.org/x/vuln/cmd/govulncheck@v1.8.0
 
 FUZZTIME ?= 10s
 VERSION  ?=
+BIN      ?= bin/
 
 COMMANDS := $(patsubst cmd/%/main.go,%,$(wildcard cmd/*/main.go))
 SCRIPTS  := .ci/run $(filter-out %.awk,$(wildcard scripts/*))
+WORKFLOWS := $(wildcard .github/workflows/*.yml template/.github/workflows/*.yml)
 LDFLAGS  := -s -w $(if $(VERSION),-X github.com/org/nixoci-action/internal/cli.version=$(VERSION))
 
 # The Go tool asks git for the version and fails where git refuses to answer,
@@ -23,7 +25,7 @@ help: ## print this text
 
 .PHONY: build
 build: ## build static binaries into bin/
-	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ $(COMMANDS:%=./cmd/%)
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN) $(COMMANDS:%=./cmd/%)
 
 .PHONY: demo
 demo: ## publish the example flake, serve it, substitute it into an empty store
@@ -32,8 +34,9 @@ demo: ## publish the example flake, serve it, substitute it into an empty store
 	scripts/with-nix scripts/demo
 
 .PHONY: test
-test: ## vet, check the format, run all tests with the race detector
+test: ## lint the workflows, vet, check the format, run all tests with the race detector
 	scripts/install-deps --for test
+	go run $(ACTIONLINT) $(WORKFLOWS)
 	GOBIN='$(CURDIR)/.cache/bin' go install $(ACT)
 	PATH="$(CURDIR)/.cache/bin:$$PATH" scripts/with-nix scripts/test
 
@@ -49,7 +52,7 @@ lint: ## lint Go code, shell scripts and workflows
 	scripts/install-deps --for lint
 	go run $(GOLANGCI_LINT) run
 	shellcheck $(SCRIPTS)
-	go run $(ACTIONLINT)
+	go run $(ACTIONLINT) $(WORKFLOWS)
 
 .PHONY: vuln
 vuln: ## look for known vulnerabilities in what the code calls
@@ -61,4 +64,4 @@ fuzz: ## run every fuzz target for FUZZTIME (10s)
 
 .PHONY: clean
 clean: ## remove what the other targets made
-	rm -rf bin
+	rm -rf bin dist
