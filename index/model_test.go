@@ -107,6 +107,7 @@ type ack struct {
 	time      time.Time // by the publisher's clock
 	made      time.Time // really
 	paths     map[string]bool
+	tied      bool // with another of the same time: either may count as newer
 }
 
 func newModel(t *testing.T, r *rand.Rand) *model {
@@ -280,14 +281,20 @@ func (m *model) mustKeep() map[string]string {
 		}
 	}
 	newest, pins := map[string]ack{}, map[string]ack{}
+	see := func(last map[string]ack, key string, a ack) {
+		switch a.time.Compare(last[key].time) {
+		case 1:
+			last[key] = a
+		case 0:
+			last[key] = ack{time: a.time, tied: true}
+		}
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, a := range m.attempts {
-		if a.time.After(newest[a.line].time) {
-			newest[a.line] = a
-		}
-		if a.pin != "" && a.time.After(pins[a.pin].time) {
-			pins[a.pin] = a
+		see(newest, a.line, a)
+		if a.pin != "" {
+			see(pins, a.pin, a)
 		}
 	}
 	for _, a := range m.acks {
@@ -297,10 +304,10 @@ func (m *model) mustKeep() map[string]string {
 			add(a, "pull request")
 		case !pr && age < m.policy.Retention.Age:
 			add(a, "young publication of "+a.line)
-		case !pr && a.time.Equal(newest[a.line].time):
+		case !pr && a.time.Equal(newest[a.line].time) && !newest[a.line].tied:
 			add(a, "newest of "+a.line)
 		}
-		if end, ended := m.unpinned[a.pin]; a.pin != "" && a.time.Equal(pins[a.pin].time) && (!ended || end.Add(margin).Before(a.made)) {
+		if end, ended := m.unpinned[a.pin]; a.pin != "" && a.time.Equal(pins[a.pin].time) && !pins[a.pin].tied && (!ended || end.Add(margin).Before(a.made)) {
 			add(a, "pin "+a.pin)
 		}
 	}
