@@ -57,8 +57,17 @@ type report struct {
 	Pin     string `json:"pin,omitempty"`
 	PinKeep int    `json:"pinKeep,omitempty"`
 
-	// Paths are in a dry run all paths of the closure, else those uploaded.
+	// Stored is what the cache holds after this run, of all branches, and
+	// History what each of the last publications like this one reaches in it,
+	// the oldest first, this one last. Both are absent if this run did not come
+	// to its end.
+	Stored  *storedReport `json:"stored,omitempty"`
+	History []index.Past  `json:"history,omitempty"`
+
+	// Paths are in a dry run all paths of the closure, else those uploaded;
+	// LeftOut are those that were to be excluded, and what needs them.
 	Paths    []pathReport    `json:"paths"`
+	LeftOut  []pathReport    `json:"leftOut,omitempty"`
 	Failures []failureReport `json:"failures,omitempty"`
 	Segments []string        `json:"segments,omitempty"`
 	Stages   []cli.Stage     `json:"stages"`
@@ -94,6 +103,11 @@ func (t *total) add(narSize, fileSize int64) {
 	t.Paths++
 	t.NarSize += narSize
 	t.FileSize += fileSize
+}
+
+type storedReport struct {
+	Paths    int   `json:"paths"`
+	FileSize int64 `json:"fileSize"`
 }
 
 type outputReport struct {
@@ -179,11 +193,14 @@ func (r *report) plan(p *closure.Plan) {
 	r.InCache = sum(closure.KindInCache)
 	r.New = sum(closure.KindNew)
 	r.Excluded = sum(closure.KindExcluded, closure.KindNeedsExcluded)
-	if !r.DryRun {
-		return
-	}
 	for _, d := range p.Decisions {
-		r.Paths = append(r.Paths, pathReport{Path: d.Path.Path, Reason: d.Reason(), NarSize: d.Path.NarSize})
+		path := pathReport{Path: d.Path.Path, Reason: d.Reason(), NarSize: d.Path.NarSize}
+		if r.DryRun {
+			r.Paths = append(r.Paths, path)
+		}
+		if d.Kind == closure.KindExcluded || d.Kind == closure.KindNeedsExcluded {
+			r.LeftOut = append(r.LeftOut, path)
+		}
 	}
 }
 
@@ -220,6 +237,14 @@ func (r *report) failures() error {
 	return errors.Join(append(errs, hint.Wrap(
 		fmt.Errorf("%s not uploaded", ui.Count(len(r.unsent), "path")),
 		"what does not refer to them is published; the next run sends the rest"))...)
+}
+
+// history is how many publications the report tells of.
+const history = 20
+
+func (r *report) published(s *index.Snapshot, p index.Publication) {
+	r.Stored = &storedReport{s.Len(), s.Stored()}
+	r.History = s.History(p, history)
 }
 
 func (r *report) pinned(p index.Publication) { r.Pin, r.PinKeep = p.Pin, p.PinKeep }

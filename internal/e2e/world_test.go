@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/internal/nix/nixtest"
 	"github.com/org/nixoci-action/internal/registrytest"
 )
@@ -102,16 +103,24 @@ type result struct {
 		Paths            int
 		Lost, Incomplete []string
 	}
-	Pin     string
-	PinKeep int
-	Paths   []struct {
-		Path, Reason string
-		NarSize      int64
+	Stored struct {
+		Paths    int
+		FileSize int64
 	}
+	History  []index.Past
+	Pin      string
+	PinKeep  int
+	Paths    []pathResult
+	LeftOut  []pathResult
 	Failures []struct{ Path, Error string }
 
 	code   int
 	stderr string
+}
+
+type pathResult struct {
+	Path, Reason string
+	NarSize      int64
 }
 
 // tryPublish runs publish with --json.
