@@ -8,7 +8,6 @@ import (
 	"regexp"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/org/nixoci-action/internal/ui"
 )
@@ -115,27 +114,4 @@ func TestRelay(t *testing.T) {
 			t.Errorf("warn %t: got %q, want %q", warn, out.String(), want)
 		}
 	}
-}
-
-// signalWriter tells when something was written.
-type signalWriter chan string
-
-func (w signalWriter) Write(p []byte) (int, error) {
-	w <- string(p)
-	return len(p), nil
-}
-
-func TestHeartbeat(t *testing.T) {
-	t.Parallel()
-	w := make(signalWriter)
-	stop := newRelay(w).beat(10 * time.Millisecond)
-	if got := <-w; !strings.HasPrefix(got, "still at work after ") {
-		t.Errorf("got %q", got)
-	}
-	go func() { // a beat may be under way
-		for range w {
-		}
-	}()
-	stop()
-	close(w)
 }

@@ -27,7 +27,7 @@ func newTestSession(t *testing.T, script string, inputs ...string) (*session, *b
 	}
 	var out bytes.Buffer
 	return &session{
-		cfg: cfg, getenv: getenv, env: os.Environ(), stderr: &out, msg: ui.New(&out, getenv), bin: bin,
+		cfg: cfg, getenv: getenv, env: os.Environ(), stderr: newPulse(&out, heartbeat), msg: ui.New(&out, getenv), bin: bin,
 		state: state{Mode: modePublish, Dir: t.TempDir()},
 	}, &out
 }

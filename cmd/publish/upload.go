@@ -157,7 +157,7 @@ func (p *publisher) send(ctx context.Context, w *index.Writer, todo []nix.PathIn
 	for _, i := range todo {
 		size += i.NarSize
 	}
-	p.msg.Printf("uploading %s, %s", ui.Count(len(todo), "path"), ui.Bytes(size))
+	defer p.msg.Group("uploading %s, %s", ui.Count(len(todo), "path"), ui.Bytes(size))()
 	bar := p.msg.Progress()
 	bar.Start(len(todo), size)
 	defer bar.Finish()
