@@ -22,8 +22,11 @@ type publishReport struct {
 	Uploaded   total
 	Reused     total
 	Pin        string
+	Stored     *total
+	History    []past
 	Paths      []pathReport
-	Failures   []struct{ Path, Error string }
+	LeftOut    []pathReport
+	Failures   []failedPath
 	Stages     []stage
 }
 
@@ -43,11 +46,19 @@ type total struct {
 	NarSize, FileSize int64
 }
 
+// past is what a publication takes in the cache.
+type past struct {
+	Time time.Time
+	total
+}
+
 type pathReport struct {
 	Path, Reason      string
 	Keep              bool
 	NarSize, FileSize int64
 }
+
+type failedPath struct{ Path, Error string }
 
 type stage struct {
 	Name    string

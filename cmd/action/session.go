@@ -35,6 +35,7 @@ type state struct {
 	Started time.Time `json:"started"`
 	URL     string    `json:"url,omitempty"` // of the proxy
 	PID     int       `json:"pid,omitempty"`
+	Keys    []string  `json:"keys,omitempty"` // public ones of the cache
 }
 
 // stateName is the state's name in the runner's file; the runner gives it back

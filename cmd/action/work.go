@@ -93,28 +93,6 @@ func (s *session) soften(ctx context.Context, err error) error {
 	return nil
 }
 
-// maxAnnotations is how many GitHub shows of one step.
-const maxAnnotations = 10
-
-// annotate points to each failed output, with the last lines of its build.
-func (s *session) annotate(r *publishReport, warn bool) {
-	n := 0
-	for _, o := range r.Outputs {
-		if o.Status != "failed" || n == maxAnnotations {
-			continue
-		}
-		n++
-		text := o.Reason
-		if o.Message != "" {
-			text += ": " + o.Message
-		}
-		if o.Log != "" {
-			text += "\nlast lines of " + o.FailedDrv + ":\n" + o.Log
-		}
-		s.msg.Annotate(warn, o.Attr, text)
-	}
-}
-
 func (s *session) publishOutputs(r *publishReport) error {
 	list, err := r.outputsJSON()
 	if err != nil {

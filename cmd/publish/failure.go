@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"regexp"
 	"slices"
 
 	"github.com/org/nixoci-action/discover"
@@ -12,20 +11,17 @@ import (
 // Limits of what is told about failed builds.
 const (
 	logLines  = 20
-	maxFailed = 20
+	maxLogs   = 200
+	maxFailed = 100 // outputs
 )
-
-// drvPath finds derivations in Nix's messages.
-var drvPath = regexp.MustCompile(`/[^\s'"]+/[0-9a-z]{32}-[0-9A-Za-z+._?=-]+\.drv\b`)
 
 // explainBuilds finds, for outputs that are missing, the build that failed and
 // the last lines that it printed. It only helps people: what it cannot find
 // out it leaves out.
 func (p *publisher) explainBuilds(ctx context.Context, built []discover.Built, failed *nix.CommandError) {
-	named := drvPath.FindAllString(failed.Message, -1)
 	logs := map[string]string{}
 	for _, b := range built {
-		if len(b.Missing) == 0 || len(p.report.logs) == maxFailed || ctx.Err() != nil {
+		if len(b.Missing) == 0 || b.DrvPath == "" || len(p.report.logs) == maxFailed || ctx.Err() != nil {
 			continue
 		}
 		needed, err := p.nix.Requisites(ctx, b.DrvPath)
@@ -33,20 +29,28 @@ func (p *publisher) explainBuilds(ctx context.Context, built []discover.Built, f
 			p.log.Debug("no closure of a failed build", "error", err)
 			continue
 		}
-		for _, drv := range append([]string{b.DrvPath}, named...) {
-			if !slices.Contains(needed, drv) {
-				continue
-			}
+		// what has failed comes before what needs it
+		candidates := slices.DeleteFunc(slices.Clone(failed.Derivations), func(drv string) bool { return !slices.Contains(needed, drv) })
+		if len(candidates) == 0 {
+			candidates = []string{b.DrvPath}
+		}
+		var cause buildLog
+		for _, drv := range candidates {
 			text, known := logs[drv]
-			if !known {
+			if !known && len(logs) < maxLogs {
 				text, err = p.nix.BuildLog(ctx, drv, logLines)
 				p.log.Debug("read a build log", "derivation", drv, "error", err)
 				logs[drv] = text
 			}
+			if cause.drv == "" || text != "" {
+				cause = buildLog{drv, text}
+			}
 			if text != "" {
-				p.report.logs[b.Attr.String()] = buildLog{drv, text}
 				break
 			}
+		}
+		if cause.drv != "" {
+			p.report.logs[b.Attr.String()] = cause
 		}
 	}
 }
