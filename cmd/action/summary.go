@@ -301,7 +301,7 @@ func (s *session) allOutputs(outputs []outputReport) string {
 	for _, o := range outputs {
 		n[o.Status]++
 	}
-	order := []string{"failed", "not built", "skipped", "built"}
+	order := []string{"failed", "not built", "left out", "skipped", "built"}
 	outputs = slices.SortedStableFunc(slices.Values(outputs), func(a, b outputReport) int {
 		return cmp.Compare(slices.Index(order, a.Status), slices.Index(order, b.Status))
 	})

@@ -114,7 +114,7 @@ type outputReport struct {
 	Attr    string   `json:"attr"`
 	Kind    string   `json:"kind"`
 	System  string   `json:"system,omitempty"`
-	Status  string   `json:"status"` // built, not built, failed or skipped
+	Status  string   `json:"status"` // built, left out, not built, failed or skipped
 	Reason  string   `json:"reason,omitempty"`
 	Message string   `json:"message,omitempty"`
 	Paths   []string `json:"paths,omitempty"`
@@ -139,6 +139,7 @@ type failureReport struct {
 
 const (
 	statusBuilt    = "built"
+	statusLeftOut  = "left out" // built, but a path of it is not published
 	statusNotBuilt = "not built"
 	statusFailed   = "failed"
 	statusSkipped  = "skipped"
@@ -200,6 +201,14 @@ func (r *report) plan(p *closure.Plan) {
 		}
 		if d.Kind == closure.KindExcluded || d.Kind == closure.KindNeedsExcluded {
 			r.LeftOut = append(r.LeftOut, path)
+		}
+	}
+	for i := range r.Outputs {
+		o := &r.Outputs[i]
+		for _, path := range r.LeftOut {
+			if o.Status == statusBuilt && slices.Contains(o.Paths, path.Path) {
+				o.Status, o.Reason = statusLeftOut, path.Reason
+			}
 		}
 	}
 }
@@ -351,7 +360,7 @@ func (r *report) outputsText() string {
 		}
 	}
 	s := "outputs: " + ui.Number(len(r.Outputs)) + " found"
-	for _, status := range []string{statusBuilt, statusNotBuilt, statusFailed, statusSkipped} {
+	for _, status := range []string{statusBuilt, statusLeftOut, statusNotBuilt, statusFailed, statusSkipped} {
 		if n[status] > 0 {
 			s += fmt.Sprintf(", %d %s", n[status], status)
 		}

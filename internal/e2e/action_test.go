@@ -18,7 +18,6 @@ import (
 	"github.com/google/go-containerregistry/pkg/registry"
 
 	"github.com/org/nixoci-action/internal/nix/nixtest"
-	"github.com/org/nixoci-action/internal/registrytest"
 )
 
 // The workflow of the README, as it stands there, does the main job. On a new
@@ -363,67 +362,4 @@ func TestActionCollects(t *testing.T) {
 	j := w.act(strings.Replace(workflow, "DRY", "false", 1))
 	j.wants(0, "| kept | 1 |", "0 manifests deleted")
 	j.lacks("dry run", "substituter=")
-}
-
-// The daemon decides who may add substituters. Where it does not trust the user
-// the job is told, and publishes all the same.
-func TestActionWithDaemon(t *testing.T) {
-	t.Parallel()
-	for name, conf := range map[string]string{"trusted": "trusted-users = *\n", "not trusted": "trusted-users =\n"} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			w := newWorld(t)
-			w.inStore("oci:" + filepath.Join(w.Dir, "cache"))
-			nixtest.Write(t, w.Dir, "repo/flake.nix", flakeText(t.Name(), ""))
-			w.daemon(conf)
-			workflow := strings.Replace(cacheWorkflow, "exit 7", "true", 1)
-			first := w.act(workflow)
-			first.wants(0, "building '", "what this job has built is published")
-			w.forget()
-			second := w.act(workflow)
-			if name == "trusted" {
-				first.lacks("does not trust this user")
-				second.wants(0, "copying path '")
-				second.lacks("building '")
-				return
-			}
-			first.wants(0, "the Nix daemon does not trust this user", "trusted-users")
-			first.lacks("ignoring untrusted substituter")
-			second.wants(0, "building '")
-			second.lacks("copying path '")
-		})
-	}
-}
-
-// daemon starts a Nix daemon for the world, through which all goes from here on.
-func (w *world) daemon(conf string) {
-	w.Helper()
-	program, err := exec.LookPath("nix-daemon")
-	if err != nil {
-		registrytest.Missing(w, "nix-daemon is not installed")
-	}
-	cmd := exec.Command(program)
-	cmd.Env = append(append([]string{}, w.Vars...), "NIX_CONFIG=system = x86_64-linux\nsandbox = false\nbuild-users-group =\nsubstituters =\n"+conf)
-	if err := cmd.Start(); err != nil {
-		w.Fatal(err)
-	}
-	w.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
-	w.Vars = append(w.Vars, "NIX_REMOTE=daemon")
-	for {
-		if out, err := w.nixStore("--query", "--hash", "/").CombinedOutput(); err == nil || !strings.Contains(string(out), "cannot connect") {
-			return
-		}
-		if w.Context().Err() != nil {
-			return
-		}
-	}
-}
-
-func (w *world) nixStore(args ...string) *exec.Cmd {
-	cmd := exec.Command("nix-store", args...)
-	cmd.Env = w.Vars
-	return cmd
 }

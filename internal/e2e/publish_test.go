@@ -226,6 +226,11 @@ func TestDryRunWritesNothing(t *testing.T) {
 	if len(r.LeftOut) != 2 || !strings.HasPrefix(r.LeftOut[1].Reason, "needs ") {
 		t.Errorf("left out: got %+v", r.LeftOut)
 	}
+	for _, o := range r.Outputs {
+		if o.Attr == "packages."+system+".lib" && (o.Status != "left out" || o.Reason != "excluded by lib") {
+			t.Errorf("left out: got %+v", o)
+		}
+	}
 	if r.code != 0 || reasons["base"] != "new" || reasons["lib"] != "excluded by lib" || !strings.HasPrefix(reasons["app"], "needs ") {
 		t.Errorf("got %d, %v\n%s", r.code, reasons, r.stderr)
 	}

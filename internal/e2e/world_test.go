@@ -62,8 +62,9 @@ type world struct {
 	keyFile, publicKey string
 
 	// for act
-	downloads func() int // of the action's release, if it is served
-	jobEnv    []string   // variables of the runner
+	downloads func() int          // of the action's release, if it is served
+	jobEnv    []string            // variables of the runner
+	user      *syscall.Credential // who runs jobs; nil: who runs the tests
 }
 
 func newWorld(t *testing.T) *world {
