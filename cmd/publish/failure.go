@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"regexp"
 	"slices"
+	"strings"
 
 	"github.com/org/nixoci-action/discover"
 	"github.com/org/nixoci-action/internal/nix"
@@ -43,17 +45,43 @@ func (p *publisher) explainBuilds(ctx context.Context, built []discover.Built, f
 				logs[drv] = text
 			}
 			if cause.drv == "" || text != "" {
-				cause = buildLog{drv, text}
+				cause = buildLog{drv: drv, text: text}
 			}
 			if text != "" {
 				break
 			}
 		}
-		if cause.drv != "" {
-			p.report.logs[b.Attr.String()] = cause
+		if cause.text == "" {
+			cause.message = nixSays(failed.Message, cause.drv)
 		}
+		p.report.logs[b.Attr.String()] = cause
 	}
 }
 
-// buildLog is the end of what a failed build printed.
-type buildLog struct{ drv, text string }
+// buildLog is a failed build, as far as it is known, and the end of what it
+// printed. Where that is nothing, message is what Nix says.
+type buildLog struct{ drv, text, message string }
+
+// maxSaid bounds what is repeated of Nix's message, in lines.
+const maxSaid = 6
+
+// nixSays picks from Nix's message what concerns a derivation: the errors that
+// name it first, or none.
+func nixSays(message, drv string) string {
+	var said []string
+	take := false
+	for i, line := range strings.Split(message, "\n") {
+		text, begins := strings.CutPrefix(line, "error: ")
+		if begins = begins || i == 0; begins { // the first has lost its prefix
+			first := derivation.FindString(line)
+			take = first == drv || first == ""
+		}
+		if take && len(said) < maxSaid {
+			said = append(said, strings.TrimSpace(text))
+		}
+	}
+	return strings.Join(said, "\n")
+}
+
+// derivation finds derivations in Nix's messages.
+var derivation = regexp.MustCompile(`/[^\s'"]+/[0-9a-z]{32}-[0-9A-Za-z+._?=-]+\.drv\b`)

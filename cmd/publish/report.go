@@ -167,7 +167,8 @@ func (r *report) built(built []discover.Built, dryRun bool) error {
 			o.Status, o.Reason = statusNotBuilt, "not in the local store"
 		case len(b.Missing) > 0:
 			o.Status, o.Reason = statusFailed, "build failed"
-			o.FailedDrv, o.Log = r.logs[o.Attr].drv, r.logs[o.Attr].text
+			known := r.logs[o.Attr]
+			o.FailedDrv, o.Log, o.Message = known.drv, known.text, known.message
 		}
 		r.Outputs = append(r.Outputs, o)
 	}
