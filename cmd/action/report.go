@@ -27,7 +27,8 @@ type publishReport struct {
 	Paths      []pathReport
 	LeftOut    []pathReport
 	Failures   []failedPath
-	Stages     []stage
+
+	took time.Duration
 }
 
 type outputReport struct {
@@ -59,11 +60,6 @@ type pathReport struct {
 }
 
 type failedPath struct{ Path, Error string }
-
-type stage struct {
-	Name    string
-	Seconds float64
-}
 
 // gcReport is what this program needs of gc's report.
 type gcReport struct {

@@ -6,7 +6,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/org/nixoci-action/internal/ui"
 )
@@ -68,20 +67,14 @@ const summarisedName = "NIXOCI_SUMMARISED"
 
 func (s *session) summarised() bool { return s.getenv(summarisedName) == s.cfg.cache() }
 
-// heading names the cache, once for all steps of a job, and the part of the
-// work.
+// heading names the cache, and where an earlier step of the job has done that
+// already the part of the work.
 func (s *session) heading(part string) string {
 	if s.summarised() {
 		return "### " + part + "\n\n"
 	}
-	h := "## Nix cache " + code(s.cfg.cache()) + "\n\n"
-	if part == collection {
-		h += "### " + part + "\n\n"
-	}
-	return h
+	return "## Nix cache " + code(s.cfg.cache()) + "\n\n"
 }
-
-const collection = "Collection"
 
 // part names what a publish was of.
 func (s *session) part(ofJob bool) string {
@@ -154,14 +147,7 @@ func headline(r *publishReport, ofJob bool) string {
 	case r.Status == "done" && r.Closure.Paths > 0:
 		parts = append(parts, "nothing new to upload")
 	}
-	took := 0.0
-	for _, s := range r.Stages {
-		took += s.Seconds
-	}
-	if took > 0 {
-		parts = append(parts, ui.Duration(time.Duration(took*float64(time.Second))))
-	}
-	return strings.Join(parts, " · ")
+	return strings.Join(append(parts, ui.Duration(r.took)), " · ")
 }
 
 func icon(status string) string {
@@ -226,12 +212,16 @@ func (s *session) failure(f failure) string {
 }
 
 func totals(r *publishReport) string {
+	header := []string{"store paths", "number", "size", "compressed"}
+	if r.Uploaded.FileSize == 0 {
+		header = header[:3]
+	}
 	row := func(name string, t total) []string {
 		compressed := ""
 		if t.FileSize > 0 {
 			compressed = fmt.Sprintf("%s (%s)", ui.Bytes(t.FileSize), ui.Ratio(t.FileSize, t.NarSize))
 		}
-		return []string{name, ui.Number(t.Paths), ui.Bytes(t.NarSize), compressed}
+		return []string{name, ui.Number(t.Paths), ui.Bytes(t.NarSize), compressed}[:len(header)]
 	}
 	var rows [][]string
 	for _, x := range []struct {
@@ -252,7 +242,7 @@ func totals(r *publishReport) string {
 	} else {
 		rows = append(rows, row("<b>uploaded</b>", r.Uploaded))
 	}
-	return table([]string{"store paths", "number", "size", "compressed"}, true, append(rows, row("all together", r.Closure)))
+	return table(header, true, append(rows, row("all together", r.Closure)))
 }
 
 // largest is a table of the largest paths for which want is true.
@@ -346,7 +336,7 @@ func usage(cache string, keys []string) string {
 // gcSummary tells what was collected.
 func (s *session) gcSummary(r *gcReport) string {
 	var b strings.Builder
-	b.WriteString(s.heading(collection))
+	b.WriteString(s.heading("Collection"))
 	kept, removed, verb := r.Kept, r.Removed, "to remove"
 	if r.Result != nil {
 		kept, removed, verb = r.Result.Kept, r.Result.Removed, "removed"

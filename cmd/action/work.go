@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/org/nixoci-action/internal/cli"
 	"github.com/org/nixoci-action/internal/ui"
@@ -67,11 +68,13 @@ func (s *session) publishWith(ctx context.Context, paths []string) error {
 		args = []string{"--series", s.series(), "-"}
 	}
 	var r publishReport
+	begun := time.Now()
 	status, out, err := s.run(ctx, publishCommand, strings.NewReader(strings.Join(paths, "\n")), &r, args...)
 	if err != nil {
 		out.finish(false)
 		return s.soften(ctx, err)
 	}
+	r.took = time.Since(begun)
 	s.annotate(&r, s.lenient(ctx, status, r.Denied))
 	s.told(errors.Join(s.publishOutputs(&r), s.summarise(func() string { return s.publishSummary(&r, paths != nil) })))
 	return s.verdict(ctx, status, r.Denied, out)
