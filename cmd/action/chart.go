@@ -5,6 +5,7 @@ import (
 	"math"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/org/nixoci-action/internal/ui"
 )
@@ -63,29 +64,27 @@ const (
 // may be any that knows xychart-beta. Only numbers and dates are in it.
 // With less than two different sizes there is nothing to see.
 func chart(history []past) string {
-	labels := dates(history)
 	largest, different := int64(0), false
 	for _, p := range history {
 		largest = max(largest, p.FileSize)
 		different = different || p.FileSize != history[0].FileSize
 	}
-	if !different || labels == nil {
+	if !different {
 		return ""
 	}
 	unit, size := unitOf(largest)
-	sizes := make([]string, len(history))
+	labels, sizes := dates(history), make([]string, len(history))
 	for i, p := range history {
 		sizes[i] = strconv.FormatFloat(float64(p.FileSize)/size, 'f', 3, 64)
 	}
 	need := len(history) * max(barWidth, len(labels[0])*letterWidth)
 	width := min(chartMargin+need, maxWidth)
-	// labels that have no room are blank, and Mermaid wants them different
 	every := (need-1)/(maxWidth-chartMargin) + 1
 	for i := range labels {
 		if (len(labels)-1-i)%every != 0 {
-			labels[i] = strings.Repeat(" ", i+1)
+			labels[i] = "" // there is no room
 		}
-		labels[i] = `"` + labels[i] + `"`
+		labels[i] = `"` + labels[i] + strings.Repeat(nothing, i+1) + `"`
 	}
 	return fmt.Sprintf("```mermaid\n"+
 		`%%%%{init: {"xyChart": {"width": %d, "height": %d}, "themeVariables": {"xyChart": {"plotColorPalette": "#4493f8", "backgroundColor": "transparent"}}}}%%%%`+"\n"+
@@ -93,22 +92,24 @@ func chart(history []past) string {
 		width, chartHeight, strings.Join(labels, ", "), unit, strconv.FormatFloat(above(float64(largest)/size), 'f', -1, 64), strings.Join(sizes, ", "))
 }
 
-// dates labels publications, by the day if that tells them apart. They are nil
-// if nothing does.
+// nothing is a character that does not show: Mermaid takes bars whose labels
+// are the same, white space aside, for one, and an empty label for a mistake.
+const nothing = "\u200b"
+
+// dates labels publications, by the day if that tells them apart.
 func dates(history []past) []string {
-	for _, layout := range []string{"Jan 2", "Jan 2 15:04", "2006-01-02 15:04:05"} {
-		seen := map[string]bool{}
-		var labels []string
-		for _, p := range history {
-			label := p.Time.UTC().Format(layout)
-			seen[label] = true
-			labels = append(labels, label)
-		}
-		if len(seen) == len(history) {
-			return labels
-		}
+	layout, days := "Jan 2", map[string]bool{}
+	for _, p := range history {
+		days[p.Time.UTC().Format(time.DateOnly)] = true
 	}
-	return nil
+	if len(days) < len(history) {
+		layout = "Jan 2 15:04"
+	}
+	var labels []string
+	for _, p := range history {
+		labels = append(labels, p.Time.UTC().Format(layout))
+	}
+	return labels
 }
 
 // unitOf returns the unit in which a size is a short number, and its bytes.

@@ -27,18 +27,18 @@ func TestChart(t *testing.T) {
 	}{
 		{"days", sizes(day, 1_200_000_000, 1_234_567_890, 999_000_000), `"Nov 20", "Nov 21", "Nov 22"`, `"GB, compressed" 0 --> 1.5`, "1.200, 1.235, 0.999"},
 		{"hours", sizes(time.Hour, 1000, 2500), `"Nov 20 22:30", "Nov 20 23:30"`, `"kB, compressed" 0 --> 2.5`, "1.000, 2.500"},
-		{"seconds", sizes(time.Second, 10, 9), `"2026-11-20 22:30:00", "2026-11-20 22:30:01"`, `"B, compressed" 0 --> 10`, "10.000, 9.000"},
-		{"years", sizes(365*day, 5e6, 6e6), `"2026-11-20 22:30:00", "2027-11-20 22:30:00"`, `"MB, compressed" 0 --> 6`, "5.000, 6.000"},
+		{"seconds", sizes(time.Second, 10, 9), `"Nov 20 22:30", "Nov 20 22:30"`, `"B, compressed" 0 --> 10`, "10.000, 9.000"},
+		{"years", sizes(365*day, 5e6, 6e6), `"Nov 20", "Nov 20"`, `"MB, compressed" 0 --> 6`, "5.000, 6.000"},
 		{"from nothing", sizes(day, 0, 820_000), `"Nov 20", "Nov 21"`, `"kB, compressed" 0 --> 1000`, "0.000, 820.000"},
 	} {
-		got := chart(tc.history)
+		got := strings.ReplaceAll(chart(tc.history), nothing, "")
 		for _, want := range []string{"x-axis [" + tc.x + "]\n", "y-axis " + tc.y + "\n", "bar [" + tc.values + "]\n"} {
 			if !strings.Contains(got, want) {
 				t.Errorf("%s: got\n%s, want %s", tc.name, got, want)
 			}
 		}
 	}
-	for name, h := range map[string][]past{"none": nil, "one": sizes(day, 5), "no change": sizes(day, 5, 5, 5), "one moment": sizes(0, 5, 6)} {
+	for name, h := range map[string][]past{"none": nil, "one": sizes(day, 5), "no change": sizes(day, 5, 5, 5)} {
 		if got := chart(h); got != "" {
 			t.Errorf("%s: got %s", name, got)
 		}
@@ -57,16 +57,19 @@ func TestChartLabels(t *testing.T) {
 		text := regexp.MustCompile(`x-axis \[(.*)\]`).FindStringSubmatch(chart(sizes(every, bytes...)))[1]
 		seen, room := map[string]bool{}, 0
 		labels := strings.Split(text, ", ")
+		if strings.Contains(text, `""`) {
+			t.Errorf("Mermaid takes no empty label: %s", text)
+		}
 		for _, l := range labels {
-			if seen[l] {
+			if seen[strings.Join(strings.Fields(l), "")] {
 				t.Errorf("%s twice in %s", l, text)
 			}
-			seen[l] = true
-			if shown := strings.Trim(l, `" `); shown != "" {
+			seen[strings.Join(strings.Fields(l), "")] = true
+			if shown := strings.Trim(l, `"`+nothing); shown != "" {
 				room += len(shown) * letterWidth
 			}
 		}
-		if len(labels) != 20 || room > maxWidth || strings.Trim(labels[19], `" `) == "" {
+		if len(labels) != 20 || room > maxWidth || strings.Trim(labels[19], `"`+nothing) == "" {
 			t.Errorf("every %s: got %s", every, text)
 		}
 	}

@@ -295,16 +295,20 @@ func (s *session) allOutputs(outputs []outputReport) string {
 	outputs = slices.SortedStableFunc(slices.Values(outputs), func(a, b outputReport) int {
 		return cmp.Compare(slices.Index(order, a.Status), slices.Index(order, b.Status))
 	})
+	header := []string{"", "output"}
+	if slices.ContainsFunc(outputs, func(o outputReport) bool { return o.Reason != "" }) {
+		header = append(header, "why")
+	}
 	var rows [][]string
 	for _, o := range outputs[:min(len(outputs), maxRows)] {
 		why := o.Reason
 		if o.Message != "" {
 			why += ": " + o.Message
 		}
-		rows = append(rows, []string{icon(o.Status) + " " + literal(o.Status), code(cut(o.Attr, maxName)), literal(cut(s.redact(why), maxCell))})
+		rows = append(rows, []string{icon(o.Status) + " " + literal(o.Status), code(cut(o.Attr, maxName)), literal(cut(s.redact(why), maxCell))}[:len(header)])
 	}
 	if more := len(outputs) - maxRows; more > 0 {
-		rows = append(rows, []string{"", fmt.Sprintf("… and %d more", more), ""})
+		rows = append(rows, []string{"", fmt.Sprintf("… and %d more", more), ""}[:len(header)])
 	}
 	var counts []string
 	for _, status := range slices.Backward(order) {
@@ -312,7 +316,7 @@ func (s *session) allOutputs(outputs []outputReport) string {
 			counts = append(counts, fmt.Sprintf("%d %s", n[status], status))
 		}
 	}
-	return folded("All outputs: "+strings.Join(counts, ", "), table([]string{"", "output", "why"}, false, rows))
+	return folded("All outputs: "+strings.Join(counts, ", "), table(header, false, rows))
 }
 
 // usage is what others must do to use the cache.
