@@ -51,7 +51,7 @@ func FuzzSummary(f *testing.F) {
 		r := publishReport{
 			Status: "partly", Error: "of " + b + "t0ken-123", PublicKeys: []string{b}, Closure: total{1, 2, 3}, Excluded: total{1, 2, 3},
 			Outputs: []outputReport{
-				{Attr: a, Status: "failed", Reason: b, Message: "m" + b + "c2VjcmV0", FailedDrv: a, Log: "l" + a + "k:c2VjcmV0"},
+				{Attr: a, Status: "failed", Reason: "r" + b, Message: "m" + b + "c2VjcmV0", FailedDrv: a, Log: "l" + a + "k:c2VjcmV0"},
 				{Attr: "x" + a, Status: "skipped", Reason: b, Message: a},
 			},
 			Paths: []pathReport{{Path: a, Reason: "new"}}, LeftOut: []pathReport{{Path: a, Reason: b}},

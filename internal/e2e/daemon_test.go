@@ -125,7 +125,7 @@ func (w *world) handOver(cmd *exec.Cmd) {
 	w.Helper()
 	cmd.SysProcAttr.Credential = w.user
 	for _, dir := range []string{w.Dir, bin} {
-		if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // nobody must read it
+		if err := os.Chmod(dir, 0o755); err != nil {
 			w.Fatal(err)
 		}
 	}
@@ -140,7 +140,7 @@ func (w *world) handOver(cmd *exec.Cmd) {
 			w.Fatal(err)
 		}
 	}
-	if err := os.Chmod(filepath.Join(w.Dir, "etc"), 0o755); err != nil { //nolint:gosec // nobody must read it
+	if err := os.Chmod(filepath.Join(w.Dir, "etc"), 0o755); err != nil {
 		w.Fatal(err)
 	}
 	// a checkout may be in a folder of root's own
@@ -158,7 +158,7 @@ func copyProgram(w *world, from, to string) {
 		w.Fatal(err)
 	}
 	defer src.Close()
-	dst, err := os.OpenFile(to, os.O_CREATE|os.O_WRONLY|os.O_EXCL, 0o755) //nolint:gosec // a program for everybody
+	dst, err := os.OpenFile(to, os.O_CREATE|os.O_WRONLY|os.O_EXCL, 0o755)
 	if err != nil {
 		w.Fatal(err)
 	}
