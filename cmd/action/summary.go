@@ -305,7 +305,7 @@ func (s *session) allOutputs(outputs []outputReport) string {
 		if o.Message != "" {
 			why += ": " + o.Message
 		}
-		rows = append(rows, []string{icon(o.Status) + " " + literal(o.Status), code(cut(o.Attr, maxName)), literal(cut(s.redact(why), maxCell))}[:len(header)])
+		rows = append(rows, []string{icon(o.Status) + "&#160;" + strings.ReplaceAll(literal(o.Status), " ", "&#160;"), code(cut(o.Attr, maxName)), literal(cut(s.redact(why), maxCell))}[:len(header)])
 	}
 	if more := len(outputs) - maxRows; more > 0 {
 		rows = append(rows, []string{"", fmt.Sprintf("… and %d more", more), ""}[:len(header)])

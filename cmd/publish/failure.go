@@ -62,25 +62,31 @@ func (p *publisher) explainBuilds(ctx context.Context, built []discover.Built, f
 // printed. Where that is nothing, message is what Nix says.
 type buildLog struct{ drv, text, message string }
 
-// maxSaid bounds what is repeated of Nix's message, in lines.
+// maxSaid bounds what is repeated of one of Nix's errors, in lines.
 const maxSaid = 6
 
-// nixSays picks from Nix's message what concerns a derivation: the errors that
-// name it first, or none.
+// nixSays picks an error from Nix's message: the first about a derivation, or
+// else the first that is about none.
 func nixSays(message, drv string) string {
-	var said []string
-	take := false
+	found := map[string][]string{} // by the derivation that it names first
+	var current string
+	open := false
 	for i, line := range strings.Split(message, "\n") {
 		text, begins := strings.CutPrefix(line, "error: ")
 		if begins = begins || i == 0; begins { // the first has lost its prefix
-			first := derivation.FindString(line)
-			take = first == drv || first == ""
+			current = derivation.FindString(line)
+			_, known := found[current]
+			open = !known
 		}
-		if take && len(said) < maxSaid {
-			said = append(said, strings.TrimSpace(text))
+		open = open && (begins || strings.HasPrefix(line, " ")) // what follows an error is indented
+		if open && len(found[current]) < maxSaid {
+			found[current] = append(found[current], strings.TrimSpace(text))
 		}
 	}
-	return strings.Join(said, "\n")
+	if said, ok := found[drv]; ok {
+		return strings.Join(said, "\n")
+	}
+	return strings.Join(found[""], "\n")
 }
 
 // derivation finds derivations in Nix's messages.

@@ -12,7 +12,9 @@ func TestNixSays(t *testing.T) {
 			a, "Cannot build '" + a + "'.\nReason: builder failed with exit code 3."},
 		{"about all", "home directory '/homeless-shelter' exists", a, "home directory '/homeless-shelter' exists"},
 		{"not named", "builder for '" + b + "' failed", a, ""},
-		{"long", "1\n2\n3\n4\n5\n6\n7", a, "1\n2\n3\n4\n5\n6"},
+		{"between others", "1 dependencies of derivation '" + b + "' failed\nbuilding '" + a + "'...\nerror: builder for '" + a + "' failed\nbuilding '" + b + "'...\nerror: build of '" + a + "', '" + b + "' failed",
+			a, "builder for '" + a + "' failed"},
+		{"long", "1\n 2\n 3\n 4\n 5\n 6\n 7", a, "1\n2\n3\n4\n5\n6"},
 	} {
 		if got := nixSays(tc.message, tc.drv); got != tc.want {
 			t.Errorf("%s: got %q, want %q", tc.name, got, tc.want)
