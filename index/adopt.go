@@ -82,7 +82,7 @@ func (c *Cache) Adopt(ctx context.Context, o AdoptOptions) (*Snapshot, Adopted, 
 	if err := w.writeRoot(ctx); err != nil {
 		return nil, w.adoption.Adopted, fmt.Errorf("taking over the cache of nixcache-oci: %w", err)
 	}
-	return c.snapshot(), w.adoption.Adopted, nil
+	return c.Current(), w.adoption.Adopted, nil
 }
 
 // Adoptable counts the paths that Adopt would take over, as far as the registry

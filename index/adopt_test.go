@@ -257,7 +257,7 @@ func TestAdoptNothing(t *testing.T) {
 func loseRoot(t *testing.T, repo registry.Repository) {
 	t.Helper()
 	c := Open(repo, quick())
-	if _, err := c.newWriter(c.snapshot(), WriterOptions{}).putRoot(context.Background(), segmentList{compat: []byte("{}")}, v1.Hash{}); err != nil {
+	if _, err := c.newWriter(c.Current(), WriterOptions{}).putRoot(context.Background(), segmentList{compat: []byte("{}")}, v1.Hash{}); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -31,7 +31,7 @@ const (
 func (w *Writer) compact(ctx context.Context) error {
 	w.committing.Lock()
 	defer w.committing.Unlock()
-	s := w.cache.snapshot()
+	s := w.cache.Current()
 	groups := mergeable(s.segments, w.opts.SegmentLayers)
 	for _, group := range groups {
 		h, entries, err := s.merge(group)
@@ -53,8 +53,9 @@ func (w *Writer) compact(ctx context.Context) error {
 	return w.writeRoot(ctx)
 }
 
-// snapshot is what was read last.
-func (c *Cache) snapshot() *Snapshot {
+// Current returns what was read last, without any request: after a Writer was
+// closed, the index with what it wrote. It is empty if nothing was read.
+func (c *Cache) Current() *Snapshot {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.current == nil {

@@ -88,8 +88,17 @@ func (c *config) onGHCR() bool {
 	return strings.HasPrefix(strings.TrimPrefix(c.cache(), "https://"), ghcr+"/")
 }
 
-// secrets are the inputs that nobody may see.
-func (c *config) secrets() []string { return []string{c.text["token"], c.text["signing-key"]} }
+// secrets are the inputs that nobody may see; of a key also what follows its
+// name.
+func (c *config) secrets() []string {
+	all := []string{c.text["token"], c.text["signing-key"]}
+	for line := range strings.Lines(c.text["signing-key"]) {
+		if _, secret, ok := strings.Cut(line, ":"); ok {
+			all = append(all, secret)
+		}
+	}
+	return all
+}
 
 // environ is the environment for one of the other commands: that of the step
 // without the inputs, and those inputs that are for the command.

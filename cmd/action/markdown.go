@@ -44,7 +44,7 @@ func table(header []string, right bool, rows [][]string) string {
 	line(header)
 	rule := make([]string, len(header))
 	for i := range rule {
-		if rule[i] = "---"; right && i > 0 {
+		if rule[i] = ":---"; right && i > 0 {
 			rule[i] = "---:"
 		}
 	}

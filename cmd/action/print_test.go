@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"html"
 	"os"
 	"path/filepath"
@@ -45,25 +46,38 @@ func FuzzSummary(f *testing.F) {
 	for _, s := range nasty {
 		f.Add(s, s)
 	}
-	s := &session{cfg: config{text: map[string]string{"cache": "oci:/c", "token": "t0ken-123", "signing-key": "k:c2VjcmV0"}, summary: true}}
-	r := publishReport{
-		Status: "partly", PublicKeys: []string{"k"}, Closure: total{1, 2, 3},
-		Outputs: []outputReport{{Attr: "x", Status: "failed", Reason: "x", Message: "x", FailedDrv: "x", Log: "x"}}, Paths: []pathReport{{Path: "x", Reason: "new"}},
-		Failures: []struct{ Path, Error string }{{"x", "x"}}, Error: "x",
-	}
-	frame := markup(s.publishSummary(&r, false))
-	f.Fuzz(func(t *testing.T, a, b string) {
-		r := r
-		r.Error, r.PublicKeys = b+"t0ken-123", []string{b}
-		r.Outputs = []outputReport{{Attr: a, Status: "failed", Reason: b, Message: "m" + b, FailedDrv: a, Log: "l" + a + "k:c2VjcmV0"}}
-		r.Paths = []pathReport{{Path: a, Reason: "new"}}
-		r.Failures = []struct{ Path, Error string }{{a, b}}
-		text := s.publishSummary(&r, false)
-		if got := markup(text); got != frame {
-			t.Errorf("with %q and %q the markup is %q, want %q", a, b, got, frame)
+	summaries := func(a, b string) (texts []string) {
+		at := time.Unix(1_700_000_000, 0)
+		r := publishReport{
+			Status: "partly", Error: "of " + b + "t0ken-123", PublicKeys: []string{b}, Closure: total{1, 2, 3}, Excluded: total{1, 2, 3},
+			Outputs: []outputReport{
+				{Attr: a, Status: "failed", Reason: "r" + b, Message: "m" + b + "c2VjcmV0", FailedDrv: a, Log: "l" + a + "k:c2VjcmV0"},
+				{Attr: "x" + a, Status: "skipped", Reason: b, Message: a},
+			},
+			Paths: []pathReport{{Path: a, Reason: "new"}}, LeftOut: []pathReport{{Path: a, Reason: b}},
+			Failures: []failedPath{{a, b}}, Stored: &total{1, 2, 3}, History: []past{{at, total{1, 2, 3}}, {at.Add(time.Hour), total{1, 2, 4}}},
 		}
-		if shown := html.UnescapeString(text); strings.Contains(shown, "t0ken-123") || strings.Contains(shown, "c2VjcmV0") {
-			t.Errorf("a secret is in the summary: %s", shown)
+		var g gcReport
+		text := `{"error": "x", "kept": {"paths": 1}, "reasons": [{"keep": true, "reason": "x"}], "paths": [{"path": "x"}], "result": {"refused": [{"reason": "x", "remedy": "x"}]}}`
+		if err := json.Unmarshal([]byte(text), &g); err != nil {
+			f.Fatal(err)
+		}
+		g.Error, g.Reasons[0].Reason, g.Paths[0].Path, g.Result.Refused[0].Reason, g.Result.Refused[0].Remedy = "of "+b, a, a, b, a
+		for _, getenv := range []func(string) string{env(), env(summarisedName, "oci:/c")} {
+			s := &session{cfg: config{text: map[string]string{"cache": "oci:/c", "token": "t0ken-123", "signing-key": "k:c2VjcmV0", "flake": a}, summary: true}, getenv: getenv}
+			texts = append(texts, s.publishSummary(&r, false), s.publishSummary(&r, true), s.gcSummary(&g))
+		}
+		return texts
+	}
+	frames := summaries("x", "y")
+	f.Fuzz(func(t *testing.T, a, b string) {
+		for i, text := range summaries(a, b) {
+			if got, want := markup(text), markup(frames[i]); got != want {
+				t.Errorf("with %q and %q the markup is %q, want %q", a, b, got, want)
+			}
+			if shown := html.UnescapeString(text); strings.Contains(shown, "t0ken-123") || strings.Contains(shown, "c2VjcmV0") {
+				t.Errorf("a secret is in the summary: %s", shown)
+			}
 		}
 	})
 }
@@ -71,7 +85,8 @@ func FuzzSummary(f *testing.F) {
 // markup is a text without what shows.
 func markup(s string) string {
 	s = regexp.MustCompile(`&#[0-9]+;`).ReplaceAllString(s, "x")
-	s = regexp.MustCompile(`<(pre|code)>[^<]*</`).ReplaceAllString(s, "<$1>x</") // it may be empty
+	s = regexp.MustCompile(`<(pre|code)>[^<]*</`).ReplaceAllString(s, "<$1>x</")   // it may be empty
+	s = regexp.MustCompile(`(<br>[A-Za-z0-9 /,?\t.…-]*)+`).ReplaceAllString(s, "") // an error of several lines
 	return regexp.MustCompile(`[A-Za-z0-9 /,?\t.…-]+|\n+`).ReplaceAllString(s, " ")
 }
 
@@ -115,27 +130,4 @@ func TestRelay(t *testing.T) {
 			t.Errorf("warn %t: got %q, want %q", warn, out.String(), want)
 		}
 	}
-}
-
-// signalWriter tells when something was written.
-type signalWriter chan string
-
-func (w signalWriter) Write(p []byte) (int, error) {
-	w <- string(p)
-	return len(p), nil
-}
-
-func TestHeartbeat(t *testing.T) {
-	t.Parallel()
-	w := make(signalWriter)
-	stop := newRelay(w).beat(10 * time.Millisecond)
-	if got := <-w; !strings.HasPrefix(got, "still at work after ") {
-		t.Errorf("got %q", got)
-	}
-	go func() { // a beat may be under way
-		for range w {
-		}
-	}()
-	stop()
-	close(w)
 }

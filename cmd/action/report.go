@@ -22,9 +22,13 @@ type publishReport struct {
 	Uploaded   total
 	Reused     total
 	Pin        string
+	Stored     *total
+	History    []past
 	Paths      []pathReport
-	Failures   []struct{ Path, Error string }
-	Stages     []stage
+	LeftOut    []pathReport
+	Failures   []failedPath
+
+	took time.Duration
 }
 
 type outputReport struct {
@@ -43,16 +47,19 @@ type total struct {
 	NarSize, FileSize int64
 }
 
+// past is what a publication takes in the cache.
+type past struct {
+	Time time.Time
+	total
+}
+
 type pathReport struct {
 	Path, Reason      string
 	Keep              bool
 	NarSize, FileSize int64
 }
 
-type stage struct {
-	Name    string
-	Seconds float64
-}
+type failedPath struct{ Path, Error string }
 
 // gcReport is what this program needs of gc's report.
 type gcReport struct {

@@ -22,7 +22,7 @@ type session struct {
 	cfg    config
 	getenv func(string) string
 	env    []string // of this process, and what the step adds
-	stderr io.Writer
+	stderr *pulse
 	msg    *ui.Messages
 	bin    string // where the other commands are
 	state  state
@@ -35,6 +35,7 @@ type state struct {
 	Started time.Time `json:"started"`
 	URL     string    `json:"url,omitempty"` // of the proxy
 	PID     int       `json:"pid,omitempty"`
+	Keys    []string  `json:"keys,omitempty"` // public ones of the cache
 }
 
 // stateName is the state's name in the runner's file; the runner gives it back
@@ -42,7 +43,8 @@ type state struct {
 const stateName = "nixoci"
 
 func newSession(getenv func(string) string, stderr io.Writer) (*session, error) {
-	msg := ui.New(stderr, getenv)
+	out := newPulse(stderr, heartbeat)
+	msg := ui.New(out, getenv)
 	cfg, err := parseConfig(getenv)
 	for _, secret := range cfg.secrets() {
 		msg.Mask(secret)
@@ -54,13 +56,14 @@ func newSession(getenv func(string) string, stderr io.Writer) (*session, error) 
 	if err != nil {
 		return nil, fmt.Errorf("looking for the other commands: %w", err)
 	}
-	return &session{cfg: cfg, getenv: getenv, env: environment(), stderr: stderr, msg: msg, bin: filepath.Dir(self)}, nil
+	return &session{cfg: cfg, getenv: getenv, env: environment(), stderr: out, msg: msg, bin: filepath.Dir(self)}, nil
 }
 
 func (s *session) nix() *nix.Client { return nix.New(nix.Options{Env: s.env}) }
 
 // main is the step.
 func (s *session) main(ctx context.Context) error {
+	defer s.stderr.beat()()
 	m, reason, err := choose(s.cfg, s.getenv)
 	if err != nil {
 		return err
@@ -103,6 +106,7 @@ func (s *session) post(ctx context.Context) error {
 	if text == "" {
 		return nil // main did not come so far
 	}
+	defer s.stderr.beat()()
 	if err := json.Unmarshal([]byte(text), &s.state); err != nil {
 		return fmt.Errorf("reading the step's state: %w", err)
 	}
@@ -128,9 +132,6 @@ func (s *session) output(name, value string) error {
 
 // stopTime is how long an interrupted command may take to commit what it has.
 const stopTime = 45 * time.Second
-
-// heartbeat is how long nothing may be printed.
-const heartbeat = 30 * time.Second
 
 // reportFile has the report of the last command.
 func (s *session) reportFile() string { return filepath.Join(s.state.Dir, "report.json") }
@@ -161,9 +162,7 @@ func (s *session) run(ctx context.Context, command string, stdin io.Reader, repo
 		return cmd.Process.Signal(syscall.SIGTERM)
 	}
 	cmd.WaitDelay = stopTime
-	stop := out.beat(heartbeat)
 	err = cmd.Run()
-	stop()
 	status := cli.ExitDone
 	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
 		status = exit.ExitCode()

@@ -3,8 +3,10 @@ package main
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -27,7 +29,7 @@ func newTestSession(t *testing.T, script string, inputs ...string) (*session, *b
 	}
 	var out bytes.Buffer
 	return &session{
-		cfg: cfg, getenv: getenv, env: os.Environ(), stderr: &out, msg: ui.New(&out, getenv), bin: bin,
+		cfg: cfg, getenv: getenv, env: os.Environ(), stderr: newPulse(&out, heartbeat), msg: ui.New(&out, getenv), bin: bin,
 		state: state{Mode: modePublish, Dir: t.TempDir()},
 	}, &out
 }
@@ -92,14 +94,44 @@ func TestAnnotate(t *testing.T) {
 			t.Errorf("with %q the title is %q", text, head)
 		}
 	}
-	s, out := newTestSession(t, "")
-	var many []outputReport
-	for range 50 {
-		many = append(many, outputReport{Attr: "x", Status: "failed"})
+}
+
+// GitHub shows ten annotations of a step. What many outputs need is told once,
+// what has no room is counted.
+func TestAnnotateMany(t *testing.T) {
+	t.Parallel()
+	drv := func(name string) string { return "/nix/store/00000000000000000000000000000000-" + name + ".drv" }
+	several := func(n int) (list []outputReport) {
+		for i := range n {
+			list = append(list, outputReport{Attr: fmt.Sprint("p", i), Status: "failed", Reason: "build failed", FailedDrv: drv(fmt.Sprint("d", i))})
+		}
+		return list
 	}
-	s.annotate(&publishReport{Outputs: many}, true)
-	if got := strings.Count(out.String(), "::warning title="); got != maxAnnotations {
-		t.Errorf("got %d annotations, want %d", got, maxAnnotations)
+	for _, tc := range []struct {
+		name    string
+		outputs []outputReport
+		want    []string // the titles
+	}{
+		{"one cause", []outputReport{
+			{Attr: "a", Status: "failed", Reason: "build failed", FailedDrv: drv("lib"), Log: "the log"}, {Attr: "x", Status: "built"},
+			{Attr: "b", Status: "failed", Reason: "build failed", FailedDrv: drv("lib"), Log: "the log"},
+		}, []string{"a%2C b"}},
+		{"all have room", several(9), []string{"p0", "p1", "p2", "p3", "p4", "p5", "p6", "p7", "p8"}},
+		{"too many", several(30), []string{"p0", "p1", "p2", "p3", "p4", "p5", "p6", "p7", "22 more failed"}},
+	} {
+		s, out := newTestSession(t, "")
+		s.annotate(&publishReport{Outputs: tc.outputs}, true)
+		var titles []string
+		for line := range strings.Lines(out.String()) {
+			title, _, _ := strings.Cut(strings.TrimPrefix(line, "::warning title="), "::")
+			titles = append(titles, title)
+		}
+		if !slices.Equal(titles, tc.want) {
+			t.Errorf("%s: got %q, want %q", tc.name, titles, tc.want)
+		}
+		if tc.name == "one cause" && (strings.Count(out.String(), "the log") != 1 || !strings.Contains(out.String(), "::a, b: build failed, in lib%0A")) {
+			t.Errorf("got %s", out)
+		}
 	}
 }
 

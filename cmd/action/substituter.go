@@ -43,6 +43,10 @@ func (s *session) substitute(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	s.state.Keys = keys
+	if err := s.saveState(); err != nil {
+		return err
+	}
 	conf := confText(s.state.URL, keys)
 	if err := os.WriteFile(s.confFile(), []byte(conf), 0o644); err != nil { //nolint:gosec // a daemon's user may read it
 		return fmt.Errorf("writing Nix's configuration: %w", err)

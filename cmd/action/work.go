@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/org/nixoci-action/internal/cli"
 	"github.com/org/nixoci-action/internal/ui"
@@ -67,11 +68,13 @@ func (s *session) publishWith(ctx context.Context, paths []string) error {
 		args = []string{"--series", s.series(), "-"}
 	}
 	var r publishReport
+	begun := time.Now()
 	status, out, err := s.run(ctx, publishCommand, strings.NewReader(strings.Join(paths, "\n")), &r, args...)
 	if err != nil {
 		out.finish(false)
 		return s.soften(ctx, err)
 	}
+	r.took = time.Since(begun)
 	s.annotate(&r, s.lenient(ctx, status, r.Denied))
 	s.told(errors.Join(s.publishOutputs(&r), s.summarise(func() string { return s.publishSummary(&r, paths != nil) })))
 	return s.verdict(ctx, status, r.Denied, out)
@@ -91,28 +94,6 @@ func (s *session) soften(ctx context.Context, err error) error {
 	}
 	s.msg.Warn(err)
 	return nil
-}
-
-// maxAnnotations is how many GitHub shows of one step.
-const maxAnnotations = 10
-
-// annotate points to each failed output, with the last lines of its build.
-func (s *session) annotate(r *publishReport, warn bool) {
-	n := 0
-	for _, o := range r.Outputs {
-		if o.Status != "failed" || n == maxAnnotations {
-			continue
-		}
-		n++
-		text := o.Reason
-		if o.Message != "" {
-			text += ": " + o.Message
-		}
-		if o.Log != "" {
-			text += "\nlast lines of " + o.FailedDrv + ":\n" + o.Log
-		}
-		s.msg.Annotate(warn, o.Attr, text)
-	}
 }
 
 func (s *session) publishOutputs(r *publishReport) error {

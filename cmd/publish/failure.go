@@ -4,6 +4,7 @@ import (
 	"context"
 	"regexp"
 	"slices"
+	"strings"
 
 	"github.com/org/nixoci-action/discover"
 	"github.com/org/nixoci-action/internal/nix"
@@ -12,20 +13,17 @@ import (
 // Limits of what is told about failed builds.
 const (
 	logLines  = 20
-	maxFailed = 20
+	maxLogs   = 200
+	maxFailed = 100 // outputs
 )
-
-// drvPath finds derivations in Nix's messages.
-var drvPath = regexp.MustCompile(`/[^\s'"]+/[0-9a-z]{32}-[0-9A-Za-z+._?=-]+\.drv\b`)
 
 // explainBuilds finds, for outputs that are missing, the build that failed and
 // the last lines that it printed. It only helps people: what it cannot find
 // out it leaves out.
 func (p *publisher) explainBuilds(ctx context.Context, built []discover.Built, failed *nix.CommandError) {
-	named := drvPath.FindAllString(failed.Message, -1)
 	logs := map[string]string{}
 	for _, b := range built {
-		if len(b.Missing) == 0 || len(p.report.logs) == maxFailed || ctx.Err() != nil {
+		if len(b.Missing) == 0 || b.DrvPath == "" || len(p.report.logs) == maxFailed || ctx.Err() != nil {
 			continue
 		}
 		needed, err := p.nix.Requisites(ctx, b.DrvPath)
@@ -33,23 +31,63 @@ func (p *publisher) explainBuilds(ctx context.Context, built []discover.Built, f
 			p.log.Debug("no closure of a failed build", "error", err)
 			continue
 		}
-		for _, drv := range append([]string{b.DrvPath}, named...) {
-			if !slices.Contains(needed, drv) {
-				continue
-			}
+		// what has failed comes before what needs it
+		candidates := slices.DeleteFunc(slices.Clone(failed.Derivations), func(drv string) bool { return !slices.Contains(needed, drv) })
+		if len(candidates) == 0 {
+			candidates = []string{b.DrvPath}
+		}
+		var cause buildLog
+		for _, drv := range candidates {
 			text, known := logs[drv]
-			if !known {
+			if !known && len(logs) < maxLogs {
 				text, err = p.nix.BuildLog(ctx, drv, logLines)
 				p.log.Debug("read a build log", "derivation", drv, "error", err)
 				logs[drv] = text
 			}
+			if cause.drv == "" || text != "" {
+				cause = buildLog{drv: drv, text: text}
+			}
 			if text != "" {
-				p.report.logs[b.Attr.String()] = buildLog{drv, text}
 				break
 			}
 		}
+		if cause.text == "" {
+			cause.message = nixSays(failed.Message, cause.drv)
+		}
+		p.report.logs[b.Attr.String()] = cause
 	}
 }
 
-// buildLog is the end of what a failed build printed.
-type buildLog struct{ drv, text string }
+// buildLog is a failed build, as far as it is known, and the end of what it
+// printed. Where that is nothing, message is what Nix says.
+type buildLog struct{ drv, text, message string }
+
+// maxSaid bounds what is repeated of one of Nix's errors, in lines.
+const maxSaid = 6
+
+// nixSays picks an error from Nix's message: the first about a derivation, or
+// else the first that is about none.
+func nixSays(message, drv string) string {
+	found := map[string][]string{} // by the derivation that it names first
+	var current string
+	open := false
+	for i, line := range strings.Split(message, "\n") {
+		text, begins := strings.CutPrefix(line, "error: ")
+		if begins = begins || i == 0; begins { // the first has lost its prefix
+			current = derivation.FindString(line)
+			_, known := found[current]
+			open = !known
+		}
+		open = open && (begins || strings.HasPrefix(line, " ")) // what follows an error is indented
+		if open && len(found[current]) < maxSaid {
+			found[current] = append(found[current], strings.TrimSpace(text))
+		}
+	}
+	if said, ok := found[drv]; ok {
+		return strings.Join(said, "\n")
+	}
+	return strings.Join(found[""], "\n")
+}
+
+// derivation finds derivations in Nix's messages.
+var derivation = regexp.MustCompile(`/[^\s'"]+/[0-9a-z]{32}-[0-9A-Za-z+._?=-]+\.drv\b`)

@@ -210,11 +210,12 @@ func (p *publisher) roots(ctx context.Context) ([]root, error) {
 		return p.given(ctx)
 	}
 	end := p.stages.Start("discover")
-	p.msg.Printf("discovering the outputs of %s", p.cfg.Flake)
+	endGroup := p.msg.Group("discovering the outputs of %s", p.cfg.Flake)
 	found, err := discover.Discover(ctx, p.nix, discover.Options{
 		Flake: p.cfg.Flake, Systems: p.cfg.Systems, Kinds: p.cfg.Kinds, Include: p.cfg.Include, Exclude: p.cfg.Exclude,
 		DenyUnfree: p.cfg.DenyUnfree, Logger: p.log,
 	})
+	endGroup()
 	end()
 	if err != nil {
 		return nil, err

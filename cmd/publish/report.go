@@ -57,8 +57,17 @@ type report struct {
 	Pin     string `json:"pin,omitempty"`
 	PinKeep int    `json:"pinKeep,omitempty"`
 
-	// Paths are in a dry run all paths of the closure, else those uploaded.
+	// Stored is what the cache holds after this run, of all branches, and
+	// History what each of the last publications like this one reaches in it,
+	// the oldest first, this one last. Both are absent if this run did not come
+	// to its end.
+	Stored  *storedReport `json:"stored,omitempty"`
+	History []index.Past  `json:"history,omitempty"`
+
+	// Paths are in a dry run all paths of the closure, else those uploaded;
+	// LeftOut are those that were to be excluded, and what needs them.
 	Paths    []pathReport    `json:"paths"`
+	LeftOut  []pathReport    `json:"leftOut,omitempty"`
 	Failures []failureReport `json:"failures,omitempty"`
 	Segments []string        `json:"segments,omitempty"`
 	Stages   []cli.Stage     `json:"stages"`
@@ -96,11 +105,16 @@ func (t *total) add(narSize, fileSize int64) {
 	t.FileSize += fileSize
 }
 
+type storedReport struct {
+	Paths    int   `json:"paths"`
+	FileSize int64 `json:"fileSize"`
+}
+
 type outputReport struct {
 	Attr    string   `json:"attr"`
 	Kind    string   `json:"kind"`
 	System  string   `json:"system,omitempty"`
-	Status  string   `json:"status"` // built, not built, failed or skipped
+	Status  string   `json:"status"` // built, left out, not built, failed or skipped
 	Reason  string   `json:"reason,omitempty"`
 	Message string   `json:"message,omitempty"`
 	Paths   []string `json:"paths,omitempty"`
@@ -125,6 +139,7 @@ type failureReport struct {
 
 const (
 	statusBuilt    = "built"
+	statusLeftOut  = "left out" // built, but a path of it is not published
 	statusNotBuilt = "not built"
 	statusFailed   = "failed"
 	statusSkipped  = "skipped"
@@ -152,7 +167,8 @@ func (r *report) built(built []discover.Built, dryRun bool) error {
 			o.Status, o.Reason = statusNotBuilt, "not in the local store"
 		case len(b.Missing) > 0:
 			o.Status, o.Reason = statusFailed, "build failed"
-			o.FailedDrv, o.Log = r.logs[o.Attr].drv, r.logs[o.Attr].text
+			known := r.logs[o.Attr]
+			o.FailedDrv, o.Log, o.Message = known.drv, known.text, known.message
 		}
 		r.Outputs = append(r.Outputs, o)
 	}
@@ -179,11 +195,22 @@ func (r *report) plan(p *closure.Plan) {
 	r.InCache = sum(closure.KindInCache)
 	r.New = sum(closure.KindNew)
 	r.Excluded = sum(closure.KindExcluded, closure.KindNeedsExcluded)
-	if !r.DryRun {
-		return
-	}
 	for _, d := range p.Decisions {
-		r.Paths = append(r.Paths, pathReport{Path: d.Path.Path, Reason: d.Reason(), NarSize: d.Path.NarSize})
+		path := pathReport{Path: d.Path.Path, Reason: d.Reason(), NarSize: d.Path.NarSize}
+		if r.DryRun {
+			r.Paths = append(r.Paths, path)
+		}
+		if d.Kind == closure.KindExcluded || d.Kind == closure.KindNeedsExcluded {
+			r.LeftOut = append(r.LeftOut, path)
+		}
+	}
+	for i := range r.Outputs {
+		o := &r.Outputs[i]
+		for _, path := range r.LeftOut {
+			if o.Status == statusBuilt && slices.Contains(o.Paths, path.Path) {
+				o.Status, o.Reason = statusLeftOut, path.Reason
+			}
+		}
 	}
 }
 
@@ -220,6 +247,14 @@ func (r *report) failures() error {
 	return errors.Join(append(errs, hint.Wrap(
 		fmt.Errorf("%s not uploaded", ui.Count(len(r.unsent), "path")),
 		"what does not refer to them is published; the next run sends the rest"))...)
+}
+
+// history is how many publications the report tells of.
+const history = 20
+
+func (r *report) published(s *index.Snapshot, p index.Publication) {
+	r.Stored = &storedReport{s.Len(), s.Stored()}
+	r.History = s.History(p, history)
 }
 
 func (r *report) pinned(p index.Publication) { r.Pin, r.PinKeep = p.Pin, p.PinKeep }
@@ -326,7 +361,7 @@ func (r *report) outputsText() string {
 		}
 	}
 	s := "outputs: " + ui.Number(len(r.Outputs)) + " found"
-	for _, status := range []string{statusBuilt, statusNotBuilt, statusFailed, statusSkipped} {
+	for _, status := range []string{statusBuilt, statusLeftOut, statusNotBuilt, statusFailed, statusSkipped} {
 		if n[status] > 0 {
 			s += fmt.Sprintf(", %d %s", n[status], status)
 		}

@@ -157,7 +157,7 @@ func (p *publisher) send(ctx context.Context, w *index.Writer, todo []nix.PathIn
 	for _, i := range todo {
 		size += i.NarSize
 	}
-	p.msg.Printf("uploading %s, %s", ui.Count(len(todo), "path"), ui.Bytes(size))
+	defer p.msg.Group("uploading %s, %s", ui.Count(len(todo), "path"), ui.Bytes(size))()
 	bar := p.msg.Progress()
 	bar.Start(len(todo), size)
 	defer bar.Finish()
@@ -211,8 +211,13 @@ func (p *publisher) close(ctx context.Context, w *index.Writer, base *index.Snap
 	}
 	pub := p.publication(roots)
 	p.report.pinned(pub)
+	record := &pub
 	if base.Published(pub, time.Now().Add(-index.PinAfter)) {
-		return w.Close(ctx, nil)
+		record = nil
 	}
-	return w.Close(ctx, &pub)
+	result, err := w.Close(ctx, record)
+	if err == nil {
+		p.report.published(p.cache.Current(), pub)
+	}
+	return result, err
 }

@@ -167,6 +167,9 @@ func (w *world) actCommand(workflow string, args ...string) *exec.Cmd {
 	cmd.Env = append(append([]string{}, w.Vars...), "XDG_CONFIG_HOME="+w.Dir+"/home/.config", "GORACE=halt_on_error=1")
 	cmd.Env = append(cmd.Env, w.jobEnv...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if w.user != nil {
+		w.handOver(cmd)
+	}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGQUIT) }
 	return cmd
 }

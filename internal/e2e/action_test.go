@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strconv"
 	"strings"
@@ -18,7 +19,6 @@ import (
 	"github.com/google/go-containerregistry/pkg/registry"
 
 	"github.com/org/nixoci-action/internal/nix/nixtest"
-	"github.com/org/nixoci-action/internal/registrytest"
 )
 
 // The workflow of the README, as it stands there, does the main job. On a new
@@ -165,7 +165,8 @@ func contents(t *testing.T, dir string) string {
 	return string(out)
 }
 
-// Failing builds are named with their logs, which inject nothing.
+// Failing builds are named with their logs, once for all that need them. The
+// logs inject nothing.
 func TestActionNamesFailures(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -175,11 +176,14 @@ func TestActionNamesFailures(t *testing.T) {
     let
       system = "x86_64-linux";
       mk = name: script: derivation { inherit name system; builder = "/bin/sh"; args = [ "-c" script ]; };
-      bad = mk "dependency" "echo '::error::injected'; echo '</pre><b>injected</b> | [x](y)'; exit 3";
+      bad = mk "dependency" "echo '::error::injected'; echo '</pre><b>injected</b> | [x](y)'; echo the compiler gives up; exit 3";
+      silent = mk "silent" "exit 5";
     in {
       packages.${system} = {
         "a|b<i>\n::warning::injected" = mk "top" "echo ${bad} > $out";
         good = mk "good" "echo good > $out";
+        needs = mk "needs" "echo ${bad} > $out";
+        inherit silent;
       };
     };
 }
@@ -189,7 +193,11 @@ func TestActionNamesFailures(t *testing.T) {
 			"      - uses: org/nixoci-action@v1\n        with: {flake: ., on-error: " + onError + "}\n"
 	}
 	j := w.act(workflow("fail"))
-	j.wants(1, "1 output published", "1 failed", "::error title=", "last lines of ", "&#60;/pre&#62;&#60;b&#62;injected")
+	j.wants(1, "1 output published", "3 outputs failed", "::error title=", "last lines of its log", "&#60;/pre&#62;&#60;b&#62;injected", "build failed, in silent: builder for '")
+	annotations := strings.Count(j.log, "::error title=")
+	if n := len(regexp.MustCompile(`(?m)::error title=.*the compiler gives up`).FindAllString(j.log, -1)); n != 1 || annotations != 2 {
+		t.Errorf("got the log %d times in %d annotations", n, annotations)
+	}
 	for line := range strings.Lines(j.log) {
 		_, text, _ := strings.Cut(line, "  | ")
 		if strings.HasPrefix(strings.TrimSpace(text), "::error::injected") || strings.HasPrefix(strings.TrimSpace(text), "::warning::injected") ||
@@ -197,10 +205,12 @@ func TestActionNamesFailures(t *testing.T) {
 			t.Errorf("a workflow command was injected: %s", line)
 		}
 	}
-	if _, summary, _ := strings.Cut(j.log, "Summary - "); strings.Contains(summary[:strings.Index(summary, "[test.yml")], "<b>injected") {
-		t.Error("HTML was injected into the summary")
+	_, summary, _ := strings.Cut(j.log, "Summary - ")
+	summary = summary[:strings.Index(summary, "[test.yml")]
+	if strings.Contains(summary, "<b>injected") || strings.Count(summary, "the compiler gives up") != 1 {
+		t.Errorf("HTML was injected into the summary, or a log is there twice:\n%s", summary)
 	}
-	if j.output("failed") != "1" || j.output("published") != "1" {
+	if j.output("failed") != "3" || j.output("published") != "1" {
 		t.Errorf("got %s failed and %s published", j.output("failed"), j.output("published"))
 	}
 	w.act(workflow("warn")).wants(0, "::warning title=")
@@ -363,67 +373,4 @@ func TestActionCollects(t *testing.T) {
 	j := w.act(strings.Replace(workflow, "DRY", "false", 1))
 	j.wants(0, "| kept | 1 |", "0 manifests deleted")
 	j.lacks("dry run", "substituter=")
-}
-
-// The daemon decides who may add substituters. Where it does not trust the user
-// the job is told, and publishes all the same.
-func TestActionWithDaemon(t *testing.T) {
-	t.Parallel()
-	for name, conf := range map[string]string{"trusted": "trusted-users = *\n", "not trusted": "trusted-users =\n"} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			w := newWorld(t)
-			w.inStore("oci:" + filepath.Join(w.Dir, "cache"))
-			nixtest.Write(t, w.Dir, "repo/flake.nix", flakeText(t.Name(), ""))
-			w.daemon(conf)
-			workflow := strings.Replace(cacheWorkflow, "exit 7", "true", 1)
-			first := w.act(workflow)
-			first.wants(0, "building '", "what this job has built is published")
-			w.forget()
-			second := w.act(workflow)
-			if name == "trusted" {
-				first.lacks("does not trust this user")
-				second.wants(0, "copying path '")
-				second.lacks("building '")
-				return
-			}
-			first.wants(0, "the Nix daemon does not trust this user", "trusted-users")
-			first.lacks("ignoring untrusted substituter")
-			second.wants(0, "building '")
-			second.lacks("copying path '")
-		})
-	}
-}
-
-// daemon starts a Nix daemon for the world, through which all goes from here on.
-func (w *world) daemon(conf string) {
-	w.Helper()
-	program, err := exec.LookPath("nix-daemon")
-	if err != nil {
-		registrytest.Missing(w, "nix-daemon is not installed")
-	}
-	cmd := exec.Command(program)
-	cmd.Env = append(append([]string{}, w.Vars...), "NIX_CONFIG=system = x86_64-linux\nsandbox = false\nbuild-users-group =\nsubstituters =\n"+conf)
-	if err := cmd.Start(); err != nil {
-		w.Fatal(err)
-	}
-	w.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
-	w.Vars = append(w.Vars, "NIX_REMOTE=daemon")
-	for {
-		if out, err := w.nixStore("--query", "--hash", "/").CombinedOutput(); err == nil || !strings.Contains(string(out), "cannot connect") {
-			return
-		}
-		if w.Context().Err() != nil {
-			return
-		}
-	}
-}
-
-func (w *world) nixStore(args ...string) *exec.Cmd {
-	cmd := exec.Command("nix-store", args...)
-	cmd.Env = w.Vars
-	return cmd
 }

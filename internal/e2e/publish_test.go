@@ -81,6 +81,14 @@ func TestPublishAndSubstitute(t *testing.T) {
 			t.Errorf("one changed package: got %d uploaded (%s), %d reused", changed.Uploaded.Paths, got, changed.Reused.Paths)
 		}
 		w.newClient(w.proxy(cache)).substitute(changed.paths()...)
+
+		if n, want := changed.Stored.Paths, first.Committed+changed.Committed; n != want || changed.Stored.FileSize <= first.Stored.FileSize {
+			t.Errorf("stored: got %d paths, want %d; %d bytes after %d", n, want, changed.Stored.FileSize, first.Stored.FileSize)
+		}
+		h := changed.History
+		if len(h) != 2 || h[0].Paths != first.Closure.Paths || h[1].Paths != changed.Closure.Paths || h[1].NarSize != changed.Closure.NarSize || !h[0].Time.Before(h[1].Time) {
+			t.Errorf("history: got %+v", h)
+		}
 	})
 }
 
@@ -214,6 +222,14 @@ func TestDryRunWritesNothing(t *testing.T) {
 	reasons := map[string]string{}
 	for _, p := range r.Paths {
 		reasons[p.Path[strings.LastIndexByte(p.Path, '-')+1:]] = p.Reason
+	}
+	if len(r.LeftOut) != 2 || !strings.HasPrefix(r.LeftOut[1].Reason, "needs ") {
+		t.Errorf("left out: got %+v", r.LeftOut)
+	}
+	for _, o := range r.Outputs {
+		if o.Attr == "packages."+system+".lib" && (o.Status != "left out" || o.Reason != "excluded by lib") {
+			t.Errorf("left out: got %+v", o)
+		}
 	}
 	if r.code != 0 || reasons["base"] != "new" || reasons["lib"] != "excluded by lib" || !strings.HasPrefix(reasons["app"], "needs ") {
 		t.Errorf("got %d, %v\n%s", r.code, reasons, r.stderr)

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/internal/nix/nixtest"
 	"github.com/org/nixoci-action/internal/registrytest"
 )
@@ -61,8 +62,9 @@ type world struct {
 	keyFile, publicKey string
 
 	// for act
-	downloads func() int // of the action's release, if it is served
-	jobEnv    []string   // variables of the runner
+	downloads func() int          // of the action's release, if it is served
+	jobEnv    []string            // variables of the runner
+	user      *syscall.Credential // who runs jobs; nil: who runs the tests
 }
 
 func newWorld(t *testing.T) *world {
@@ -102,16 +104,24 @@ type result struct {
 		Paths            int
 		Lost, Incomplete []string
 	}
-	Pin     string
-	PinKeep int
-	Paths   []struct {
-		Path, Reason string
-		NarSize      int64
+	Stored struct {
+		Paths    int
+		FileSize int64
 	}
+	History  []index.Past
+	Pin      string
+	PinKeep  int
+	Paths    []pathResult
+	LeftOut  []pathResult
 	Failures []struct{ Path, Error string }
 
 	code   int
 	stderr string
+}
+
+type pathResult struct {
+	Path, Reason string
+	NarSize      int64
 }
 
 // tryPublish runs publish with --json.

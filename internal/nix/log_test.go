@@ -71,3 +71,25 @@ func TestBuiltAndLogs(t *testing.T) {
 		t.Errorf("seeking what nobody has: %v", err)
 	}
 }
+
+// Each derivation that failed is known, wherever its message is in the log.
+func TestFailedDerivations(t *testing.T) {
+	drv := func(name string) string { return "/nix/store/00000000000000000000000000000000-" + name + ".drv" }
+	log := &tail{}
+	text := "error: builder for '" + drv("a") + "' failed with exit code 1;\n       last 1 log lines:\n       > '" + drv("quoted") + "'\n" +
+		strings.Repeat("building something\n", 20_000) +
+		"\x1b[31;1merror:\x1b[0m Cannot build '\x1b[35;1m" + drv("b-1.0") + "\x1b[0m'.\n       Reason: builder failed\n" +
+		"error: 1 dependencies of derivation '" + drv("c") + "' failed to build\n" +
+		"error: build of '" + drv("c") + "', '" + drv("a") + "' failed\n"
+	for len(text) > 0 { // in pieces, as a pipe gives them
+		n := min(len(text), 1009)
+		_, _ = log.Write([]byte(text[:n]))
+		text = text[n:]
+	}
+	if want := []string{drv("a"), drv("b-1.0"), drv("c")}; !slices.Equal(log.failed, want) {
+		t.Errorf("got %q, want %q", log.failed, want)
+	}
+	if !strings.HasPrefix(log.message(), "Cannot build '"+drv("b-1.0")) {
+		t.Errorf("the message is %q", log.message())
+	}
+}

@@ -49,6 +49,9 @@ type CommandError struct {
 	Exit int
 	// Message is the end of what Nix wrote to its log, from its error on.
 	Message string
+	// Derivations are those that Nix's error messages name, in their order: of
+	// builds first those that failed, then those that need them. At most 500.
+	Derivations []string
 	// Err is how the process ended.
 	Err error
 }
@@ -123,7 +126,7 @@ func (c *Client) run(ctx context.Context, cmd command, read func(io.Reader) erro
 	case errors.Is(context.Cause(stop), errStopped):
 		return readErr
 	case err != nil && !errors.Is(err, exec.ErrWaitDelay):
-		return &CommandError{Command: cmd.String(), Exit: p.ProcessState.ExitCode(), Message: log.message(), Err: err}
+		return &CommandError{Command: cmd.String(), Exit: p.ProcessState.ExitCode(), Message: log.message(), Derivations: log.failed, Err: err}
 	}
 	return readErr
 }

@@ -2,6 +2,7 @@ package nix
 
 import (
 	"bytes"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -13,19 +14,62 @@ const (
 	messageSize  = 8 << 10
 )
 
-// tail keeps the end of what is written to it.
+// tail keeps the end of what is written to it, and the derivations that error
+// messages anywhere in it name.
 type tail struct {
-	buf []byte
-	cut bool
+	buf    []byte
+	cut    bool
+	line   []byte // the start of one that has not ended
+	failed []string
 }
 
 func (t *tail) Write(p []byte) (int, error) {
+	t.look(p)
 	t.buf = append(t.buf, p...)
 	if len(t.buf) > 2*tailSize {
 		t.buf = append(t.buf[:0], t.buf[len(t.buf)-tailSize:]...)
 		t.cut = true
 	}
 	return len(p), nil
+}
+
+// Limits of what is looked at for derivations.
+const (
+	maxErrorLine = 16 << 10
+	maxFailed    = 500
+)
+
+// derivation finds derivations in Nix's messages.
+var derivation = regexp.MustCompile(`/[^\s'"]+/[0-9a-z]{32}-[0-9A-Za-z+._?=-]+\.drv\b`)
+
+// look finds the derivations in lines that begin with "error:". While others
+// are built, the messages of those that failed come in between, so that the end
+// alone may not have them.
+func (t *tail) look(p []byte) {
+	for len(p) > 0 {
+		i := bytes.IndexByte(p, '\n')
+		if i < 0 {
+			if len(t.line) < maxErrorLine {
+				t.line = append(t.line, p...)
+			}
+			return
+		}
+		line := p[:i]
+		if len(t.line) > 0 {
+			line = append(t.line, line...)
+			t.line = t.line[:0]
+		}
+		p = p[i+1:]
+		text := clean(string(line[:min(len(line), 64)])) // it may begin with a colour
+		if !strings.HasPrefix(text, "error:") {
+			continue
+		}
+		for _, drv := range derivation.FindAllString(clean(string(line[:min(len(line), maxErrorLine)])), -1) {
+			if len(t.failed) < maxFailed && !slices.Contains(t.failed, drv) {
+				t.failed = append(t.failed, drv)
+			}
+		}
+	}
 }
 
 // message returns Nix's own message: the log from the first line that starts
