@@ -104,7 +104,7 @@ func headline(r *publishReport, ofJob bool) string {
 
 func icon(status string) string {
 	switch status {
-	case "built":
+	case "built", "cached":
 		return "✅"
 	case "failed":
 		return "❌"

@@ -128,7 +128,7 @@ func TestSkipCached(t *testing.T) {
 				listed++
 			}
 		}
-		if listed != 4 || plan.InCache.Paths != 4 { // base, lib and the two of multi
+		if listed != 5 || plan.InCache.Paths != 5 { // base, lib, shell and the two of multi
 			t.Errorf("dry run: got the paths %v", plan.Paths)
 		}
 		changed := w.publish(cache, "--flake", flake, "--skip-cached")

@@ -1,0 +1,120 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/org/nixoci-action/internal/ui"
+)
+
+// Values of the input matrix.
+const (
+	matrixPlan   = "plan"
+	matrixRecord = "record"
+)
+
+// plans reports whether the step only plans a matrix.
+func (c *config) plans() bool { return c.text["matrix"] == matrixPlan }
+
+// checkMatrix finds what is wrong with the inputs for a matrix.
+func (c *config) checkMatrix() error {
+	var errs []error
+	switch m := c.text["matrix"]; m {
+	case "", matrixPlan, matrixRecord:
+	default:
+		errs = append(errs, fmt.Errorf("input matrix: %q is neither %s nor %s", m, matrixPlan, matrixRecord))
+	}
+	for _, name := range []string{"matrix", "part"} {
+		if c.text[name] != "" && c.text["flake"] == "" {
+			errs = append(errs, fmt.Errorf("input %s: it needs the input flake", name))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// matrixJob is what this program shows of a job of a matrix.
+type matrixJob struct{ Name, System, Runner, Outputs string }
+
+// plan makes a matrix of what must be built. It needs no right to write, and no
+// substituter.
+func (s *session) plan(ctx context.Context) error {
+	var r publishReport
+	status, out, err := s.run(ctx, publishCommand, nil, &r)
+	if err != nil {
+		out.finish(false)
+		return s.soften(ctx, err)
+	}
+	s.annotate(&r, s.lenient(ctx, status, r.Denied))
+	text, jobs, err := r.matrix()
+	s.told(errors.Join(err, s.output("matrix", text), s.publishOutputs(&r), s.summarise(func() string { return s.matrixSummary(&r, jobs) })))
+	return s.verdict(ctx, status, r.Denied, out)
+}
+
+// matrix returns the matrix in one line, and its jobs. A matrix without any is
+// "", because no job can be made of it.
+func (r *publishReport) matrix() (text string, jobs []matrixJob, err error) {
+	var m struct{ Include []matrixJob }
+	var b bytes.Buffer
+	if len(r.Matrix) > 0 {
+		if err := errors.Join(json.Unmarshal(r.Matrix, &m), json.Compact(&b, r.Matrix)); err != nil {
+			return "", nil, fmt.Errorf("reading the matrix: %w", err)
+		}
+	}
+	if len(m.Include) == 0 {
+		return "", nil, nil
+	}
+	return b.String(), m.Include, nil
+}
+
+// matrixSummary tells what is built where, and why the rest is not.
+func (s *session) matrixSummary(r *publishReport, jobs []matrixJob) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "## Nix cache %s: plan\n\n", code(s.cfg.cache()))
+	n := map[string]int{}
+	for _, o := range r.Outputs {
+		n[o.Status]++
+	}
+	parts := []string{"✅ <b>nothing has to be built</b>"}
+	if len(r.Matrix) == 0 {
+		parts = []string{"❌ <b>nothing was planned</b>"}
+	} else if len(jobs) > 0 {
+		parts = []string{fmt.Sprintf("🛠️ <b>%s to build in %s</b>", ui.Count(n["planned"], "output"), ui.Count(len(jobs), "job"))}
+	}
+	if n["cached"] > 0 {
+		parts = append(parts, fmt.Sprintf("⏭️ %d in a cache already", n["cached"]))
+	}
+	if n["failed"] > 0 {
+		parts = append(parts, fmt.Sprintf("❌ <b>%d failed</b>", n["failed"]))
+	}
+	b.WriteString(strings.Join(parts, " · ") + "\n\n")
+	if r.Error != "" {
+		fmt.Fprintf(&b, "> ❌ %s\n\n", literal(cut(s.redact(r.Error), 2000)))
+	}
+	b.WriteString(s.failures(r))
+	if len(jobs) > 0 {
+		var rows [][]string
+		for _, j := range jobs {
+			rows = append(rows, []string{code(j.Name), literal(j.System), literal(j.Runner), ui.Number(strings.Count(j.Outputs, "\n") + 1)})
+		}
+		b.WriteString(table([]string{"job", "system", "runner", "outputs"}, false, rows) + "\n")
+	}
+	if len(r.Outputs) > 0 {
+		var rows [][]string
+		for _, o := range r.Outputs[:min(len(r.Outputs), maxRows)] {
+			why := literal(cut(s.redact(o.Reason), maxCellLength))
+			if o.Job != "" {
+				why = "job " + code(o.Job)
+			}
+			rows = append(rows, []string{literal(o.Status), code(o.Attr), why})
+		}
+		if more := len(r.Outputs) - maxRows; more > 0 {
+			rows = append(rows, []string{"", fmt.Sprintf("… and %d more", more), ""})
+		}
+		b.WriteString(folded("All outputs", table([]string{"", "output", "where, or why not"}, false, rows)))
+	}
+	return b.String()
+}
