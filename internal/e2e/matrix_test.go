@@ -273,6 +273,16 @@ func runsMatrix(t *testing.T, w *world, workflow string, args []string) {
 	if partial < 5 {
 		t.Errorf("got %d parts, want those of the jobs that did not fail", partial)
 	}
+
+	// one output does not evaluate: it is named, the others are built
+	nixtest.Write(t, w.Dir, "repo/flake.nix", strings.Replace(matrixFlake(t.Name()+"3", works), "default = top;", `default = throw "not this one";`, 1))
+	before = publications(t, cache)
+	fourth := w.act(workflow, args...)
+	fourth.wants(1, "9 outputs to build in 9 jobs", "2 failed", "not this one", "the input part is set", "1 output published")
+	fourth.lacks("the input matrix is record")
+	if n := len(publications(t, cache)) - len(before); n != 9 {
+		t.Errorf("got %d new publications, want those of 9 jobs", n)
+	}
 }
 
 // The workflow of the README, as it stands there.
