@@ -73,14 +73,8 @@ func (p *publisher) upload(ctx context.Context, plan *closure.Plan, base *index.
 			break
 		}
 		p.log.Warn("the registry lost blobs, sending them again", "paths", len(result.Lost))
-		todo = nil
-		for _, e := range result.Lost {
-			path := plan.Set.LookupHash(e.Path.HashPart)
-			if path == nil {
-				return hint.Wrap(fmt.Errorf("the registry has lost the NAR of %s, which was not built because the cache has it", e.Path),
-					"publish once without --skip-cached")
-			}
-			todo = append(todo, path.PathInfo)
+		if todo, err = again(plan, result.Lost); err != nil {
+			break
 		}
 	}
 	p.report.committed(result)
@@ -90,6 +84,20 @@ func (p *publisher) upload(ctx context.Context, plan *closure.Plan, base *index.
 	}
 	p.report.complete = uploadErr == nil && err == nil
 	return errors.Join(uploadErr, p.report.failures(), err)
+}
+
+// again returns what must be uploaded again.
+func again(plan *closure.Plan, lost []index.Entry) ([]nix.PathInfo, error) {
+	var todo []nix.PathInfo
+	for _, e := range lost {
+		path := plan.Set.LookupHash(e.Path.HashPart)
+		if path == nil {
+			return nil, hint.Wrap(fmt.Errorf("the registry has lost the NAR of %s, which was not built because the cache index has it", e.Path),
+				"publish once without --skip-cached, which builds and uploads it again")
+		}
+		todo = append(todo, path.PathInfo)
+	}
+	return todo, nil
 }
 
 // config is what this run adds to the cache's configuration.

@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"io"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -178,6 +179,45 @@ func TestSkipCachedRepeats(t *testing.T) {
 		w.fresh(old, r.paths())
 	}
 	w.absent(first.paths())
+
+	// a NAR that the registry has lost cannot be promised again, and cannot be
+	// sent, either
+	old := w.aged(cache, 20*time.Hour)
+	for _, blob := range w.blobsOf(old, "-lib") {
+		if err := os.Remove(filepath.Join(strings.TrimPrefix(old, "oci:"), "blobs/sha256", blob)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lost := []string{"--upstream", "none", "--sign-key-file", w.keyFile, "--flake", flake, "--include", "packages.*.app"}
+	if r := w.tryPublish(old, append(lost, "--skip-cached")...); r.code == 0 || !strings.Contains(r.stderr, "has lost the NAR of ") || !strings.Contains(r.stderr, "hint: publish once without --skip-cached") {
+		t.Errorf("a lost NAR: got %d\n%s", r.code, r.stderr)
+	}
+	if n := len(publications(t, old)); n != 0 {
+		t.Errorf("a lost NAR: got %d publications", n)
+	}
+	if r := w.tryPublish(old, lost...); r.code != 0 {
+		t.Errorf("without --skip-cached: got %d\n%s", r.code, r.stderr)
+	}
+}
+
+// blobsOf are the digests of the blobs, without the algorithm, that the NARs of
+// paths whose names end so are in.
+func (w *world) blobsOf(cache, suffix string) (blobs []string) {
+	w.Helper()
+	repo, err := registry.Open(cache, registry.Options{})
+	if err != nil {
+		w.Fatal(err)
+	}
+	s, err := index.Open(repo, index.Options{}).Sweep(context.Background())
+	if err != nil {
+		w.Fatal(err)
+	}
+	for e := range s.All {
+		if strings.HasSuffix(e.Path.String(), suffix) {
+			blobs = append(blobs, e.NAR.Blob.Hex)
+		}
+	}
+	return blobs
 }
 
 // An entry that our key has not signed is no reason to skip: anybody who can

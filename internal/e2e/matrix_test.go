@@ -4,11 +4,16 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
+
+	ggcr "github.com/google/go-containerregistry/pkg/registry"
 
 	"github.com/org/nixoci-action/internal/nix/nixtest"
 )
@@ -208,6 +213,46 @@ func TestMatrixFails(t *testing.T) {
 	}
 	if _, code, stderr := w.plan(cache, "--flake", flake, "--system", "riscv64-linux"); code != 2 || !strings.Contains(stderr, "no runner is known for the system riscv64-linux") {
 		t.Errorf("a system without a runner: got %d\n%s", code, stderr)
+	}
+}
+
+// To plan needs no right to write. Where the cache may not be read, which a
+// registry may say of one that is not there yet, all is planned.
+func TestMatrixNeedsNoRights(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	flake := w.flake(matrixFlake(t.Name(), works))
+	var refuses atomic.Bool
+	var writes atomic.Int32
+	real := ggcr.New()
+	s := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodGet && r.Method != http.MethodHead {
+			writes.Add(1)
+		}
+		if refuses.Load() {
+			http.Error(rw, `{"errors": [{"code": "DENIED", "message": "not for you"}]}`, http.StatusForbidden)
+			return
+		}
+		real.ServeHTTP(rw, r)
+	}))
+	t.Cleanup(s.Close)
+	cache := strings.TrimPrefix(s.URL, "http://") + "/a/b"
+	if r := w.tryPublish(cache, "--upstream", "none", "--flake", flake); r.code != 0 {
+		t.Fatal(r.stderr)
+	}
+	before := writes.Load()
+	jobs, code, stderr := w.plan(cache, "--flake", flake)
+	if code != 0 || len(outputsOf(jobs)) != 6 || writes.Load() != before {
+		t.Errorf("got %d, %q, and %d writes\n%s", code, outputsOf(jobs), writes.Load()-before, stderr)
+	}
+	refuses.Store(true)
+	jobs, code, stderr = w.plan(cache, "--flake", flake)
+	if code != 0 || len(outputsOf(jobs)) != 11 || !strings.Contains(stderr, "warning: the cache cannot be read") || writes.Load() != before {
+		t.Errorf("refused: got %d, %q\n%s", code, outputsOf(jobs), stderr)
+	}
+	s.Close()
+	if jobs, code, stderr = w.plan(cache, "--flake", flake); code != 1 || jobs != nil {
+		t.Errorf("without a registry: got %d, %q\n%s", code, jobs, stderr)
 	}
 }
 
