@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/org/nixoci-action/internal/ui"
@@ -50,7 +51,10 @@ func (s *session) plan(ctx context.Context) error {
 	}
 	s.annotate(&r, s.lenient(ctx, status, r.Denied))
 	text, jobs, err := r.matrix()
-	s.told(errors.Join(err, s.output("matrix", text), s.publishOutputs(&r), s.summarise(func() string { return s.matrixSummary(&r, jobs) })))
+	list, lerr := r.outputsJSON()
+	_, failures := r.counts()
+	s.told(errors.Join(err, lerr, s.output("matrix", text), s.output("outputs", list), s.output("failed", strconv.Itoa(failures)), s.output("report", s.reportFile()),
+		s.summarise(func() string { return s.matrixSummary(&r, jobs) })))
 	return s.verdict(ctx, status, r.Denied, out)
 }
 
