@@ -37,3 +37,16 @@ func parsePart(text string) (*job, error) {
 func lines(text string) []string {
 	return strings.FieldsFunc(text, func(r rune) bool { return r == '\n' })
 }
+
+// series is what a whole matrix has in common: what its plan and its record
+// choose of the flake. These are different jobs of a workflow, so a job's name is
+// not in it; nor are the systems, so that a list of systems that changes leaves
+// no series behind.
+func series(c config, getenv func(string) string) string {
+	return "matrix&" + selection(c, nil, func(name string) string {
+		if name == "GITHUB_JOB" || name == "CI_JOB_NAME" {
+			return ""
+		}
+		return getenv(name)
+	})
+}

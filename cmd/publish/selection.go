@@ -22,57 +22,31 @@ const maxSelection = 512
 // the same for each run of a job, and is not for people.
 func selection(c config, roots []root, getenv func(string) string) string {
 	v := url.Values{}
+	set := func(name string, values []string) {
+		values = slices.Compact(slices.Sorted(slices.Values(values)))
+		if len(values) > 0 {
+			v[name] = values
+		}
+	}
 	if c.Flake != "" {
-		chosen(v, c)
+		if kinds := kindNames(c.Kinds); !slices.Equal(kinds, kindNames(discover.DefaultKinds())) {
+			set("kind", kinds)
+		}
+		set("include", c.Include)
+		set("exclude", c.Exclude)
+		if c.DenyUnfree {
+			v.Set("deny-unfree", strconv.FormatBool(true))
+		}
 	} else if c.Series != "" {
 		v.Set("series", c.Series)
 	} else {
-		set(v, "package", packages(roots))
+		set("package", packages(roots))
 	}
 	if getenv("GITHUB_ACTIONS") == "true" {
+		v.Set("workflow", getenv("GITHUB_WORKFLOW"))
 		v.Set("job", getenv("GITHUB_JOB"))
-		workflow(v, c, getenv)
+		v.Set("flake", flakeName(c.Flake, getenv("GITHUB_WORKSPACE")))
 	}
-	return encode(v)
-}
-
-// series is what a whole matrix has in common: what its plan and its record,
-// which are different jobs, choose of the flake. The systems are not in it, so
-// that a list of systems that changes leaves no series behind.
-func series(c config, getenv func(string) string) string {
-	v := url.Values{"matrix": {"true"}}
-	chosen(v, c)
-	if getenv("GITHUB_ACTIONS") == "true" {
-		workflow(v, c, getenv)
-	}
-	return encode(v)
-}
-
-func set(v url.Values, name string, values []string) {
-	values = slices.Compact(slices.Sorted(slices.Values(values)))
-	if len(values) > 0 {
-		v[name] = values
-	}
-}
-
-// chosen sets what the flags choose of a flake.
-func chosen(v url.Values, c config) {
-	if kinds := kindNames(c.Kinds); !slices.Equal(kinds, kindNames(discover.DefaultKinds())) {
-		set(v, "kind", kinds)
-	}
-	set(v, "include", c.Include)
-	set(v, "exclude", c.Exclude)
-	if c.DenyUnfree {
-		v.Set("deny-unfree", strconv.FormatBool(true))
-	}
-}
-
-func workflow(v url.Values, c config, getenv func(string) string) {
-	v.Set("workflow", getenv("GITHUB_WORKFLOW"))
-	v.Set("flake", flakeName(c.Flake, getenv("GITHUB_WORKSPACE")))
-}
-
-func encode(v url.Values) string {
 	s := v.Encode() // sorted
 	if len(s) > maxSelection {
 		sum := sha256.Sum256([]byte(s))
