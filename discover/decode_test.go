@@ -1,9 +1,11 @@
 package discover
 
 import (
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/org/nixoci-action/internal/storepath"
 )
@@ -131,8 +133,34 @@ func FuzzCompilePattern(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, glob string) {
 		p, err := compilePattern(glob)
-		if err == nil && (len(p) == 0 || slices.Contains(p, "")) {
+		if err == nil && (len(p) == 0 || slices.Contains(p, "") && !strings.Contains(glob, `""`)) {
 			t.Errorf("%q: got %q", glob, p)
+		}
+	})
+}
+
+// Whatever an attribute is called, its pattern is one line and matches nothing
+// else.
+func FuzzPattern(f *testing.F) {
+	for _, s := range []string{"a", "a.b", `q"uote`, `b\ack`, "[x]*?", "new\nline", "", " space ", "${x}", "[!a]", "^$"} {
+		f.Add(s, s+"x")
+	}
+	f.Fuzz(func(t *testing.T, name, other string) {
+		if !utf8.ValidString(name) || !utf8.ValidString(other) {
+			return // which Nix does not write as JSON
+		}
+		o := Output{Kind: Packages, Attr: Attr{"packages", "x86_64-linux", name}}
+		pattern := o.Pattern()
+		if strings.Contains(pattern, "\n") || strings.TrimSpace(pattern) != pattern {
+			t.Errorf("%q: got the pattern %q", name, pattern)
+		}
+		res, err := compilePattern(pattern)
+		if err != nil || len(res) != 3 {
+			t.Fatalf("%q: got %q from the pattern %q, %v", name, res, pattern, err)
+		}
+		re := regexp.MustCompile(`\A(` + res[2] + `)\z`)
+		if !re.MatchString(name) || other != name && re.MatchString(other) {
+			t.Errorf("%q: %q matches %q: %v, and %q: %v", name, res[2], name, re.MatchString(name), other, re.MatchString(other))
 		}
 	})
 }

@@ -323,6 +323,34 @@ func TestPatterns(t *testing.T) {
 	}
 }
 
+// The pattern of each output finds that one alone.
+func TestPatternOfOutput(t *testing.T) {
+	e := nixtest.New(t)
+	dir := filepath.Join(e.Dir, "flake")
+	nixtest.Write(t, dir, "flake.nix", flake(`
+		packages.x86_64-linux = {
+			"a.b" = good "dot"; "with space" = good "space"; "quo\"te" = good "quote"; "dollar\${x}" = good "dollar"; " " = good "blank";
+			"back\\slash" = good "back"; "ünïcode→" = good "unicode"; "new\nline" = good "newline"; newnline = good "n"; "" = good "empty"; "if" = good "keyword";
+			"-dash" = good "dash"; "*" = good "star"; "a*" = good "astar"; ab = good "ab"; "?" = good "what"; "[ab]" = good "set"; "[" = good "open"; "]" = good "close"; a = good "a"; "\\n" = good "bn";
+			"(a|b)+^$" = good "re";
+		};
+		legacyPackages.x86_64-linux.set = { recurseForDerivations = true; a = good "a"; "a.b" = good "b"; };
+		formatter.x86_64-linux = good "fmt";
+		nixosConfigurations = { "a.b".config.system.build.toplevel = good "nixos"; a.config.system.build.toplevel = good "nixos2"; };
+		homeConfigurations."me@here".activationPackage = good "home";
+	`))
+	all := discoverIn(t, e, dir, nil)
+	if len(all.Outputs) != 28 {
+		t.Fatalf("got %d outputs: %v", len(all.Outputs), attrs(all.Outputs))
+	}
+	for _, o := range all.Outputs {
+		r := discoverIn(t, e, dir, func(opts *Options) { opts.Include = []string{o.Pattern()} })
+		if got := attrs(r.Outputs); len(got) != 1 || got[0] != o.Attr.String() {
+			t.Errorf("the pattern %s of %s finds %v", o.Pattern(), o.Attr, got)
+		}
+	}
+}
+
 // The derivations must be those of "nix build", however the flake is stored.
 func TestSameDerivationsAsNixBuild(t *testing.T) {
 	e := nixtest.New(t)

@@ -13,10 +13,10 @@ import (
 // Retention says which publications keep what they published.
 //
 // Publications of one line replace each other: those with the same Ref (or,
-// without one, the same Flake), Systems and Selection. Publications in a row
-// that have the same roots count as one: made when the last was, and in the
-// place of those before since the first was. One that is partial takes the
-// place of partial ones only.
+// without one, the same Flake), Systems and Selection, or with the same Ref and
+// Series. Publications in a row that have the same roots count as one: made when
+// the last was, and in the place of those before since the first was. One that
+// is partial takes the place of partial ones only.
 type Retention struct {
 	// Last is how many publications of each line are kept for ever: of a
 	// branch whose name matches one of Branches, of a tag (at least one), of
@@ -92,6 +92,9 @@ func (p Publication) line() string {
 	from := "ref " + p.Ref
 	if p.Ref == "" {
 		from = "flake " + p.Flake
+	}
+	if p.Series != "" {
+		return strings.Join([]string{from, "series " + p.Series}, "\x00")
 	}
 	return strings.Join([]string{from, strings.Join(slices.Sorted(slices.Values(p.Systems)), " "), p.Selection}, "\x00")
 }

@@ -24,6 +24,12 @@ func with(p Publication, change func(*Publication)) Publication {
 	return p
 }
 
+// part makes p one of a series: a part if it is for one system.
+func part(p Publication, systems ...string) Publication {
+	p.Series, p.Systems, p.Partial = "s", systems, len(systems) == 1
+	return p
+}
+
 func pinned(p Publication, name string, keep int) Publication {
 	p.Pin, p.PinKeep = name, keep
 	return p
@@ -63,6 +69,19 @@ func TestJudge(t *testing.T) {
 			want: []string{
 				"-main, replaced 2026-10-02", "-main, replaced 2026-10-12",
 				"+3rd newest of main", "+2nd newest of main", "+newest of main",
+			},
+		},
+		{
+			name: "parts and the whole", r: month,
+			pubs: []Publication{
+				part(from(main, 101, "a"), "x"), part(from(main, 101, "b"), "y"), part(from(main, 100, "ab"), "x", "y"), // a whole one
+				part(from(main, 50, "c"), "y"), part(from(main, 49, "ac"), "x", "y"),
+				part(from(main, 2, "d"), "x"), // another part has failed
+				from(main, 1, "other line"),
+			},
+			want: []string{
+				"-main, replaced 2026-08-22", "-main, replaced 2026-08-23", "-main, replaced 2026-10-13", "-main, replaced 2026-10-13",
+				"+newest of main", "+newest of main", "+newest of main",
 			},
 		},
 		{
@@ -263,7 +282,7 @@ func TestJudgeAgainstTheRules(t *testing.T) {
 				Flake:   pick(".", "./config"),
 				Systems: []string{pick("a", "a", "b")}, Selection: pick("", "", "s"), Roots: []Root{{Path: pick("1", "2", "3")}},
 			}
-			p.Partial = rng.IntN(4) == 0
+			p.Partial, p.Series = rng.IntN(4) == 0, pick("", "", "t")
 			if rng.IntN(4) == 0 {
 				p.Pin, p.PinKeep = pick("p", "q"), rng.IntN(4)
 			}
@@ -299,8 +318,8 @@ func TestJudgeAgainstTheRules(t *testing.T) {
 func listing(vs []Verdict) string {
 	var b strings.Builder
 	for _, v := range vs {
-		fmt.Fprintf(&b, "%v %v %s %s %s %s %q %d: %v %s %v\n", v.Publication.Time, v.Publication.Systems, v.Publication.Ref, v.Publication.Flake,
-			v.Publication.Selection, v.Publication.Roots[0].Path, v.Publication.Pin, v.Publication.PinKeep, v.Keep, v.Reason, v.Until)
+		fmt.Fprintf(&b, "%v %v %s %s %s %q %s %q %d: %v %s %v\n", v.Publication.Time, v.Publication.Systems, v.Publication.Ref, v.Publication.Flake,
+			v.Publication.Selection, v.Publication.Series, v.Publication.Roots[0].Path, v.Publication.Pin, v.Publication.PinKeep, v.Keep, v.Reason, v.Until)
 	}
 	return b.String()
 }
@@ -311,7 +330,8 @@ func naiveKeep(r Retention, pubs []Publication, i int, unpinned []Unpin) bool {
 	p := pubs[i]
 	at := func(q Publication) time.Time { return time.UnixMicro(min(q.Time.UnixMicro(), noon.UnixMicro())) }
 	sameLine := func(q Publication) bool {
-		return p.Ref == q.Ref && (p.Ref != "" || p.Flake == q.Flake) && p.Systems[0] == q.Systems[0] && p.Selection == q.Selection
+		return p.Ref == q.Ref && (p.Ref != "" || p.Flake == q.Flake) && p.Series == q.Series &&
+			(p.Series != "" || p.Systems[0] == q.Systems[0] && p.Selection == q.Selection)
 	}
 	hasPin := func(q Publication) bool {
 		return q.Pin == p.Pin && !slices.ContainsFunc(unpinned, func(u Unpin) bool { return u.Name == q.Pin && !u.Time.Before(at(q)) })

@@ -62,8 +62,12 @@ type Publication struct {
 	// and branch, so that the newest of one does not take the place of the
 	// other's. It is compared, never interpreted.
 	Selection string `json:"selection,omitempty"`
-	// Partial says that something failed, so that roots are missing. A partial
-	// publication does not take the place of a complete one.
+	// Series, if there is one, stands for Systems and Selection: where several
+	// jobs publish parts of one thing, the whole takes the place of the parts.
+	Series string `json:"series,omitempty"`
+	// Partial says that roots are missing: something failed, or it is one part
+	// of several. A partial publication does not take the place of a complete
+	// one.
 	Partial bool `json:"partial,omitempty"`
 	// Pin is the name under which the publication stays until it is
 	// unpinned; PinKeep is how many publications of that name do, at least 1.
@@ -82,7 +86,7 @@ type Unpin struct {
 // run they were made.
 func (p Publication) same(q Publication) bool {
 	return p.Flake == q.Flake && p.Revision == q.Revision && p.Ref == q.Ref &&
-		p.Selection == q.Selection && p.Partial == q.Partial && p.Pin == q.Pin && p.PinKeep == q.PinKeep &&
+		p.Selection == q.Selection && p.Series == q.Series && p.Partial == q.Partial && p.Pin == q.Pin && p.PinKeep == q.PinKeep &&
 		slices.Equal(p.Systems, q.Systems) && slices.Equal(p.Roots, q.Roots)
 }
 

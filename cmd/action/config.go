@@ -53,6 +53,7 @@ func parseConfig(getenv func(string) string) (config, error) {
 	default:
 		errs = append(errs, fmt.Errorf("input on-error: %q is neither fail nor warn", c.text["on-error"]))
 	}
+	errs = append(errs, c.checkMatrix())
 	if s := c.text["deadline"]; s != "" {
 		var err error
 		if c.deadline, err = cli.ParseDuration(s); err == nil && c.deadline == 0 {

@@ -33,8 +33,9 @@ func TestConfig(t *testing.T) {
 	if err != nil || c.cache() != "localhost:1/a" || !c.dryRun || !c.warn || c.summary || c.deadline != 90*time.Minute {
 		t.Errorf("got %+v, %v", c, err)
 	}
-	_, err = parseConfig(env(append(actions, "INPUT_CACHE", "nowhere", "INPUT_GC", "perhaps", "INPUT_ON-ERROR", "ignore", "INPUT_DEADLINE", "soon", "INPUT_RETENTION-DAYS", "-1")...))
-	for _, part := range []string{"nowhere", "input gc", "input on-error", "input deadline", "input retention-days"} {
+	_, err = parseConfig(env(append(actions, "INPUT_CACHE", "nowhere", "INPUT_GC", "perhaps", "INPUT_ON-ERROR", "ignore", "INPUT_DEADLINE", "soon", "INPUT_RETENTION-DAYS", "-1",
+		"INPUT_MATRIX", "true", "INPUT_PART", "{}")...))
+	for _, part := range []string{"input matrix: \"true\"", "input part: it needs the input flake", "nowhere", "input gc", "input on-error", "input deadline", "input retention-days"} {
 		if err == nil || !strings.Contains(err.Error(), part) {
 			t.Errorf("got %v, want an error with %q", err, part)
 		}

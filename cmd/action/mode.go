@@ -18,6 +18,7 @@ const (
 	modePublish  mode = "publish"
 	modeCache    mode = "cache"
 	modeReadOnly mode = "read-only"
+	modeMatrix   mode = "matrix"
 	modeGC       mode = "gc"
 )
 
@@ -25,6 +26,9 @@ const (
 func choose(c config, getenv func(string) string) (mode, string, error) {
 	if c.gc {
 		return modeGC, "the input gc is set", nil
+	}
+	if c.plans() {
+		return modeMatrix, "the input matrix is " + matrixPlan, nil
 	}
 	fork, err := forkOf(getenv)
 	if err != nil {
@@ -37,6 +41,10 @@ func choose(c config, getenv func(string) string) (mode, string, error) {
 		return modeReadOnly, "there is a username, but no token", nil
 	case c.onGHCR() && c.text["token"] == "" && !loggedIn(getenv):
 		return modeReadOnly, "there is no token for " + ghcr, nil
+	case c.text["part"] != "":
+		return modePublish, "the input part is set", nil
+	case c.text["matrix"] == matrixRecord:
+		return modePublish, "the input matrix is " + matrixRecord, nil
 	case c.text["flake"] != "":
 		return modePublish, "the input flake is set", nil
 	}

@@ -14,6 +14,7 @@ type publishReport struct {
 	DryRun     bool
 	PublicKeys []string
 	Outputs    []outputReport
+	Matrix     json.RawMessage
 	Closure    total
 	OnUpstream total
 	InCache    total
@@ -38,6 +39,7 @@ type outputReport struct {
 	Paths     []string `json:"paths"`
 	Reason    string   `json:"reason,omitempty"`
 	Message   string   `json:"message,omitempty"`
+	Job       string   `json:"job,omitempty"`
 	FailedDrv string   `json:"failedDrv,omitempty"`
 	Log       string   `json:"log,omitempty"`
 }
@@ -88,7 +90,7 @@ type gcReport struct {
 func (r *publishReport) counts() (published, failures int) {
 	for _, o := range r.Outputs {
 		switch o.Status {
-		case "built":
+		case "built", "cached":
 			published++
 		case "failed":
 			failures++

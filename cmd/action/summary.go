@@ -152,7 +152,7 @@ func headline(r *publishReport, ofJob bool) string {
 
 func icon(status string) string {
 	switch status {
-	case "built":
+	case "built", "cached":
 		return "✅"
 	case "failed":
 		return "❌"
@@ -291,18 +291,21 @@ func (s *session) allOutputs(outputs []outputReport) string {
 	for _, o := range outputs {
 		n[o.Status]++
 	}
-	order := []string{"failed", "not built", "left out", "skipped", "built"}
+	order := []string{"failed", "not built", "left out", "planned", "skipped", "cached", "built"}
 	outputs = slices.SortedStableFunc(slices.Values(outputs), func(a, b outputReport) int {
 		return cmp.Compare(slices.Index(order, a.Status), slices.Index(order, b.Status))
 	})
 	header := []string{"", "output"}
-	if slices.ContainsFunc(outputs, func(o outputReport) bool { return o.Reason != "" }) {
+	if slices.ContainsFunc(outputs, func(o outputReport) bool { return o.Reason+o.Job != "" }) {
 		header = append(header, "why")
 	}
 	var rows [][]string
 	for _, o := range outputs[:min(len(outputs), maxRows)] {
 		why := o.Reason
-		if o.Message != "" {
+		switch {
+		case o.Job != "":
+			why = "for " + o.Job
+		case o.Message != "":
 			why += ": " + o.Message
 		}
 		rows = append(rows, []string{icon(o.Status) + "&#160;" + strings.ReplaceAll(literal(o.Status), " ", "&#160;"), code(cut(o.Attr, maxName)), literal(cut(s.redact(why), maxCell))}[:len(header)])

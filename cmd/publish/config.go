@@ -24,6 +24,12 @@ type config struct {
 	Include   []string
 	Exclude   []string
 
+	SkipCached bool
+	Matrix     string // matrixOff, matrixPlan or matrixRecord
+	MatrixJobs int
+	Runners    map[string]string // labels by system
+	Part       *job              // nil if it is none of a matrix
+
 	Pin     string
 	PinKeep int
 	Series  string
@@ -54,6 +60,7 @@ var command = &cli.Command{
 		publish --flake . --cache ghcr.io/owner/repo/nix-cache --sign-key-file key.sec
 		publish --flake . --pin production --pin-keep 2
 		publish --flake . --dry-run
+		publish --flake . --matrix plan --system x86_64-linux --system aarch64-linux
 		nix-build | publish --cache localhost:5000/my/cache -`,
 	Environment: append([]cli.Variable{
 		{Name: "NIX_SIGNING_KEY", Usage: "secret signing keys themselves, one a line, in addition to --sign-key-file"},
@@ -77,7 +84,8 @@ var pinName = regexp.MustCompile(`^[A-Za-z0-9._/-]{1,128}$`)
 // parseConfig reads flags and environment. It touches nothing else.
 func parseConfig(args []string, getenv func(string) string) (config, error) {
 	var c config
-	var kinds []string
+	var kinds, runners []string
+	var part string
 	f := command.Flags(getenv)
 	f.String(&c.Flake, "flake", "", "the `FLAKE` to publish: a folder or any flake reference (default \".\", unless store paths are given)")
 	f.Cache(&c.Cache)
@@ -88,6 +96,11 @@ func parseConfig(args []string, getenv func(string) string) (config, error) {
 	f.Strings(&c.Exclude, "exclude", nil, "skip attributes that match the `GLOB`")
 	f.Strings(&c.ExcludePaths, "exclude-path", nil, "leave out store paths whose name matches the `GLOB`, and what refers to them")
 	f.Bool(&c.DenyUnfree, "deny-unfree", "skip outputs with an unfree license")
+	f.Bool(&c.SkipCached, "skip-cached", "do not build or fetch outputs that the cache or an upstream cache has; they are published all the same")
+	f.Choice(&c.Matrix, "matrix", []string{matrixOff, matrixPlan, matrixRecord}, "`WHAT` to do for a matrix of jobs: plan prints the jobs that build what no cache has, and builds nothing; record publishes the whole when the jobs are done, and builds nothing either")
+	f.Int(&c.MatrixJobs, "matrix-jobs", 20, "largest `NUMBER` of jobs in a matrix, up to 256")
+	f.Strings(&runners, "runner", nil, "`SYSTEM=LABEL` of the machine on which a job for the system runs (default: GitHub's)")
+	f.String(&part, "part", "", "the `JOB` of a matrix to do, in JSON as --matrix plan prints it")
 	f.String(&c.Pin, "pin", "", "keep what is published under this `NAME`, until gc --unpin NAME, or until newer publications with the name take its place")
 	f.Int(&c.PinKeep, "pin-keep", 1, "`NUMBER` of publications that --pin keeps under its name")
 	f.String(&c.Series, "series", "", "`NAME` of a series of publications of store paths: the newer ones take the place of the older ones, whatever packages they have (default: by the names of the packages)")
@@ -113,11 +126,67 @@ func parseConfig(args []string, getenv func(string) string) (config, error) {
 		c.Kinds = append(c.Kinds, ks...)
 		errs = append(errs, err)
 	}
+	c.Runners, err = parseRunners(runners)
+	errs = append(errs, err)
+	if part != "" {
+		errs = append(errs, c.take(part))
+	}
 	if c.CacheDir == "" {
 		// without a home there is no local copy, which costs time only
 		c.CacheDir, _ = cli.CacheDir(getenv)
 	}
 	return c, f.Usage(errors.Join(append(errs, c.validate())...))
+}
+
+// readOnly reports whether nothing is written to the cache.
+func (c *config) readOnly() bool { return c.DryRun || c.Matrix == matrixPlan }
+
+// take makes the job of a matrix what is to be published.
+func (c *config) take(part string) error {
+	if len(c.Include)+len(c.Systems) > 0 {
+		return errors.New("--part and --include or --system exclude each other: the job names its outputs")
+	}
+	j, err := parsePart(part)
+	if err != nil {
+		return err
+	}
+	c.Part, c.Include, c.Systems, c.Kinds = j, lines(j.Outputs), lines(j.Systems), discover.AllKinds()
+	return nil
+}
+
+// validateMatrix finds what is wrong with the flags for a matrix.
+func (c *config) validateMatrix() error {
+	var errs []error
+	if c.MatrixJobs < 1 || c.MatrixJobs > maxMatrixJobs {
+		errs = append(errs, fmt.Errorf("--matrix-jobs %d is not between 1 and %d", c.MatrixJobs, maxMatrixJobs))
+	}
+	if c.Matrix == matrixOff && c.Part == nil {
+		return errors.Join(errs...)
+	}
+	name := "--matrix"
+	if c.Part != nil {
+		name = "--part"
+		if c.Matrix != matrixOff {
+			errs = append(errs, errors.New("--part and --matrix exclude each other"))
+		}
+		if c.Pin != "" {
+			errs = append(errs, errors.New("--pin is for the whole: give it with --matrix record, not with --part"))
+		}
+	}
+	if c.Flake == "" {
+		errs = append(errs, fmt.Errorf("%s is for flakes", name))
+	}
+	if len(c.ExcludePaths) > 0 { // what is left out would be planned each time, and missed in the end
+		errs = append(errs, fmt.Errorf("%s and --exclude-path exclude each other; --exclude leaves out outputs", name))
+	}
+	if c.Matrix == matrixPlan {
+		for _, s := range c.Systems {
+			if c.Runners[s] == "" {
+				errs = append(errs, noRunner(s))
+			}
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // validate finds all that is wrong before any work starts.
@@ -166,6 +235,7 @@ func (c *config) validate() error {
 	if c.Jobs < 0 {
 		errs = append(errs, fmt.Errorf("--jobs %d is negative", c.Jobs))
 	}
+	errs = append(errs, c.validateMatrix())
 	if err := registry.Check(c.Cache); err != nil {
 		errs = append(errs, err)
 	}

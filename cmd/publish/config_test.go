@@ -2,6 +2,7 @@ package main
 
 import (
 	"io"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -26,6 +27,7 @@ func TestParseConfig(t *testing.T) {
 	home := []string{"HOME", "/home/u"}
 	defaults := config{
 		Cache: "oci:/home/u/.local/share/nixoci/cache", Flake: ".", Upstreams: []string{"https://cache.nixos.org"},
+		Matrix: "off", MatrixJobs: 20, Runners: defaultRunners,
 		PinKeep: 1, Compression: "zstd", Level: 3, CompatIndex: "auto", CacheDir: "/home/u/.cache/nixoci",
 	}
 	with := func(change func(*config)) config {
@@ -80,6 +82,31 @@ func TestParseConfig(t *testing.T) {
 		},
 		{name: "compat index by variable", env: []string{"NIXOCI_COMPAT_INDEX", "on"}, want: with(func(c *config) { c.CompatIndex = compatOn })},
 		{name: "unknown compat index", args: []string{"--compat-index", "yes"}, err: "auto, on, off"},
+		{
+			name: "a matrix", args: []string{"--matrix", "plan", "--runner", "riscv64-linux=my-risc", "--system", "riscv64-linux"},
+			env: []string{"NIXOCI_MATRIX_JOBS", "256", "NIXOCI_SKIP_CACHED", "true"},
+			want: with(func(c *config) {
+				c.Matrix, c.MatrixJobs, c.SkipCached, c.Systems = "plan", 256, true, []string{"riscv64-linux"}
+				c.Runners = maps.Clone(defaultRunners)
+				c.Runners["riscv64-linux"] = "my-risc"
+			}),
+		},
+		{
+			name: "a part of a matrix",
+			args: []string{"--part", `{"name": "n", "system": "a", "runner": "r", "outputs": "packages.a.\"x y\"\npackages.b.z", "systems": "a\nb", "series": "s", "nix": 3}`},
+			want: with(func(c *config) {
+				c.Include, c.Systems, c.Kinds = []string{`packages.a."x y"`, "packages.b.z"}, []string{"a", "b"}, discover.AllKinds()
+				c.Part = &job{Name: "n", System: "a", Runner: "r", Outputs: "packages.a.\"x y\"\npackages.b.z", Systems: "a\nb", Series: "s"}
+			}),
+		},
+		{
+			name: "matrices that are none",
+			args: []string{"--matrix", "plan", "--matrix-jobs", "257", "--runner", "x", "--system", "mips-linux", "--part", "{}", "--exclude-path", "*-doc", "--pin", "p", "./result"},
+			err:  "--matrix-jobs 257|--runner \"x\"|mips-linux|--part and --include or --system exclude|--exclude-path exclude|is for flakes",
+		},
+		{name: "no part", args: []string{"--part", `{"outputs": "x"}`}, err: "--part is no job"},
+		{name: "no JSON", args: []string{"--part", `plan`}, err: "--part is no job"},
+		{name: "a pinned part", args: []string{"--part", `{"outputs": "x", "systems": "a", "series": "s"}`, "--pin", "p", "--matrix", "record"}, err: "--pin is for the whole|--part and --matrix exclude"},
 		{name: "unknown compression", args: []string{"--compression", "brotli"}, err: "zstd, xz, none"},
 		{name: "capital letters", args: []string{"--cache", "ghcr.io/Own/Repo"}, err: "capital letters"},
 	} {

@@ -13,9 +13,17 @@ import (
 func (p *publisher) publication(roots []root) index.Publication {
 	pub := index.Publication{
 		Time: time.Now().UTC().Truncate(time.Millisecond), Flake: p.cfg.Flake,
-		Revision: p.report.revision, Systems: p.report.Systems, Selection: selection(p.cfg, roots, p.getenv),
+		Revision: p.report.revision, Systems: p.report.Systems,
 	}
-	pub.Partial = !p.complete
+	switch {
+	case p.cfg.Part != nil:
+		pub.Series = p.cfg.Part.Series
+	case p.cfg.Matrix == matrixRecord:
+		pub.Series = series(p.cfg, p.getenv)
+	default:
+		pub.Selection = selection(p.cfg, roots, p.getenv)
+	}
+	pub.Partial = !p.complete || p.cfg.Part != nil
 	if p.cfg.Pin != "" && p.complete { // else it would take the place of one that is
 		pub.Pin, pub.PinKeep = p.cfg.Pin, p.cfg.PinKeep
 	}

@@ -38,6 +38,9 @@ type publisher struct {
 	// it can be pinned, and take the place of what was published before
 	complete bool
 
+	skipped   skipped
+	upstreams []*closure.Upstream
+
 	report report
 	stages cli.Stopwatch
 }
@@ -55,6 +58,8 @@ func publish(ctx context.Context, cfg config, getenv func(string) string, stdin 
 	switch {
 	case cfg.JSON:
 		err = errors.Join(err, cli.WriteJSON(stdout, &p.report))
+	case cfg.Matrix == matrixPlan:
+		err = errors.Join(err, p.report.Matrix.write(stdout))
 	case cfg.DryRun:
 		if _, werr := io.WriteString(stdout, p.report.planText()); werr != nil {
 			err = errors.Join(err, fmt.Errorf("writing the plan: %w", werr))
@@ -80,7 +85,7 @@ func newPublisher(cfg config, getenv func(string) string, stdin io.Reader, stder
 	nixLog := msg.Log()
 	log := msg.Logger(level)
 	repo, err := registry.Open(cfg.Cache, registry.Options{
-		Push:      !cfg.DryRun,
+		Push:      !cfg.readOnly(),
 		Keychain:  cli.Keychain(getenv),
 		UserAgent: "nixoci-action/" + cli.Version(),
 		Logger:    log,
@@ -92,11 +97,21 @@ func newPublisher(cfg config, getenv func(string) string, stdin io.Reader, stder
 	if cfg.DryRun {
 		dir = "" // a dry run writes nothing anywhere
 	}
+	urls := []string{}
+	var upstreams []*closure.Upstream
+	for _, u := range cfg.Upstreams {
+		up, err := closure.NewUpstream(u, closure.UpstreamOptions{Logger: log})
+		if err != nil {
+			return nil, nil, cli.WithStatus(err, cli.ExitUsage)
+		}
+		upstreams, urls = append(upstreams, up), append(urls, up.String())
+	}
 	return &publisher{
-		cfg: cfg, getenv: getenv, stdin: stdin, msg: msg, log: log, keys: keys, repo: repo,
+		upstreams: upstreams,
+		cfg:       cfg, getenv: getenv, stdin: stdin, msg: msg, log: log, keys: keys, repo: repo,
 		nix:    nix.New(nix.Options{Env: os.Environ(), Args: cfg.NixArgs, Stderr: nixLog, Logger: log}),
 		cache:  index.Open(repo, index.Options{Dir: dir, Logger: log}),
-		report: report{Cache: repo.String(), DryRun: cfg.DryRun, PublicKeys: keys.PublicKeys(), Upstreams: []string{}, Paths: []pathReport{}, logs: map[string]buildLog{}},
+		report: report{Cache: repo.String(), DryRun: cfg.DryRun, PublicKeys: keys.PublicKeys(), Upstreams: urls, Paths: []pathReport{}, logs: map[string]buildLog{}},
 	}, func() { nixLog.Close() }, nil
 }
 
@@ -115,7 +130,17 @@ func (p *publisher) run(ctx context.Context) error {
 			cancel(openErr)
 		}
 	}()
-	roots, rootsErr := p.roots(ctx)
+	wait := func() (*index.Snapshot, error) {
+		<-opened
+		return base, openErr
+	}
+	var roots []root
+	var rootsErr error
+	if p.cfg.Matrix == matrixPlan {
+		rootsErr = p.planMatrix(ctx, wait)
+	} else {
+		roots, rootsErr = p.roots(ctx, wait)
+	}
 	<-opened
 	if openErr != nil && !errors.Is(openErr, context.Canceled) {
 		return p.explain(openErr)
@@ -123,7 +148,7 @@ func (p *publisher) run(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	if len(roots) == 0 {
+	if len(roots)+len(p.skipped.roots) == 0 {
 		return rootsErr // with no error there were no paths on standard input, or in a dry run nothing is built
 	}
 	set, err := p.closure(ctx, roots)
@@ -137,7 +162,8 @@ func (p *publisher) run(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(rootsErr, err)
 	}
-	p.report.plan(plan)
+	p.report.plan(plan, p.skipped.beside(plan))
+	roots = append(roots, p.skipped.roots...)
 	p.complete = rootsErr == nil
 	if p.cfg.DryRun {
 		p.report.pinned(p.publication(roots))
@@ -163,6 +189,9 @@ func (p *publisher) partly(err error) error {
 // takes it over if it is nixcache-oci's.
 func (p *publisher) open(ctx context.Context) (*index.Snapshot, error) {
 	base, err := p.cache.Sweep(ctx)
+	if p.cfg.Matrix == matrixPlan {
+		return p.readable(base, err)
+	}
 	if err == nil && !p.cfg.DryRun {
 		err = p.cache.Prepare(ctx)
 	}
@@ -203,12 +232,44 @@ func (p *publisher) explain(err error) error {
 // root is a store path that the user asked for, and the attribute it is.
 type root struct{ attr, path string }
 
-// roots returns the store paths to publish, all of them valid. An error beside
-// them tells of outputs that are not among them.
-func (p *publisher) roots(ctx context.Context) ([]root, error) {
+// roots returns the store paths to publish, all of them valid, without those
+// that are skipped. An error beside them tells of outputs that are not among
+// them.
+func (p *publisher) roots(ctx context.Context, wait func() (*index.Snapshot, error)) ([]root, error) {
 	if p.cfg.Flake == "" {
 		return p.given(ctx)
 	}
+	outputs, err := p.discover(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if p.cfg.SkipCached || p.cfg.Matrix == matrixRecord {
+		base, err := wait()
+		if err == nil {
+			outputs, err = p.skip(ctx, base, outputs)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	if p.cfg.Matrix == matrixRecord {
+		return nil, p.report.absent(outputs)
+	}
+	built, err := p.build(ctx, outputs)
+	if err != nil {
+		return nil, err
+	}
+	var roots []root
+	for _, b := range built {
+		for _, path := range b.Valid {
+			roots = append(roots, root{b.Attr.String(), path})
+		}
+	}
+	return roots, p.report.built(built, p.cfg.DryRun)
+}
+
+// discover evaluates the flake.
+func (p *publisher) discover(ctx context.Context) ([]discover.Output, error) {
 	end := p.stages.Start("discover")
 	endGroup := p.msg.Group("discovering the outputs of %s", p.cfg.Flake)
 	found, err := discover.Discover(ctx, p.nix, discover.Options{
@@ -230,21 +291,14 @@ func (p *publisher) roots(ctx context.Context) ([]root, error) {
 		return nil, hint.Wrap(fmt.Errorf("the flake has no outputs to publish for %s (%s skipped)", strings.Join(found.Systems, ", "), ui.Count(len(found.Skipped), "attribute")),
 			"try --system, --kinds or --include; --json lists what was skipped and why")
 	}
-	built, err := p.build(ctx, found.Outputs)
-	if err != nil {
-		return nil, err
-	}
-	var roots []root
-	for _, b := range built {
-		for _, path := range b.Valid {
-			roots = append(roots, root{b.Attr.String(), path})
-		}
-	}
-	return roots, p.report.built(built, p.cfg.DryRun)
+	return found.Outputs, nil
 }
 
 // build builds outputs, or in a dry run looks which of them are there.
 func (p *publisher) build(ctx context.Context, outputs []discover.Output) ([]discover.Built, error) {
+	if len(outputs) == 0 {
+		return nil, nil
+	}
 	if p.cfg.DryRun {
 		return p.valid(ctx, outputs)
 	}
@@ -302,19 +356,17 @@ func (p *publisher) closure(ctx context.Context, roots []root) (*closure.Set, er
 
 func (p *publisher) filter(ctx context.Context, set *closure.Set, base *index.Snapshot) (*closure.Plan, error) {
 	defer p.stages.Start("filter")()
-	var upstreams []*closure.Upstream
-	for _, u := range p.cfg.Upstreams {
-		up, err := closure.NewUpstream(u, closure.UpstreamOptions{Logger: p.log})
-		if err != nil {
-			return nil, err
-		}
-		upstreams = append(upstreams, up)
-		p.report.Upstreams = append(p.report.Upstreams, up.String())
+	if set.Len() > 0 {
+		p.msg.Printf("closure of %s, %s; asking %s", ui.Count(set.Len(), "path"), ui.Bytes(set.NarSize()), strings.Join(append(slices.Clone(p.report.Upstreams), "the cache index"), ", "))
 	}
-	p.msg.Printf("closure of %s, %s; asking %s", ui.Count(set.Len(), "path"), ui.Bytes(set.NarSize()), strings.Join(append(p.report.Upstreams, "the cache index"), ", "))
+	return p.ask(ctx, set, func(hashPart string) bool { return p.inCache(base, set.LookupHash(hashPart)) }, p.cfg.ExcludePaths)
+}
+
+// ask decides on a closure, and warns of upstream caches that could not say
+// what they have.
+func (p *publisher) ask(ctx context.Context, set *closure.Set, inCache func(hashPart string) bool, exclude []string) (*closure.Plan, error) {
 	plan, err := closure.Filter(ctx, set, closure.Options{
-		InCache:   func(hashPart string) bool { return p.inCache(base, set.LookupHash(hashPart)) },
-		Upstreams: upstreams, Exclude: p.cfg.ExcludePaths, HitsDir: p.cfg.CacheDir, DryRun: p.cfg.DryRun, Logger: p.log,
+		InCache: inCache, Upstreams: p.upstreams, Exclude: exclude, HitsDir: p.cfg.CacheDir, DryRun: p.cfg.DryRun, Logger: p.log,
 	})
 	if err != nil {
 		return nil, err

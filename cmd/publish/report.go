@@ -35,6 +35,8 @@ type report struct {
 	Upstreams  []string `json:"upstreams"`
 
 	Outputs []outputReport `json:"outputs,omitempty"`
+	// Matrix is what --matrix plan has made.
+	Matrix *matrix `json:"matrix,omitempty"`
 
 	Closure    total `json:"closure"`
 	OnUpstream total `json:"onUpstream"`
@@ -114,8 +116,9 @@ type outputReport struct {
 	Attr    string   `json:"attr"`
 	Kind    string   `json:"kind"`
 	System  string   `json:"system,omitempty"`
-	Status  string   `json:"status"` // built, left out, not built, failed or skipped
+	Status  string   `json:"status"` // built, cached, left out, planned, not built, failed or skipped
 	Reason  string   `json:"reason,omitempty"`
+	Job     string   `json:"job,omitempty"` // of the matrix
 	Message string   `json:"message,omitempty"`
 	Paths   []string `json:"paths,omitempty"`
 	Missing []string `json:"missing,omitempty"`
@@ -139,7 +142,9 @@ type failureReport struct {
 
 const (
 	statusBuilt    = "built"
+	statusCached   = "cached"   // clients can get it, so it was not built
 	statusLeftOut  = "left out" // built, but a path of it is not published
+	statusPlanned  = "planned"  // a job of the matrix builds it
 	statusNotBuilt = "not built"
 	statusFailed   = "failed"
 	statusSkipped  = "skipped"
@@ -172,6 +177,16 @@ func (r *report) built(built []discover.Built, dryRun bool) error {
 		}
 		r.Outputs = append(r.Outputs, o)
 	}
+	return r.failedOutputs()
+}
+
+// cached takes in an output that need not be built.
+func (r *report) cached(o *discover.Output, where string) {
+	r.Outputs = append(r.Outputs, outputReport{Attr: o.Attr.String(), Kind: string(o.Kind), System: o.System, Status: statusCached, Reason: where, Paths: o.Paths()})
+}
+
+// failedOutputs sorts the outputs. Its error names those that failed.
+func (r *report) failedOutputs() error {
 	slices.SortStableFunc(r.Outputs, func(a, b outputReport) int { return strings.Compare(a.Attr, b.Attr) })
 	var failed []string
 	for _, o := range r.Outputs {
@@ -185,7 +200,9 @@ func (r *report) built(built []discover.Built, dryRun bool) error {
 	return fmt.Errorf("%s failed: %s", ui.Count(len(failed), "output"), ui.Few(failed))
 }
 
-func (r *report) plan(p *closure.Plan) {
+// plan takes in a plan, and the decisions on what is skipped beside it. Of that
+// only what the cache has is counted: of the rest not even the size is known.
+func (r *report) plan(p *closure.Plan, beside []closure.Decision) {
 	r.Closure = total{Paths: p.Set.Len(), NarSize: p.Set.NarSize()}
 	sum := func(kinds ...closure.Kind) total {
 		t := p.Total(kinds...)
@@ -195,7 +212,12 @@ func (r *report) plan(p *closure.Plan) {
 	r.InCache = sum(closure.KindInCache)
 	r.New = sum(closure.KindNew)
 	r.Excluded = sum(closure.KindExcluded, closure.KindNeedsExcluded)
-	for _, d := range p.Decisions {
+	beside = slices.DeleteFunc(beside, func(d closure.Decision) bool { return d.Kind != closure.KindInCache })
+	for _, d := range beside {
+		r.Closure.add(d.Path.NarSize, 0)
+		r.InCache.add(d.Path.NarSize, 0)
+	}
+	for _, d := range append(beside, p.Decisions...) {
 		path := pathReport{Path: d.Path.Path, Reason: d.Reason(), NarSize: d.Path.NarSize}
 		if r.DryRun {
 			r.Paths = append(r.Paths, path)
@@ -325,6 +347,7 @@ func (r *report) text() string {
 		}
 	}
 	fmt.Fprintf(&b, "%s\n", r.outputsText())
+	b.WriteString(r.Matrix.text())
 	if rows != nil {
 		b.WriteString(ui.Table([]string{"", "paths", "NAR size", ""}, rows))
 	}
@@ -355,13 +378,13 @@ func (r *report) outputsText() string {
 	left := map[string][]string{} // attributes by reason
 	for _, o := range r.Outputs {
 		n[o.Status]++
-		if o.Status != statusBuilt {
+		if o.Status != statusBuilt && o.Status != statusCached && o.Status != statusPlanned {
 			reason := o.Status + " (" + o.Reason + ")"
 			left[reason] = append(left[reason], o.Attr)
 		}
 	}
 	s := "outputs: " + ui.Number(len(r.Outputs)) + " found"
-	for _, status := range []string{statusBuilt, statusLeftOut, statusNotBuilt, statusFailed, statusSkipped} {
+	for _, status := range []string{statusBuilt, statusCached, statusLeftOut, statusPlanned, statusNotBuilt, statusFailed, statusSkipped} {
 		if n[status] > 0 {
 			s += fmt.Sprintf(", %d %s", n[status], status)
 		}

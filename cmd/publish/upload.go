@@ -10,6 +10,7 @@ import (
 
 	"github.com/org/nixoci-action/closure"
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/internal/hint"
 	"github.com/org/nixoci-action/internal/nix"
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/storepath"
@@ -38,15 +39,16 @@ func (p *publisher) inCache(base *index.Snapshot, want *closure.Path) bool {
 // upload puts what the plan says into the cache, and records the publication.
 func (p *publisher) upload(ctx context.Context, plan *closure.Plan, base *index.Snapshot, roots []root) error {
 	defer p.stages.Start("upload")()
+	decisions := append(slices.Clone(plan.Decisions), p.skipped.beside(plan)...)
 	onUpstream := map[string]bool{}
-	for _, d := range plan.Decisions {
+	for _, d := range decisions {
 		if d.Kind == closure.KindOnUpstream || d.Kind == closure.KindBelow {
 			onUpstream[d.Path.Store.HashPart] = true
 		}
 	}
 	w, err := p.cache.NewWriter(base, index.WriterOptions{
 		OnUpstream: func(hashPart string) bool { return onUpstream[hashPart] },
-		Config:     p.config(plan),
+		Config:     p.config(roots),
 		Committed: func(tag string, entries int) {
 			p.log.Info("committed", "segment", tag, "entries", entries)
 			p.report.Segments = append(p.report.Segments, tag)
@@ -55,7 +57,7 @@ func (p *publisher) upload(ctx context.Context, plan *closure.Plan, base *index.
 	if err != nil {
 		return err
 	}
-	if err := p.repeat(ctx, w, plan, base); err != nil {
+	if err := p.repeat(ctx, w, decisions, base); err != nil {
 		return err
 	}
 	todo, err := p.reuse(ctx, w, plan.Uploads(), base)
@@ -71,9 +73,8 @@ func (p *publisher) upload(ctx context.Context, plan *closure.Plan, base *index.
 			break
 		}
 		p.log.Warn("the registry lost blobs, sending them again", "paths", len(result.Lost))
-		todo = nil
-		for _, e := range result.Lost {
-			todo = append(todo, plan.Set.LookupHash(e.Path.HashPart).PathInfo)
+		if todo, err = again(plan, result.Lost); err != nil {
+			break
 		}
 	}
 	p.report.committed(result)
@@ -85,12 +86,26 @@ func (p *publisher) upload(ctx context.Context, plan *closure.Plan, base *index.
 	return errors.Join(uploadErr, p.report.failures(), err)
 }
 
+// again returns what must be uploaded again.
+func again(plan *closure.Plan, lost []index.Entry) ([]nix.PathInfo, error) {
+	var todo []nix.PathInfo
+	for _, e := range lost {
+		path := plan.Set.LookupHash(e.Path.HashPart)
+		if path == nil {
+			return nil, hint.Wrap(fmt.Errorf("the registry has lost the NAR of %s, which was not built because the cache index has it", e.Path),
+				"publish once without --skip-cached, which builds and uploads it again")
+		}
+		todo = append(todo, path.PathInfo)
+	}
+	return todo, nil
+}
+
 // config is what this run adds to the cache's configuration.
-func (p *publisher) config(plan *closure.Plan) index.Config {
+func (p *publisher) config(roots []root) index.Config {
 	c := index.Config{PublicKeys: p.keys.PublicKeys(), Upstreams: p.report.Upstreams, CompatIndex: p.compatIndex()}
-	for _, r := range plan.Set.Roots() {
-		if r.Store.Dir != storepath.DefaultDir {
-			c.StoreDir = r.Store.Dir
+	for _, r := range roots {
+		if dir := path.Dir(r.path); dir != storepath.DefaultDir {
+			c.StoreDir = dir
 		}
 	}
 	return c
@@ -98,12 +113,12 @@ func (p *publisher) config(plan *closure.Plan) index.Config {
 
 // repeat writes again, without an upload, the entries this publish relies on
 // that are old or lack our signature.
-func (p *publisher) repeat(ctx context.Context, w *index.Writer, plan *closure.Plan, base *index.Snapshot) error {
-	for _, d := range plan.Decisions {
+func (p *publisher) repeat(ctx context.Context, w *index.Writer, decisions []closure.Decision, base *index.Snapshot) error {
+	for _, d := range decisions {
 		if d.Kind != closure.KindInCache {
 			continue
 		}
-		e, ok := base.Lookup(d.Path.Store.HashPart)
+		e, ok := p.lookup(base, d.Path.Store.HashPart)
 		if !ok {
 			return fmt.Errorf("%s is gone from the index", d.Path.Path) // it was there a moment ago
 		}
