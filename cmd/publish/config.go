@@ -55,10 +55,9 @@ var command = &cli.Command{
 		publish --flake . --pin production --pin-keep 2
 		publish --flake . --dry-run
 		nix-build | publish --cache localhost:5000/my/cache -`,
-	Environment: append([]cli.Variable{
+	Environment: slices.Concat([]cli.Variable{
 		{Name: "NIX_SIGNING_KEY", Usage: "secret signing keys themselves, one a line, in addition to --sign-key-file"},
-		{Name: "GITHUB_TOKEN", Usage: "password for ghcr.io, if no docker or podman login has one"},
-	}, cli.Login...),
+	}, cli.Tokens, cli.Login),
 	Partly: "what could be built and uploaded is published, the rest is named",
 }
 
