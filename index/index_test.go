@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/authn"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/nix-community/go-nix/pkg/nixbase32"
 
@@ -21,9 +22,9 @@ import (
 
 // backends are the repositories that every test of the protocol runs on.
 func backends(t *testing.T, f func(t *testing.T, open func() registry.Repository)) {
-	opener := func(t *testing.T, cache string) func() registry.Repository {
+	opener := func(t *testing.T, cache string, login ...authn.Keychain) func() registry.Repository {
 		return func() registry.Repository {
-			r, err := registry.Open(cache, registry.Options{Push: true})
+			r, err := registry.Open(cache, registry.Options{Push: true, Keychain: authn.NewMultiKeychain(login...)})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -33,6 +34,10 @@ func backends(t *testing.T, f func(t *testing.T, open func() registry.Repository
 	t.Run("oci", func(t *testing.T) { f(t, opener(t, "oci:"+t.TempDir())) })
 	t.Run("ggcr", func(t *testing.T) { f(t, opener(t, registrytest.GGCR(t)+"/a/b")) })
 	t.Run("distribution", func(t *testing.T) { f(t, opener(t, registrytest.NewDistribution(t).Addr+"/a/b")) })
+	t.Run("forge", func(t *testing.T) {
+		forge := registrytest.NewForge(t)
+		f(t, opener(t, forge.Cache("a/b"), forge))
+	})
 }
 
 func quick() Options { return Options{Settle: time.Millisecond} }

@@ -390,7 +390,8 @@ func (w *Writer) putSegment(ctx context.Context, h Header, c content) (SegmentIn
 		return SegmentInfo{}, fmt.Errorf("the entries of %d paths take %d bytes", c.count, len(blob))
 	}
 	info := SegmentInfo{
-		Tag:   segmentTagPrefix + h.Created.Format("20060102T150405Z") + "-" + h.Nonce,
+		// in small letters: Gitea's and Forgejo's lists of tags have no others
+		Tag:   segmentTagPrefix + h.Created.Format("20060102t150405z") + "-" + h.Nonce,
 		Count: c.count, Layers: len(c.layers), Created: h.Created,
 	}
 	for try := 1; ; try++ {

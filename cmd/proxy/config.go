@@ -35,9 +35,7 @@ var command = cli.Command{
 		proxy --cache ghcr.io/owner/repo/nix-cache
 		proxy --cache localhost:5000/x/y --listen 127.0.0.1:0 --upstream https://cache.nixos.org
 		curl -X POST http://127.0.0.1:37515/_refresh`,
-	Environment: append([]cli.Variable{
-		{Name: "GITHUB_TOKEN", Usage: "read access to a private cache on ghcr.io, if docker, podman or crane are not logged in there"},
-	}, cli.Login...),
+	Environment: slices.Concat(cli.Tokens, cli.Login),
 }
 
 // parseConfig reads the arguments and the environment.

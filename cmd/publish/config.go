@@ -62,10 +62,9 @@ var command = &cli.Command{
 		publish --flake . --dry-run
 		publish --flake . --matrix plan --system x86_64-linux --system aarch64-linux
 		nix-build | publish --cache localhost:5000/my/cache -`,
-	Environment: append([]cli.Variable{
+	Environment: slices.Concat([]cli.Variable{
 		{Name: "NIX_SIGNING_KEY", Usage: "secret signing keys themselves, one a line, in addition to --sign-key-file"},
-		{Name: "GITHUB_TOKEN", Usage: "password for ghcr.io, if no docker or podman login has one"},
-	}, cli.Login...),
+	}, cli.Tokens, cli.Login),
 	Partly: "what could be built and uploaded is published, the rest is named",
 }
 

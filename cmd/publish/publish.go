@@ -14,6 +14,7 @@ import (
 	"github.com/org/nixoci-action/closure"
 	"github.com/org/nixoci-action/discover"
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/internal/ci"
 	"github.com/org/nixoci-action/internal/cli"
 	"github.com/org/nixoci-action/internal/hint"
 	"github.com/org/nixoci-action/internal/nix"
@@ -84,9 +85,11 @@ func newPublisher(cfg config, getenv func(string) string, stdin io.Reader, stder
 	}
 	nixLog := msg.Log()
 	log := msg.Logger(level)
+	own, _ := ci.Detect(getenv).Own(cfg.Cache)
 	repo, err := registry.Open(cfg.Cache, registry.Options{
 		Push:      !cfg.readOnly(),
 		Keychain:  cli.Keychain(getenv),
+		Advice:    own.Advice,
 		UserAgent: "nixoci-action/" + cli.Version(),
 		Logger:    log,
 	})

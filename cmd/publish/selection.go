@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/org/nixoci-action/discover"
+	"github.com/org/nixoci-action/internal/ci"
 	"github.com/org/nixoci-action/internal/storepath"
 )
 
@@ -42,10 +43,10 @@ func selection(c config, roots []root, getenv func(string) string) string {
 	} else {
 		set("package", packages(roots))
 	}
-	if getenv("GITHUB_ACTIONS") == "true" {
-		v.Set("workflow", getenv("GITHUB_WORKFLOW"))
-		v.Set("job", getenv("GITHUB_JOB"))
-		v.Set("flake", flakeName(c.Flake, getenv("GITHUB_WORKSPACE")))
+	if job := ci.Detect(getenv); job.System != "" {
+		v.Set("workflow", job.Workflow)
+		v.Set("job", job.Name)
+		v.Set("flake", flakeName(c.Flake, job.Workspace))
 	}
 	s := v.Encode() // sorted
 	if len(s) > maxSelection {
