@@ -21,7 +21,7 @@ build {
   inherit version;
   src = lib.cleanSource ../.;
   # go test ./nix -run TestVendorHash -update
-  vendorHash = "sha256-2UPALMcIH+Bbh2jcPleNlpIoTcMMKTr3DVK6aM5WmIs=";
+  vendorHash = "sha256-Z4Meuo/6LM1mnP8G00HDt73DLCgLL6x05FlhdzaIbvA=";
 
   subPackages = map (name: "cmd/${name}") commands;
   env.CGO_ENABLED = 0;
