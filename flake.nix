@@ -39,6 +39,7 @@
         builtins.mapAttrs (_: package: {
           type = "app";
           program = "${package}/bin/${package.meta.mainProgram}";
+          meta = { inherit (package.meta) description; };
         }) self.packages.${system}
       );
 

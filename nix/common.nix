@@ -48,11 +48,12 @@ in
     };
 
     cache = mkOption {
-      type = types.str;
+      type = types.either types.str (types.nonEmptyListOf types.str);
       example = "ghcr.io/owner/repo/nix-cache";
       description = ''
         The cache: `HOST/NAME` in a registry, or `oci:DIR` for a directory in the OCI image layout,
-        which the proxy's user must be able to read.
+        which the proxy's user must be able to read. Several are served as one: a path comes from
+        the first that has it.
       '';
     };
 
@@ -153,13 +154,12 @@ in
       services.nixoci-proxy = {
         arguments = [
           "${cfg.package}/bin/proxy"
-          "--cache"
-          cfg.cache
           "--listen"
           "${bracketed cfg.listenAddress}:${toString cfg.port}"
           "--refresh"
           cfg.refresh
         ]
+        ++ lib.concatMap (cache: [ "--cache" cache ]) (lib.toList cfg.cache)
         ++ lib.concatMap (url: [ "--upstream" url ]) cfg.upstreams
         ++ cfg.extraArgs;
 

@@ -91,31 +91,44 @@ func tryEvaluate(t *testing.T, module, system, config string) ([]byte, error) {
 // unit is the text that NixOS makes of a service, by the same rules.
 func (s *service) unit() string {
 	var b strings.Builder
-	line := func(key string, value any) {
-		switch v := value.(type) {
-		case nil:
-		case []any:
-			for _, item := range v {
-				fmt.Fprintf(&b, "%s=%v\n", key, item)
-			}
-		default: // true and false as they are
-			fmt.Fprintf(&b, "%s=%v\n", key, v)
-		}
-	}
 	b.WriteString("[Unit]\n")
-	line("After", strings.Join(s.After, " "))
-	line("Description", s.Description)
-	line("Documentation", strings.Join(s.Documentation, " "))
-	line("StartLimitIntervalSec", s.StartLimitIntervalSec)
-	line("Wants", strings.Join(s.Wants, " "))
+	line(&b, "After", strings.Join(s.After, " "))
+	line(&b, "Description", s.Description)
+	line(&b, "Documentation", strings.Join(s.Documentation, " "))
+	line(&b, "StartLimitIntervalSec", s.StartLimitIntervalSec)
+	line(&b, "Wants", strings.Join(s.Wants, " "))
 	b.WriteString("\n[Service]\n")
 	for _, name := range sorted(s.Environment) {
 		quoted, _ := json.Marshal(name + "=" + s.Environment[name])
-		line("Environment", string(quoted))
+		line(&b, "Environment", string(quoted))
 	}
 	for _, key := range sorted(s.ServiceConfig) {
-		line(key, s.ServiceConfig[key])
+		line(&b, key, s.ServiceConfig[key])
 	}
-	fmt.Fprintf(&b, "\n[Install]\nWantedBy=%s\n", strings.Join(s.WantedBy, " "))
+	b.WriteString("\n[Install]\n")
+	line(&b, "WantedBy", strings.Join(s.WantedBy, " "))
 	return b.String()
+}
+
+// userUnit is the text that home-manager makes of a service.
+func userUnit(sections map[string]map[string]any) string {
+	var b strings.Builder
+	for _, name := range sorted(sections) {
+		fmt.Fprintf(&b, "[%s]\n", name)
+		for _, key := range sorted(sections[name]) {
+			line(&b, key, sections[name][key])
+		}
+	}
+	return b.String()
+}
+
+// line writes a setting: a list as many of them, true and false as they are.
+func line(b *strings.Builder, key string, value any) {
+	list, ok := value.([]any)
+	if !ok {
+		list = []any{value}
+	}
+	for _, item := range list {
+		fmt.Fprintf(b, "%s=%v\n", key, item)
+	}
 }

@@ -11,7 +11,7 @@ let
   cfg = config.services.nixoci-proxy;
   arguments = cfg.arguments ++ [ "--cache-dir" "${config.xdg.cacheHome}/nixoci" ];
   environment = import ./secrets.nix { inherit lib cfg; };
-  escape = import ./escape.nix;
+  systemd = import ./systemd.nix;
 in
 {
   imports = [ ./common.nix ];
@@ -22,24 +22,9 @@ in
       Unit.Documentation = "https://github.com/org/nixoci-action";
       Unit.StartLimitIntervalSec = 0; # it never gives up: Nix fails builds while it is away
       Install.WantedBy = [ "default.target" ];
-      Service = {
-        Type = "exec";
-        ExecStart = lib.concatStringsSep " " (map escape.argument arguments);
-        Environment = lib.mapAttrsToList (name: value: escape.quoted "${name}=${value}") environment;
-        Restart = "always";
-        RestartSec = 2;
-        RestartPreventExitStatus = 2; # wrong configuration stays wrong
-        LockPersonality = true;
-        MemoryDenyWriteExecute = true;
-        NoNewPrivileges = true;
-        RestrictAddressFamilies = [ "AF_INET" "AF_INET6" "AF_UNIX" ];
-        RestrictNamespaces = true;
-        RestrictRealtime = true;
-        RestrictSUIDSGID = true;
-        SystemCallArchitectures = "native";
-        SystemCallErrorNumber = "EPERM";
-        SystemCallFilter = [ "@system-service" ];
-        UMask = "0077";
+      Service = systemd.service // {
+        ExecStart = lib.concatStringsSep " " (map systemd.argument arguments);
+        Environment = lib.mapAttrsToList (name: value: systemd.quoted "${name}=${value}") environment;
       };
     };
 

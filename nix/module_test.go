@@ -77,6 +77,7 @@ func TestAssertions(t *testing.T) {
 	}
 	for options, want := range map[string]string{
 		`publicKeys = [ "` + key + `" ];`:     "services.nixoci-proxy.cache is used but not defined",
+		`cache = [ ];`:                        "services.nixoci-proxy.cache is not of type",
 		signed + `port = 65536;`:              "not of type port",
 		`cache = "oci:/c"; publicKeys = "x";`: "not of type listOf str",
 		signed + `tokenFile = "secret";`:      "not of type nullOr path",
@@ -96,7 +97,7 @@ func TestOldOptions(t *testing.T) {
 	if len(got.Failed) > 0 || len(got.Warnings) != 6 {
 		t.Errorf("got %q, and the warnings %q", got.Failed, got.Warnings)
 	}
-	if args := arguments(t, got.Service); !reflect.DeepEqual(args[:5], []string{"/p/bin/proxy", "--cache", "ghcr.io/owner/repo/nix-cache", "--listen", "0.0.0.0:38000"}) {
+	if args := arguments(t, got.Service); !reflect.DeepEqual(args[:7], []string{"/p/bin/proxy", "--listen", "0.0.0.0:38000", "--refresh", "5m", "--cache", "ghcr.io/owner/repo/nix-cache"}) {
 		t.Errorf("got %q", args)
 	}
 	if keys := got.Settings["extra-trusted-public-keys"]; !reflect.DeepEqual(keys, []any{key}) {
@@ -134,6 +135,14 @@ func TestSecrets(t *testing.T) {
 	u := evaluate(t, "home-manager.nix", "x86_64-linux", options).UserService["Service"]["Environment"]
 	if want := []any{`"DOCKER_CONFIG=/etc/d"`, `"GITHUB_TOKEN_FILE=/run/t"`, `"NIXOCI_PASSWORD_FILE=/run/p"`, `"NIXOCI_USERNAME=robot$50%%"`}; !reflect.DeepEqual(u, want) {
 		t.Errorf("home-manager on Linux: got %v, want %v", u, want)
+	}
+}
+
+func TestSeveralCaches(t *testing.T) {
+	t.Parallel()
+	got := strings.Join(arguments(t, evaluate(t, "nixos.nix", "x86_64-linux", `cache = [ "ghcr.io/a/b" "oci:/c" ]; publicKeys = [ "`+key+`" ];`).Service), " ")
+	if !strings.Contains(got, " --cache ghcr.io/a/b --cache oci:/c ") {
+		t.Errorf("got %s", got)
 	}
 }
 

@@ -3,7 +3,7 @@
 { config, lib, ... }:
 let
   cfg = config.services.nixoci-proxy;
-  escape = import ./escape.nix;
+  systemd = import ./systemd.nix;
 
   credentials =
     lib.optional (cfg.tokenFile != null) "token:${toString cfg.tokenFile}"
@@ -37,28 +37,20 @@ in
 
       environment =
         lib.optionalAttrs (cfg.tokenFile != null) { GITHUB_TOKEN_FILE = "%d/token"; }
-        // lib.optionalAttrs (cfg.username != null) { NIXOCI_USERNAME = escape.value cfg.username; }
+        // lib.optionalAttrs (cfg.username != null) { NIXOCI_USERNAME = systemd.value cfg.username; }
         // lib.optionalAttrs (cfg.passwordFile != null) { NIXOCI_PASSWORD_FILE = "%d/password"; }
         // lib.optionalAttrs (cfg.dockerConfigFile != null) { DOCKER_CONFIG = "%d"; };
 
-      serviceConfig = {
-        Type = "exec";
-        ExecStart = lib.concatStringsSep " " (map escape.argument cfg.arguments ++ [ "--cache-dir" "%C/nixoci-proxy" ]);
-        Restart = "always";
-        RestartSec = 2;
-        RestartPreventExitStatus = 2; # wrong configuration stays wrong
+      serviceConfig = systemd.service // {
+        ExecStart = lib.concatStringsSep " " (map systemd.argument cfg.arguments ++ [ "--cache-dir" "%C/nixoci-proxy" ]);
         LoadCredential = credentials;
         CacheDirectory = "nixoci-proxy";
         CacheDirectoryMode = "0700";
 
-        # It reads a registry and its own directory, and answers HTTP.
         DynamicUser = true;
         AmbientCapabilities = lib.optional privileged "CAP_NET_BIND_SERVICE";
         CapabilityBoundingSet = if privileged then "CAP_NET_BIND_SERVICE" else "";
         DevicePolicy = "closed";
-        LockPersonality = true;
-        MemoryDenyWriteExecute = true;
-        NoNewPrivileges = true;
         PrivateDevices = true;
         PrivateTmp = true;
         PrivateUsers = !privileged;
@@ -73,14 +65,6 @@ in
         ProtectProc = "invisible";
         ProtectSystem = "strict";
         RemoveIPC = true;
-        RestrictAddressFamilies = [ "AF_INET" "AF_INET6" "AF_UNIX" ];
-        RestrictNamespaces = true;
-        RestrictRealtime = true;
-        RestrictSUIDSGID = true;
-        SystemCallArchitectures = "native";
-        SystemCallErrorNumber = "EPERM";
-        SystemCallFilter = [ "@system-service" "~@privileged @resources" ];
-        UMask = "0077";
       };
     };
 

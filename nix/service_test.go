@@ -53,7 +53,7 @@ func unquote(t *testing.T, line string) []string {
 func TestQuoting(t *testing.T) {
 	t.Parallel()
 	const options = `cache = "oci:/srv/a b/100%/$HOME/\"x\"/ü"; requireSignatures = false; extraArgs = [ "--upstream" "https://x/?a=\\%20'" ];`
-	want := []string{"/opt/nixoci/bin/proxy", "--cache", `oci:/srv/a b/100%/$HOME/"x"/ü`, "--listen", "127.0.0.1:37515", "--refresh", "5m", "--upstream", `https://x/?a=\%20'`, "--cache-dir"}
+	want := []string{"/opt/nixoci/bin/proxy", "--listen", "127.0.0.1:37515", "--refresh", "5m", "--cache", `oci:/srv/a b/100%/$HOME/"x"/ü`, "--upstream", `https://x/?a=\%20'`, "--cache-dir"}
 	s := evaluate(t, "nixos.nix", "x86_64-linux", options).Service
 	if got := arguments(t, s); !reflect.DeepEqual(got[:len(got)-1], want) {
 		t.Errorf("NixOS: got  %q\nwant %q", got, want)
@@ -93,6 +93,16 @@ func TestUnit(t *testing.T) {
 		out, err := exec.Command("systemd-analyze", "verify", "--man=no", "--recursive-errors=no", file).CombinedOutput()
 		if err != nil || len(out) > 0 {
 			t.Errorf("%s: systemd-analyze verify: %v\n%s\n%s", name, err, out, text)
+		}
+		user := filepath.Join(t.TempDir(), "nixoci-proxy.service")
+		text = strings.Replace(userUnit(evaluate(t, "home-manager.nix", "x86_64-linux", options).UserService), `"/opt/nixoci/bin/proxy"`, "/bin/true", 1)
+		if err := os.WriteFile(user, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		verify := exec.Command("systemd-analyze", "--user", "verify", "--man=no", "--recursive-errors=no", user)
+		verify.Env = append(os.Environ(), "XDG_RUNTIME_DIR="+t.TempDir())
+		if out, err := verify.CombinedOutput(); err != nil || len(out) > 0 {
+			t.Errorf("%s: systemd-analyze --user verify: %v\n%s\n%s", name, err, out, text)
 		}
 		// in tenths; 96 without any of it
 		out, err = exec.Command("systemd-analyze", "security", "--offline=true", "--no-pager", "--threshold=20", file).CombinedOutput()

@@ -8,6 +8,7 @@ rec {
   inherit (builtins) concatMap concatStringsSep;
   optional = condition: value: if condition then [ value ] else [ ];
   optionals = condition: list: if condition then list else [ ];
+  toList = value: if builtins.isList value then value else [ value ];
   optionalString = condition: text: if condition then text else "";
   optionalAttrs = condition: attrs: if condition then attrs else { };
   mapAttrsToList = f: attrs: map (name: f name attrs.${name}) (builtins.attrNames attrs);
@@ -92,6 +93,10 @@ rec {
       name = "listOf ${type.name}";
       check = value: builtins.isList value && builtins.all type.check value;
       merge = _: values: builtins.concatLists values;
+    };
+    nonEmptyListOf = type: listOf type // {
+      name = "nonEmptyListOf ${type.name}";
+      check = value: (listOf type).check value && value != [ ];
     };
     attrsOf = type: {
       name = "attrsOf ${type.name}";
