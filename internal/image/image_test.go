@@ -153,6 +153,14 @@ func TestWrongUsage(t *testing.T) {
 	}
 	image := filepath.Join(dir, "image")
 	build(t, binaries(t), "v1.0.0", image)
+	// what is not an image is not replaced by one
+	other := binaries(t)
+	if _, err := run(t.Context(), []string{"build", "-bin", other, "-to", other}); err == nil || !strings.Contains(err.Error(), other) {
+		t.Errorf("into a folder with something else: got %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(other, "linux-amd64", programs[0])); err != nil {
+		t.Error(err)
+	}
 	// a tag is what people name: without one it would be "latest", silently
 	if _, err := run(t.Context(), []string{"push", "-from", image, "127.0.0.1:1/a/b"}); err == nil || !strings.Contains(err.Error(), "127.0.0.1:1/a/b") {
 		t.Errorf("without a tag: got %v", err)

@@ -12,8 +12,10 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -74,10 +76,14 @@ func run(ctx context.Context, args []string) (string, error) {
 	return "", fmt.Errorf("neither build nor push, but %q", args[0])
 }
 
-// write replaces what is in dir.
+// write writes the image to dir, where nothing may be but an older image.
 func write(dir string, index v1.ImageIndex) (string, error) {
-	if err := os.RemoveAll(dir); err != nil {
-		return "", err
+	if _, err := os.Stat(filepath.Join(dir, "oci-layout")); err == nil {
+		if err := os.RemoveAll(dir); err != nil { //nolint:gosec // it is the folder that the caller names, and an image
+			return "", err
+		}
+	} else if entries, err := os.ReadDir(dir); len(entries) > 0 || err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("%q is no folder for an image", dir)
 	}
 	path, err := layout.Write(dir, empty.Index)
 	if err != nil {
