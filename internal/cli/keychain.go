@@ -1,8 +1,6 @@
 package cli
 
 import (
-	"cmp"
-
 	"github.com/google/go-containerregistry/pkg/authn"
 )
 
@@ -21,21 +19,7 @@ func Keychain(getenv func(string) string) authn.Keychain {
 	if user != "" && password != "" {
 		return given{authn.FromConfig(authn.AuthConfig{Username: user, Password: password})}
 	}
-	return authn.NewMultiKeychain(authn.DefaultKeychain, ghcr{cmp.Or(getenv("GITHUB_ACTOR"), "unset"), getenv("GITHUB_TOKEN")})
-}
-
-// ghcr gives a token to ghcr.io, and to nobody else. ghcr.io wants a user and
-// does not look who it is.
-//
-// go-containerregistry has the same, but takes the token from the environment
-// of the process, where that of a service is not.
-type ghcr struct{ user, token string }
-
-func (g ghcr) Resolve(r authn.Resource) (authn.Authenticator, error) {
-	if g.token == "" || r.RegistryStr() != "ghcr.io" {
-		return authn.Anonymous, nil
-	}
-	return authn.FromConfig(authn.AuthConfig{Username: g.user, Password: g.token}), nil
+	return authn.NewMultiKeychain(authn.DefaultKeychain, ghcr{getenv})
 }
 
 type given struct{ auth authn.Authenticator }

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bufio"
 	"fmt"
 	"os"
 	"os/exec"
@@ -11,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -86,7 +88,7 @@ func TestContainerImage(t *testing.T) {
 		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}}
 		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}}
 	}
-	w.newClient(w.serve(cmd, 2)).substitute(published.paths()...)
+	w.newClient(w.container(cmd)).substitute(published.paths()...)
 
 	// what it may keep is kept
 	kept, err := os.ReadDir(filepath.Join(root, "cache"))
@@ -102,4 +104,36 @@ func TestContainerImage(t *testing.T) {
 			t.Errorf("%s belongs to %s, not to %s", e.Name(), owner, config.Config.User)
 		}
 	}
+}
+
+// container starts the proxy of an image, until the test ends, and returns the
+// two lines for nix.conf that it prints.
+func (w *world) container(cmd *exec.Cmd) string {
+	w.Helper()
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		w.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		w.Fatal(err)
+	}
+	kill := time.AfterFunc(limit, func() { _ = cmd.Process.Kill() })
+	w.Cleanup(func() {
+		defer kill.Stop()
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		if err := cmd.Wait(); err != nil {
+			w.Errorf("the container ended with %v:\n%s", err, stderr.String())
+		}
+	})
+	lines := ""
+	for r := bufio.NewReader(stdout); strings.Count(lines, "\n") < 2; {
+		line, err := r.ReadString('\n')
+		if err != nil {
+			w.Fatalf("the container is not ready: %v\n%s", err, stderr.String())
+		}
+		lines += line
+	}
+	return lines
 }

@@ -173,12 +173,7 @@ func (w *world) proxy(cache string) string {
 // startProxy starts a proxy that will print so many lines.
 func (w *world) startProxy(cache string, n int, args ...string) string {
 	w.Helper()
-	return w.serve(w.command("proxy", append([]string{"--cache", cache, "--listen", "127.0.0.1:0", "--cache-dir", w.TempDir()}, args...)...), n)
-}
-
-// serve is startProxy with the command of a proxy.
-func (w *world) serve(cmd *exec.Cmd, n int) string {
-	w.Helper()
+	cmd := w.command("proxy", append([]string{"--cache", cache, "--listen", "127.0.0.1:0", "--cache-dir", w.TempDir()}, args...)...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	stdout, err := cmd.StdoutPipe()

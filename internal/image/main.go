@@ -15,7 +15,6 @@ import (
 	"io/fs"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -78,7 +77,7 @@ func run(ctx context.Context, args []string) (string, error) {
 
 // write writes the image to dir, where nothing may be but an older image.
 func write(dir string, index v1.ImageIndex) (string, error) {
-	if _, err := os.Stat(filepath.Join(dir, "oci-layout")); err == nil {
+	if _, err := layout.FromPath(dir); err == nil {
 		if err := os.RemoveAll(dir); err != nil { //nolint:gosec // it is the folder that the caller names, and an image
 			return "", err
 		}
