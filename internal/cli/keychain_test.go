@@ -60,3 +60,31 @@ func TestKeychain(t *testing.T) {
 		}
 	}
 }
+
+// The token of GitHub is for its registry only.
+func TestKeychainOfGitHub(t *testing.T) {
+	t.Setenv("DOCKER_CONFIG", t.TempDir())
+	t.Setenv("HOME", t.TempDir())
+	t.Setenv("XDG_RUNTIME_DIR", t.TempDir())
+	t.Setenv("GITHUB_TOKEN", "of the process") // not what getenv says
+	for _, tc := range []struct{ registry, actor, token, want string }{
+		{"ghcr.io", "me", "secret", "me:secret"},
+		{"ghcr.io", "", "secret", "token:secret"},
+		{"ghcr.io", "me", "", ":"},
+		{"ghcr.io.example.org", "me", "secret", ":"},
+		{"ghcr.io:444", "me", "secret", ":"},
+		{"registry.example.org", "me", "secret", ":"},
+	} {
+		registry, err := name.NewRegistry(tc.registry)
+		if err != nil {
+			t.Fatal(err)
+		}
+		auth, err := Keychain(env("GITHUB_ACTOR", tc.actor, "GITHUB_TOKEN", tc.token)).Resolve(registry)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c, err := auth.Authorization(); err != nil || c.Username+":"+c.Password != tc.want {
+			t.Errorf("%s: got %s:%s, %v, want %s", tc.registry, c.Username, c.Password, err, tc.want)
+		}
+	}
+}
