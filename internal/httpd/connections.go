@@ -15,12 +15,13 @@ type connections struct {
 
 	mu      sync.Mutex
 	waiting int                        // new connections for which there is no slot
+	fresh   map[net.Conn]struct{}      // without a request so far
 	idle    *list.List                 // of net.Conn, the one longest not used first
 	place   map[net.Conn]*list.Element // in idle
 }
 
 func newConnections(limit int) *connections {
-	return &connections{slots: make(chan struct{}, limit), idle: list.New(), place: map[net.Conn]*list.Element{}}
+	return &connections{slots: make(chan struct{}, limit), idle: list.New(), place: map[net.Conn]*list.Element{}, fresh: map[net.Conn]struct{}{}}
 }
 
 // state is the server's ConnState hook.
@@ -30,6 +31,10 @@ func (c *connections) state(conn net.Conn, state http.ConnState) {
 		c.idle.Remove(e)
 		delete(c.place, conn)
 	}
+	delete(c.fresh, conn)
+	if state == http.StateNew {
+		c.fresh[conn] = struct{}{}
+	}
 	yield := state == http.StateIdle && c.waiting > 0
 	if state == http.StateIdle && !yield {
 		c.place[conn] = c.idle.PushBack(conn)
@@ -38,6 +43,13 @@ func (c *connections) state(conn net.Conn, state http.ConnState) {
 	if yield {
 		conn.Close()
 	}
+}
+
+// awaiting reports whether some connection has made no request yet.
+func (c *connections) awaiting() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.fresh) > 0
 }
 
 // acquire waits for a slot. It returns false when done is closed first.

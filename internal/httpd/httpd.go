@@ -22,6 +22,12 @@ const (
 	// (118 s), so that no request meets a connection that is being closed.
 	idleTimeout    = 5 * time.Minute
 	maxHeaderBytes = 64 << 10
+	// firstRequest is how long the end waits for the first requests of
+	// connections that are just open.
+	firstRequest = time.Second
+	// requestBegins is the time from when a request is read until net/http has
+	// looked for the last time whether the server ends.
+	requestBegins = 10 * time.Millisecond
 	// reloadTimeout bounds a reload. systemd waits 90 seconds for one.
 	reloadTimeout = time.Minute
 )
@@ -144,12 +150,14 @@ func (s *Server) Serve(ctx context.Context, listeners []net.Listener) error {
 		close(s.stopping)
 	}
 	stop()
-	s.drain(ctx, srv)
-	for range open { // each has closed its listener
-		if e := <-failed; !errors.Is(e, http.ErrServerClosed) {
+	close(s.draining)
+	_ = Close(listeners)
+	for range open {
+		if e := <-failed; !errors.Is(e, http.ErrServerClosed) && !errors.Is(e, net.ErrClosed) {
 			err = errors.Join(err, e)
 		}
 	}
+	s.drain(ctx, srv)
 	background.Wait()
 	return err
 }
@@ -169,7 +177,11 @@ func (s *Server) serveOn(srv *http.Server, l net.Listener) (err error) {
 
 // drain ends the connections, those with a request when it is answered.
 func (s *Server) drain(ctx context.Context, srv *http.Server) {
-	close(s.draining)
+	// What was accepted just now is under way, too; net/http would drop it.
+	for end := time.Now().Add(firstRequest); s.conns.awaiting() && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
+	time.Sleep(requestBegins)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.opts.Drain)
 	defer cancel()
 	if err := srv.Shutdown(ctx); err != nil {
