@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -153,14 +154,23 @@ func (c *packs) read(ctx context.Context, blob v1.Hash, p *pack) {
 
 // fetch reads a whole blob, with its digest verified.
 func (c *packs) fetch(ctx context.Context, blob v1.Hash, size int64) ([]byte, error) {
-	src := newSource(ctx, c.blobs, blob, 0, size)
+	data, err := c.fetchOnce(ctx, blob, size)
+	if errors.Is(err, errCorrupt) && drop(c.blobs, blob) {
+		c.log.Warn("a damaged file was removed from the NAR cache", "blob", blob.String())
+		return c.fetchOnce(ctx, blob, size)
+	}
+	return data, err
+}
+
+func (c *packs) fetchOnce(ctx context.Context, blob v1.Hash, size int64) ([]byte, error) {
+	src := newSource(ctx, sized(c.blobs, size), blob, 0, size)
 	defer src.close()
 	data := make([]byte, size)
 	if err := src.fill(data, packTimeout); err != nil {
 		return nil, err
 	}
 	if sum := sha256.Sum256(data); hex.EncodeToString(sum[:]) != blob.Hex {
-		return nil, fmt.Errorf("blob %s has the digest sha256:%x", blob, sum)
+		return nil, fmt.Errorf("blob %s has the digest sha256:%x: %w", blob, sum, errCorrupt)
 	}
 	return data, nil
 }

@@ -70,6 +70,10 @@ type Options struct {
 	// PackMemory is how many bytes of packs are held in memory; if 0, 64 MiB;
 	// if negative, none.
 	PackMemory int64
+	// Redirect, if it is not nil, makes the proxy answer with where the
+	// registry's storage has a NAR, instead of with the NAR, if such a URL is
+	// to be had. Then the proxy neither verifies nor resumes.
+	Redirect Redirector
 	// Logger receives what users of the cache would want to know; nil
 	// discards it.
 	Logger *slog.Logger
@@ -84,6 +88,9 @@ type Server struct {
 	packs     *packs
 	registry  breaker // of NAR transfers
 	corrupt   *expiring
+	torn      *expiring // NARs of which somebody may have a damaged part
+	redirects *redirects
+	metrics   *metrics
 
 	snapshot atomic.Pointer[index.Snapshot]
 	refresh  chan struct{} // holds one token: a refresh is under way
@@ -127,6 +134,9 @@ func New(o Options) (*Server, error) {
 		upstreams: up,
 		packs:     newPacks(o),
 		corrupt:   newExpiring(10_000),
+		torn:      newExpiring(10_000),
+		redirects: newRedirects(o.Redirect),
+		metrics:   newMetrics(),
 		refresh:   make(chan struct{}, 1),
 	}, nil
 }
@@ -154,6 +164,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	// each piece of a NAR, so it does not bound a transfer that moves.
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(clientStall))
 	sw := &statusWriter{ResponseWriter: w}
+	defer s.metrics.request(r, sw)()
 	defer s.recover(sw, r)
 	s.route(sw, r)
 }

@@ -51,6 +51,16 @@ func (s *Server) Prepare(ctx context.Context) error {
 	return fmt.Errorf("serving nothing until the registry answers: %w", err)
 }
 
+// Refresh reads the index now, the tag list included, and forgets what was not
+// found on upstream caches. On failure what is known stays.
+func (s *Server) Refresh(ctx context.Context) error {
+	ctx, cancel := within(ctx, refreshTimeout)
+	defer cancel()
+	err := s.reload(ctx, true)
+	s.upstreams.forget()
+	return err
+}
+
 // Run keeps the index fresh until ctx is cancelled.
 func (s *Server) Run(ctx context.Context) {
 	// At once after the start comes the look at the tag list, for which the
@@ -106,6 +116,9 @@ func (s *Server) reload(ctx context.Context, sweep bool) error {
 	snap, err := read(ctx)
 	if err != nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
+	}
+	if err != nil {
+		s.counts.refreshFailures.Add(1)
 	}
 	now := time.Now()
 	s.mu.Lock()

@@ -14,6 +14,8 @@ import (
 type counts struct {
 	hits, upstreamHits, misses  atomic.Int64 // narinfos
 	nars, narFailures, narBytes atomic.Int64
+	redirects                   atomic.Int64 // of NARs, to the registry's storage
+	refreshFailures             atomic.Int64
 }
 
 // status is the answer to /_status and /_refresh.
@@ -28,6 +30,8 @@ type status struct {
 	// RegistryUnwell tells that NARs are not asked for at the moment.
 	RegistryUnwell bool         `json:"registryUnwell"`
 	Served         servedStatus `json:"served"`
+	// NARCache is missing if there is none.
+	NARCache *DiskStatus `json:"narCache,omitempty"`
 }
 
 type refreshStatus struct {
@@ -45,6 +49,7 @@ type servedStatus struct {
 	NARs            int64 `json:"nars"`
 	NARFailures     int64 `json:"narFailures"`
 	NARBytes        int64 `json:"narBytes"`
+	NARRedirects    int64 `json:"narRedirects"`
 }
 
 func (s *Server) status() status {
@@ -55,7 +60,11 @@ func (s *Server) status() status {
 		Served: servedStatus{
 			s.counts.hits.Load(), s.counts.upstreamHits.Load(), s.counts.misses.Load(),
 			s.counts.nars.Load(), s.counts.narFailures.Load(), s.counts.narBytes.Load(),
+			s.counts.redirects.Load(),
 		},
+	}
+	if d, ok := s.opts.Blobs.(*DiskBlobs); ok {
+		st.NARCache = new(d.Status())
 	}
 	if snap := s.snapshot.Load(); snap != nil {
 		st.Entries, st.Root, st.Segments = snap.Len(), snap.Digest(), snap.Segments()
@@ -87,10 +96,7 @@ func (s *Server) serveRefresh(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "refused: only for programs on this machine", http.StatusForbidden)
 		return
 	}
-	ctx, cancel := within(r.Context(), refreshTimeout)
-	defer cancel()
-	err := s.reload(ctx, true)
-	s.upstreams.forget()
+	err := s.Refresh(r.Context())
 	body, jsonErr := json.MarshalIndent(s.status(), "", "  ")
 	if jsonErr != nil {
 		err = jsonErr

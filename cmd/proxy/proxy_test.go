@@ -33,8 +33,8 @@ func env(pairs ...string) func(string) string {
 func TestConfig(t *testing.T) {
 	home := []string{"HOME", "/home/u"}
 	fallback := config{
-		cache: "oci:/home/u/.local/share/nixoci/cache", listen: "127.0.0.1:37515",
-		refresh: 5 * time.Minute, cacheDir: "/home/u/.cache/nixoci",
+		cache: "oci:/home/u/.local/share/nixoci/cache", refresh: 5 * time.Minute, cacheDir: "/home/u/.cache/nixoci",
+		maxConnections: 4096, drain: 10 * time.Second, accessLog: "off",
 	}
 	with := func(change func(*config)) config {
 		c := fallback
@@ -53,13 +53,33 @@ func TestConfig(t *testing.T) {
 			name: "flags",
 			args: []string{"--cache", "localhost:5000/x/y", "--listen", "[::1]:0", "--upstream", "https://a.example", "--upstream", "https://b.example", "--refresh", "30s", "--cache-dir", "/d"},
 			env:  append(home, "NIXOCI_CACHE", "localhost:1/no/no", "NIXOCI_REFRESH", "1h"),
-			want: config{"localhost:5000/x/y", "[::1]:0", []string{"https://a.example", "https://b.example"}, 30 * time.Second, "/d"},
+			want: with(func(c *config) {
+				c.cache, c.listen, c.upstream = "localhost:5000/x/y", []string{"[::1]:0"}, []string{"https://a.example", "https://b.example"}
+				c.refresh, c.cacheDir = 30*time.Second, "/d"
+			}),
 		},
 		{
 			name: "environment",
 			env:  append(home, "NIXOCI_CACHE", "oci:/c", "NIXOCI_LISTEN", "127.0.0.1:1", "NIXOCI_UPSTREAM", "https://a.example https://b.example", "NIXOCI_REFRESH", "1m", "NIXOCI_CACHE_DIR", "/d"),
-			want: config{"oci:/c", "127.0.0.1:1", []string{"https://a.example", "https://b.example"}, time.Minute, "/d"},
+			want: with(func(c *config) {
+				c.cache, c.listen, c.upstream = "oci:/c", []string{"127.0.0.1:1"}, []string{"https://a.example", "https://b.example"}
+				c.refresh, c.cacheDir = time.Minute, "/d"
+			}),
 		},
+		{
+			name: "as a service",
+			args: []string{"--listen", "127.0.0.1:1", "--listen", "[::1]:1", "--nar-cache", "20GB", "--tls-cert", "/c", "--tls-key", "/k", "--max-connections", "9", "--drain", "5m", "--access-log", "-"},
+			env:  home,
+			want: with(func(c *config) {
+				c.listen, c.narCache, c.tlsCert, c.tlsKey = []string{"127.0.0.1:1", "[::1]:1"}, 20e9, "/c", "/k"
+				c.maxConnections, c.drain, c.accessLog = 9, 5*time.Minute, "-"
+			}),
+		},
+		{name: "redirect", env: home, args: []string{"--cache", "localhost:5000/x/y", "--redirect"}, want: with(func(c *config) { c.cache, c.redirect = "localhost:5000/x/y", true })},
+		{name: "redirect to a directory", env: home, args: []string{"--redirect"}, err: "--redirect needs a registry"},
+		{name: "two of one", env: home, args: []string{"--cache", "localhost:5000/x/y", "--redirect", "--nar-cache", "1GB"}, err: "exclude each other"},
+		{name: "half of TLS", env: home, args: []string{"--tls-key", "/k", "--max-connections", "0"}, err: "belong together|--max-connections 0"},
+		{name: "NARs nowhere", args: []string{"--cache", "oci:/c", "--nar-cache", "1GB"}, err: "needs a --cache-dir"},
 		{name: "in Actions", env: append(home, "GITHUB_ACTIONS", "true", "GITHUB_REPOSITORY", "Own/Repo"), want: with(func(c *config) { c.cache = "ghcr.io/own/repo/nix-cache" })},
 		{name: "publish's none", env: append(home, "NIXOCI_UPSTREAM", "none"), want: with(func(c *config) { c.upstream = []string{} })},
 		{name: "no home", args: []string{"--cache", "oci:/c"}, want: with(func(c *config) { c.cache, c.cacheDir = "oci:/c", "" })},
@@ -259,8 +279,11 @@ func TestClientURL(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := clientURL(a); got != want {
+		if got := clientURL(a, false); got != want {
 			t.Errorf("%s: got %s, want %s", addr, got, want)
+		}
+		if got, want := clientURL(a, true), strings.Replace(want, "http:", "https:", 1); got != want {
+			t.Errorf("%s with TLS: got %s, want %s", addr, got, want)
 		}
 	}
 }

@@ -69,6 +69,13 @@ func (f *Flags) Duration(p *time.Duration, name string, value time.Duration, usa
 	f.define(name, false)
 }
 
+// Size defines a flag for a number of bytes, written as by ParseSize.
+func (f *Flags) Size(p *int64, name string, value int64, usage string) {
+	*p = value
+	f.set.Var((*sizeValue)(p), name, usage)
+	f.define(name, false)
+}
+
 // Choice defines a flag for one of several words. The first is the default.
 func (f *Flags) Choice(p *string, name string, words []string, usage string) {
 	*p = words[0]

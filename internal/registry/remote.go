@@ -106,6 +106,7 @@ type request struct {
 	stream *stream
 	accept []int
 	delete bool // with the right to delete
+	stay   bool // take a redirect as the answer
 }
 
 // send makes one try. The caller closes the response's body.
@@ -127,6 +128,9 @@ func (r *remote) send(ctx context.Context, q request) (*http.Response, error) {
 	}
 	if q.stream != nil {
 		req.Body, req.GetBody, req.ContentLength = q.stream, nil, -1
+	}
+	if q.stay {
+		client = &http.Client{Transport: client.Transport, CheckRedirect: stay}
 	}
 	start := time.Now()
 	resp, err := client.Do(req)
