@@ -105,17 +105,23 @@ func classes(segments []*segment, maxEntries, maxLayers int) [][]int {
 }
 
 // merge makes the header and the entries of the segment that replaces those at
-// the given positions. Entries that others have superseded are left out.
+// the given positions. Entries that later ones have superseded are left out.
+// Copies that were added at the same moment are not superseded: a collection
+// that has made the one may be about to replace the other.
 func (s *Snapshot) merge(group []int) (Header, []Entry, error) {
 	var entries []Entry
+	taken := map[[storepath.HashPartLen]byte]bool{}
 	for _, i := range group {
 		seg := s.segments[i]
 		for j := range seg.lines {
 			k, _, _, _ := linePrefix(seg.line(j))
+			key := [storepath.HashPartLen]byte(k)
 			here := position{int32(i), int32(j)} //nolint:gosec // bounded by maxEntries
-			if s.entries[[storepath.HashPartLen]byte(k)] != here {
+			winner, ok := s.entries[key]
+			if !ok || s.newer(winner, here) || taken[key] || here != winner && slices.Contains(group, int(winner.segment)) {
 				continue
 			}
+			taken[key] = true
 			e, ok := s.at(here, true)
 			if !ok {
 				return Header{}, nil, fmt.Errorf("merging segment %s: its entry %d is damaged", seg.info.Tag, j+1)

@@ -46,6 +46,7 @@ func (t *table) rewrite(o *PlanOptions, verdicts []Verdict, unpinned []Unpin) re
 			stale[i] = true
 		}
 	}
+	t.withCopies(stale)
 	for i := range s.segments {
 		if stale[i] {
 			rw.old = append(rw.old, i)
@@ -61,6 +62,37 @@ func (t *table) rewrite(o *PlanOptions, verdicts []Verdict, unpinned []Unpin) re
 		rw.new = append(rw.new, nil)
 	}
 	return rw
+}
+
+// withCopies adds the segments that have the current copies of lines in those
+// that will be replaced. A copy in a segment that stays is no reason to leave a
+// line out: who has made it, another collection or a compaction, may be about to
+// replace that segment by the one that we replace. A copy has the same time; what
+// was added again later is no copy.
+func (t *table) withCopies(stale []bool) {
+	s := t.snapshot
+	var todo []int
+	for i := range stale {
+		if stale[i] {
+			todo = append(todo, i)
+		}
+	}
+	for len(todo) > 0 {
+		i := todo[len(todo)-1]
+		todo = todo[:len(todo)-1]
+		for line := range s.segments[i].lines {
+			r := &t.rows[t.start[i]+line]
+			if r.current || r.damaged || r.hidden {
+				continue
+			}
+			k, _, _, _ := linePrefix(s.segments[i].line(line))
+			winner, ok := s.entries[[storepath.HashPartLen]byte(k)]
+			if ok && !stale[winner.segment] && t.rows[t.row(winner)].added == r.added {
+				stale[winner.segment] = true
+				todo = append(todo, int(winner.segment))
+			}
+		}
+	}
 }
 
 // removals lists the rows of paths that go, and what is to be remembered of
