@@ -176,8 +176,9 @@ func fetchAll(c *http.Client, url string) (int, []byte, error) {
 type gate struct {
 	addr     string
 	password atomic.Pointer[string]
-	open     chan struct{}
-	reached  chan struct{} // a value for each blob that stands
+	open     func()        // lets all go
+	opened   chan struct{} // closed by open
+	stood    chan struct{} // a value for each blob that stands
 
 	mu    sync.Mutex
 	blobs map[string]int // requests by path
@@ -199,7 +200,8 @@ func (g *gate) requests() (blobs, most int) {
 // newGate makes blobs larger than a MiB stand.
 func newGate(t *testing.T, behind string) *gate {
 	t.Helper()
-	g := &gate{open: make(chan struct{}), reached: make(chan struct{}, 100), blobs: map[string]int{}}
+	g := &gate{opened: make(chan struct{}), stood: make(chan struct{}, 100), blobs: map[string]int{}}
+	g.open = sync.OnceFunc(func() { close(g.opened) })
 	to := &url.URL{Scheme: "http", Host: behind}
 	rp := &httputil.ReverseProxy{
 		Rewrite: func(p *httputil.ProxyRequest) {
@@ -231,11 +233,22 @@ func newGate(t *testing.T, behind string) *gate {
 		rp.ServeHTTP(w, r)
 	}))
 	t.Cleanup(func() {
+		g.open()
 		s.CloseClientConnections()
 		s.Close()
 	})
 	g.addr = strings.TrimPrefix(s.URL, "http://")
 	return g
+}
+
+// reached waits until a blob stands.
+func (g *gate) reached(t *testing.T) {
+	t.Helper()
+	select {
+	case <-g.stood:
+	case <-time.After(30 * time.Second):
+		t.Fatal("no blob is on its way")
+	}
 }
 
 type standing struct {
@@ -246,8 +259,8 @@ type standing struct {
 
 func (s *standing) Read(p []byte) (int, error) {
 	if s.left == 0 {
-		s.g.reached <- struct{}{}
-		<-s.g.open
+		s.g.stood <- struct{}{}
+		<-s.g.opened
 		s.left = -1
 	}
 	if s.left > 0 {
@@ -405,7 +418,7 @@ func TestReload(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer resp.Body.Close()
-	<-g.reached
+	g.reached(t)
 	small := fill(t, reg.Addr+"/a/b", registry.Options{}, randomNAR(3, 1000))[0]
 	at := url + "/" + small.Path.HashPart + ".narinfo"
 	if status, _, err := fetchAll(c, at); err != nil || status != 404 {
@@ -429,7 +442,7 @@ func TestReload(t *testing.T) {
 	if status, body, err := fetchAll(c, url+"/"+small.URL()); err != nil || status != 200 || !bytes.Equal(body, randomNAR(3, 1000)) {
 		t.Errorf("with the new password: got %d, %d bytes, %v", status, len(body), err)
 	}
-	close(g.open)
+	g.open()
 	if body, err := io.ReadAll(resp.Body); err != nil || !bytes.Equal(body, nar) {
 		t.Errorf("the NAR during the reload: got %d bytes, %v", len(body), err)
 	}
@@ -472,7 +485,7 @@ func TestNARCacheSurvivesKill(t *testing.T) {
 	url := d.url()
 	read(url, 0, small)
 	go func() { _, _, _ = fetchAll(c, url+"/"+entries[1].URL()) }()
-	<-g.reached
+	g.reached(t)
 	if n := parts(); n != 1 {
 		t.Fatalf("%d unfinished files while one blob comes", n)
 	}
@@ -481,7 +494,7 @@ func TestNARCacheSurvivesKill(t *testing.T) {
 	if n := parts(); n != 1 {
 		t.Fatalf("%d unfinished files after the kill", n)
 	}
-	close(g.open)
+	g.open()
 	d = launch()
 	url = d.url()
 	if n := parts(); n != 0 {
@@ -510,7 +523,7 @@ func TestNARCacheWithNix(t *testing.T) {
 	w := newWorld(t)
 	reg := registrytest.NewDistribution(t)
 	g := newGate(t, reg.Addr)
-	close(g.open)
+	g.open()
 	paths := w.add("lan", noise(random, 1_500_000), noise(random, 2_500_000), noise(random, 3_000), noise(random, 4_000))
 	w.publish(reg.Addr+"/a/b", paths...)
 	conf := w.startProxy(g.addr+"/a/b", 2, "--nar-cache", "100MB", "--refresh", "1h")
@@ -580,7 +593,7 @@ func TestLoad(t *testing.T) {
 			for i := range 8 {
 				nars = append(nars, randomNAR(byte(10+i), size))
 			}
-			for i := range 200 {
+			for i := range 40 {
 				nars = append(nars, []byte(fmt.Sprint("small ", i)))
 			}
 			entries := fill(t, reg.Addr+"/a/b", registry.Options{}, nars...)

@@ -48,7 +48,7 @@ func certificate(t *testing.T) (cert, key string) {
 	return write("cert.pem", "CERTIFICATE", der), write("key.pem", "PRIVATE KEY", keyDER)
 }
 
-// Real Nix substitutes over TLS, with HTTP/2, and not from a certificate that
+// Real Nix substitutes over TLS, and not from a server whose certificate
 // it does not trust.
 func TestTLSWithNix(t *testing.T) {
 	t.Parallel()

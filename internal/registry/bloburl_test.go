@@ -3,6 +3,7 @@ package registry
 import (
 	"errors"
 	"net/http"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -137,4 +138,27 @@ func TestRenew(t *testing.T) {
 	if tokens != 2 {
 		t.Errorf("got %d tokens, want one before Renew and one after: %v", tokens, f.requests())
 	}
+}
+
+// Whatever a registry sends, a client is not sent back to it, nor to a place
+// with a user or without TLS.
+func FuzzBlobURL(f *testing.F) {
+	for _, s := range []string{"https://s.example/x?se=2026-01-02T03:04:05Z", "//h/x", "http://s.example", "https://u@h/", "https://ghcr.io", "https://[::1%25lo]/"} {
+		f.Add(s)
+	}
+	repo, err := Open("ghcr.io/o/r", Options{})
+	if err != nil {
+		f.Fatal(err)
+	}
+	r := repo.(*remote)
+	f.Fuzz(func(t *testing.T, location string) {
+		expiry(location)
+		if !r.public(location) {
+			return
+		}
+		u, err := url.Parse(location)
+		if err != nil || u.Scheme != "https" || u.User != nil || u.Host == "ghcr.io" || strings.ContainsAny(location, " \r\n") {
+			t.Errorf("%q is for everybody", location)
+		}
+	})
 }
