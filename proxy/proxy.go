@@ -64,6 +64,9 @@ type Options struct {
 	// given up; if less than or equal to 0, 90 seconds. Nix waits for five
 	// minutes.
 	Stall time.Duration
+	// UpstreamNARs says how clients get the NARs of paths that an upstream cache
+	// has.
+	UpstreamNARs UpstreamNARs
 	// UpstreamTimeout bounds a look-up on the upstream caches; if less than or
 	// equal to 0, 5 seconds.
 	UpstreamTimeout time.Duration
@@ -103,21 +106,7 @@ const corruptTTL = 10 * time.Minute
 // New returns a Server that has nothing to serve yet; Prepare reads the index.
 // The only error is an upstream that CheckUpstream refuses.
 func New(o Options) (*Server, error) {
-	orDefault := func(d *time.Duration, value time.Duration) {
-		if *d <= 0 {
-			*d = value
-		}
-	}
-	orDefault(&o.Refresh, 5*time.Minute)
-	orDefault(&o.FirstByte, 20*time.Second)
-	orDefault(&o.Stall, 90*time.Second)
-	orDefault(&o.UpstreamTimeout, 5*time.Second)
-	if o.PackMemory == 0 {
-		o.PackMemory = 64 << 20
-	}
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
+	o = o.withDefaults()
 	up, err := newUpstreams(o)
 	if err != nil {
 		return nil, err
@@ -129,6 +118,26 @@ func New(o Options) (*Server, error) {
 		corrupt:   newExpiring(10_000),
 		refresh:   make(chan struct{}, 1),
 	}, nil
+}
+
+func (o Options) withDefaults() Options {
+	orDefault(&o.Refresh, 5*time.Minute)
+	orDefault(&o.FirstByte, 20*time.Second)
+	orDefault(&o.Stall, 90*time.Second)
+	orDefault(&o.UpstreamTimeout, 5*time.Second)
+	if o.PackMemory == 0 {
+		o.PackMemory = 64 << 20
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	return o
+}
+
+func orDefault(d *time.Duration, value time.Duration) {
+	if *d <= 0 {
+		*d = value
+	}
 }
 
 // Config returns what the cache says about itself, as far as it is known.
@@ -154,18 +163,20 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	// each piece of a NAR, so it does not bound a transfer that moves.
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(clientStall))
 	sw := &statusWriter{ResponseWriter: w}
-	defer s.recover(sw, r)
+	defer func() { survive(s.log, sw, r, recover()) }()
 	s.route(sw, r)
 }
 
-// recover turns a bug into a "not found", which Nix can live with. Left alone,
+// survive turns a bug into a "not found", which Nix can live with. Left alone,
 // net/http would drop the connection, and that breaks a build.
-func (s *Server) recover(w *statusWriter, r *http.Request) {
-	p := recover()
-	if p == nil {
+func survive(log *slog.Logger, w *statusWriter, r *http.Request, p any) {
+	switch p {
+	case nil:
 		return
+	case http.ErrAbortHandler:
+		panic(p)
 	}
-	s.log.Error("a request hit a bug in the proxy, please report it", "path", r.URL.Path, "panic", p)
+	log.Error("a request hit a bug in the proxy, please report it", "path", r.URL.Path, "panic", p)
 	if w.status == 0 {
 		clear(w.Header())
 		http.Error(w, "not found", http.StatusNotFound)

@@ -20,16 +20,19 @@ const (
 	drainTimeout = 10 * time.Second
 )
 
-// Serve answers on l, and keeps the index fresh, until ctx is cancelled. Then
-// it lets the requests under way finish, for a bounded time, and returns nil.
-// It closes l.
-func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+// Serve serves this cache; see the function Serve.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error { return Serve(ctx, s, l, s.log) }
+
+// Serve answers on l with s, and keeps what s knows fresh, until ctx is
+// cancelled. Then it lets the requests under way finish, for a bounded time,
+// and returns nil. It closes l.
+func Serve(ctx context.Context, s Service, l net.Listener, log *slog.Logger) error {
 	srv := &http.Server{
 		Handler:           s,
 		ReadHeaderTimeout: readHeaderTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
-		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()

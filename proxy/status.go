@@ -81,17 +81,28 @@ func (s *Server) serveStatus(w http.ResponseWriter, r *http.Request) {
 // serveRefresh reads the index again, tag list included, and answers with the
 // status when that is done: 200, or 502 if the registry did not answer.
 func (s *Server) serveRefresh(w http.ResponseWriter, r *http.Request) {
-	// A page in a browser on this machine must not make us ask the registry,
-	// nor should the network.
-	if err := http.NewCrossOriginProtection().Check(r); err != nil || !fromLoopback(r) {
-		http.Error(w, "refused: only for programs on this machine", http.StatusForbidden)
+	if !mayRefresh(w, r) {
 		return
 	}
 	ctx, cancel := within(r.Context(), refreshTimeout)
 	defer cancel()
 	err := s.reload(ctx, true)
 	s.upstreams.forget()
-	body, jsonErr := json.MarshalIndent(s.status(), "", "  ")
+	answerRefresh(w, s.status(), err)
+}
+
+// mayRefresh answers those who may not: a page in a browser on this machine
+// must not make us ask the registry, nor should the network.
+func mayRefresh(w http.ResponseWriter, r *http.Request) bool {
+	if err := http.NewCrossOriginProtection().Check(r); err != nil || !fromLoopback(r) {
+		http.Error(w, "refused: only for programs on this machine", http.StatusForbidden)
+		return false
+	}
+	return true
+}
+
+func answerRefresh(w http.ResponseWriter, status any, err error) {
+	body, jsonErr := json.MarshalIndent(status, "", "  ")
 	if jsonErr != nil {
 		err = jsonErr
 	}

@@ -33,8 +33,9 @@ func env(pairs ...string) func(string) string {
 func TestConfig(t *testing.T) {
 	home := []string{"HOME", "/home/u"}
 	fallback := config{
-		cache: "oci:/home/u/.local/share/nixoci/cache", listen: "127.0.0.1:37515",
+		caches: []string{"oci:/home/u/.local/share/nixoci/cache"}, listen: "127.0.0.1:37515",
 		refresh: 5 * time.Minute, cacheDir: "/home/u/.cache/nixoci",
+		indexMemory: 512 << 20, upstreamNARs: "redirect",
 	}
 	with := func(change func(*config)) config {
 		c := fallback
@@ -53,16 +54,41 @@ func TestConfig(t *testing.T) {
 			name: "flags",
 			args: []string{"--cache", "localhost:5000/x/y", "--listen", "[::1]:0", "--upstream", "https://a.example", "--upstream", "https://b.example", "--refresh", "30s", "--cache-dir", "/d"},
 			env:  append(home, "NIXOCI_CACHE", "localhost:1/no/no", "NIXOCI_REFRESH", "1h"),
-			want: config{"localhost:5000/x/y", "[::1]:0", []string{"https://a.example", "https://b.example"}, 30 * time.Second, "/d"},
+			want: with(func(c *config) {
+				c.caches, c.listen, c.upstream, c.refresh, c.cacheDir = []string{"localhost:5000/x/y"}, "[::1]:0", []string{"https://a.example", "https://b.example"}, 30*time.Second, "/d"
+			}),
 		},
 		{
 			name: "environment",
 			env:  append(home, "NIXOCI_CACHE", "oci:/c", "NIXOCI_LISTEN", "127.0.0.1:1", "NIXOCI_UPSTREAM", "https://a.example https://b.example", "NIXOCI_REFRESH", "1m", "NIXOCI_CACHE_DIR", "/d"),
-			want: config{"oci:/c", "127.0.0.1:1", []string{"https://a.example", "https://b.example"}, time.Minute, "/d"},
+			want: with(func(c *config) {
+				c.caches, c.listen, c.upstream, c.refresh, c.cacheDir = []string{"oci:/c"}, "127.0.0.1:1", []string{"https://a.example", "https://b.example"}, time.Minute, "/d"
+			}),
 		},
-		{name: "in Actions", env: append(home, "GITHUB_ACTIONS", "true", "GITHUB_REPOSITORY", "Own/Repo"), want: with(func(c *config) { c.cache = "ghcr.io/own/repo/nix-cache" })},
+		{name: "in Actions", env: append(home, "GITHUB_ACTIONS", "true", "GITHUB_REPOSITORY", "Own/Repo"), want: with(func(c *config) { c.caches = []string{"ghcr.io/own/repo/nix-cache"} })},
+		{
+			name: "several", env: append(home, "NIXOCI_CACHE", "oci:/with a space\nghcr.io/o/r"),
+			want: with(func(c *config) { c.caches = []string{"oci:/with a space", "ghcr.io/o/r"} }),
+		},
+		{name: "one with a space", env: append(home, "NIXOCI_CACHE", "oci:/with a space"), want: with(func(c *config) { c.caches = []string{"oci:/with a space"} })},
+		{
+			name: "any", args: []string{"--allow", "ghcr.io/o/*", "--allow", "http://r.lan:5000/**", "--own-credentials", "--index-memory", "2GiB"}, env: home,
+			want: with(func(c *config) {
+				c.caches, c.allow, c.ownCredentials, c.indexMemory = nil, []string{"ghcr.io/o/*", "http://r.lan:5000/**"}, true, 2<<30
+			}),
+		},
+		{name: "any, without a home", args: []string{"--allow", "**", "--cache-dir", "/d"}, want: with(func(c *config) { c.caches, c.allow, c.cacheDir = nil, []string{"**"}, "/d" })},
+		{
+			name: "any, and some at the root", args: []string{"--allow", "**", "--cache", "oci:/c", "--upstream", "https://a.example", "--upstream-nars", "stream"}, env: home,
+			want: with(func(c *config) {
+				c.caches, c.allow, c.upstream, c.upstreamNARs = []string{"oci:/c"}, []string{"**"}, []string{"https://a.example"}, "stream"
+			}),
+		},
+		{name: "any, wrong", args: []string{"--allow", "x", "--allow", "http://*/y", "--upstream", "https://a.example", "--index-memory", "1MB"}, env: home, err: "names no repository|wildcard|--upstream is for|--index-memory"},
+		{name: "own credentials of one cache", args: []string{"--own-credentials"}, env: home, err: "--own-credentials is for --allow"},
+		{name: "twice", args: []string{"--cache", "oci:/c", "--cache", "oci:/c"}, env: home, err: "given twice"},
 		{name: "publish's none", env: append(home, "NIXOCI_UPSTREAM", "none"), want: with(func(c *config) { c.upstream = []string{} })},
-		{name: "no home", args: []string{"--cache", "oci:/c"}, want: with(func(c *config) { c.cache, c.cacheDir = "oci:/c", "" })},
+		{name: "no home", args: []string{"--cache", "oci:/c"}, want: with(func(c *config) { c.caches, c.cacheDir = []string{"oci:/c"}, "" })},
 		{name: "no home, no cache", err: "HOME"},
 		{name: "argument", env: home, args: []string{"x"}, err: `unexpected argument "x"`},
 		{name: "all that is wrong", env: home, args: []string{"--cache", "nowhere", "--listen", "37515", "--upstream", "ftp://x", "--refresh", "1ms"}, err: "nowhere|37515|ftp://x|1ms"},

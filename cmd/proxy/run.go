@@ -9,10 +9,8 @@ import (
 	"net"
 	"strings"
 
-	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/internal/cli"
 	"github.com/org/nixoci-action/internal/hint"
-	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/ui"
 	"github.com/org/nixoci-action/proxy"
 )
@@ -28,24 +26,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, _ io.Re
 // serve returns nil when ctx is cancelled: that is how a proxy ends.
 func serve(ctx context.Context, c config, getenv func(string) string, stdout io.Writer, m *ui.Messages) error {
 	log := m.Logger(slog.LevelInfo)
-	repo, err := registry.Open(c.cache, registry.Options{
-		Keychain:  cli.Keychain(getenv),
-		UserAgent: "nixoci-proxy/" + cli.Version(),
-		// no Logger: what the proxy says about a failure is enough; each of its
-		// retries, for each of many paths, would bury it
-	})
-	if err != nil {
-		return err
-	}
-	s, err := proxy.New(proxy.Options{
-		Index:     index.Open(repo, index.Options{Dir: c.cacheDir, Logger: log}),
-		Blobs:     repo,
-		Cache:     c.cache,
-		Version:   cli.Version(),
-		Upstreams: c.upstream,
-		Refresh:   c.refresh,
-		Logger:    log,
-	})
+	s, err := opener{c, getenv, log}.service()
 	if err != nil {
 		return err
 	}
@@ -59,34 +40,55 @@ func serve(ctx context.Context, c config, getenv func(string) string, stdout io.
 		if ctx.Err() != nil {
 			return errors.Join(ctx.Err(), l.Close())
 		}
+		if errors.As(err, new(*proxy.StoreDirError)) {
+			return errors.Join(hint.Wrap(err, "serve them with a proxy each"), l.Close())
+		}
 		m.Warn(err)
 	}
-	if err := announce(s, c.cache, l.Addr().(*net.TCPAddr), stdout, m); err != nil {
+	if err := announce(s, c, l.Addr().(*net.TCPAddr), stdout, m); err != nil {
 		return errors.Join(err, l.Close())
 	}
-	return s.Serve(ctx, l)
+	return proxy.Serve(ctx, s, l, log)
 }
 
 // announce tells that the proxy serves from now on. What it writes to standard
 // output is text for nix.conf and nothing else, in one write, so that a script
 // can wait for it.
-func announce(s *proxy.Server, cache string, addr *net.TCPAddr, stdout io.Writer, m *ui.Messages) error {
+func announce(s proxy.Service, c config, addr *net.TCPAddr, stdout io.Writer, m *ui.Messages) error {
 	url := clientURL(addr)
 	lines := "extra-substituters = " + url + "\n"
+	if len(c.caches) == 0 {
+		lines = "# extra-substituters = " + url + "/HOST/NAME\n" // for those that wait for it
+	}
 	keys := s.Config().PublicKeys
 	if len(keys) > 0 {
 		lines += "extra-trusted-public-keys = " + strings.Join(keys, " ") + "\n"
 	}
 	if !addr.IP.IsLoopback() {
-		m.Warn(fmt.Errorf("everybody who reaches %s can read the cache", addr))
+		warnOpen(c, addr, m)
 	}
 	if len(keys) == 0 && s.Len() > 0 {
 		m.Warn(hint.Wrap(errors.New("the cache has no public key; Nix takes its paths only if they carry a signature it trusts"),
 			"publish with --sign-key-file, or, if you trust everybody who can write to the cache, append ?trusted=1 to the substituter"))
 	}
-	m.Printf("ready: %d store paths of %s on %s", s.Len(), cache, url)
+	if len(c.caches) > 0 {
+		m.Printf("ready: %d store paths of %s on %s", s.Len(), strings.Join(c.caches, ", "), url)
+	}
+	if len(c.allow) > 0 {
+		m.Printf("ready: caches that match %s on %s/HOST/NAME", strings.Join(c.allow, ", "), url)
+	}
 	_, err := io.WriteString(stdout, lines)
 	return err
+}
+
+// warnOpen says what it means that not only this machine reaches the proxy.
+func warnOpen(c config, addr *net.TCPAddr, m *ui.Messages) {
+	if len(c.caches) > 0 || c.ownCredentials {
+		m.Warn(fmt.Errorf("everybody who reaches %s can read the cache", addr))
+	}
+	if len(c.allow) > 0 {
+		m.Warn(fmt.Errorf("passwords that clients send to %s for their registries can be read on the way", addr))
+	}
 }
 
 // clientURL is where programs on this machine reach the proxy. It has no slash

@@ -18,9 +18,21 @@ var Login = []Variable{
 func Keychain(getenv func(string) string) authn.Keychain {
 	user, password := getenv(Login[0].Name), getenv(Login[1].Name)
 	if user != "" && password != "" {
-		return given{authn.FromConfig(authn.AuthConfig{Username: user, Password: password})}
+		return Password(user, password)
 	}
+	return HostKeychain()
+}
+
+// HostKeychain finds credentials by the registry's host: those of docker,
+// podman or a credential helper, and for ghcr.io else GITHUB_TOKEN. Unlike
+// Keychain's they may be used with any registry.
+func HostKeychain() authn.Keychain {
 	return authn.NewMultiKeychain(authn.DefaultKeychain, github.Keychain)
+}
+
+// Password is a keychain with one user and password for every registry.
+func Password(user, password string) authn.Keychain {
+	return given{authn.FromConfig(authn.AuthConfig{Username: user, Password: password})}
 }
 
 type given struct{ auth authn.Authenticator }
