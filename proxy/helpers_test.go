@@ -129,7 +129,7 @@ func newServer(tb testing.TB, repo registry.Repository, change ...func(*Options)
 }
 
 // start serves s as the command does and returns its URL.
-func start(tb testing.TB, s *Server) string {
+func start(tb testing.TB, s Service) string {
 	tb.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -137,7 +137,7 @@ func start(tb testing.TB, s *Server) string {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
-	go func() { done <- s.Serve(ctx, l) }()
+	go func() { done <- Serve(ctx, s, l, slog.New(slog.DiscardHandler)) }()
 	tb.Cleanup(func() {
 		cancel()
 		http.DefaultClient.CloseIdleConnections()
