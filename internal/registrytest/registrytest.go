@@ -49,17 +49,34 @@ const program = "docker-registry"
 // what it is asked to. Without the program the test is skipped; in CI it fails.
 func NewDistribution(tb testing.TB) *Distribution {
 	tb.Helper()
-	return newDistribution(tb, true)
+	return newDistribution(tb, true, "")
+}
+
+// The only user of what NewHtpasswd starts.
+const (
+	User     = "alice"
+	Password = "wonderland"
+	htpasswd = User + ":$2a$05$SiRr85zZAJ/9gQDXur1LTONMPDg1raSDaA7pOs5MYf.phsOErOzrq\n"
+)
+
+// NewHtpasswd starts a distribution that serves nobody but User.
+func NewHtpasswd(tb testing.TB) *Distribution {
+	tb.Helper()
+	file := filepath.Join(tb.TempDir(), "htpasswd")
+	if err := os.WriteFile(file, []byte(htpasswd), 0o600); err != nil {
+		tb.Fatal(err)
+	}
+	return newDistribution(tb, true, fmt.Sprintf("auth: {htpasswd: {realm: private, path: %q}}\n", file))
 }
 
 // NewUndeleting starts a distribution that deletes nothing, which is its
 // default.
 func NewUndeleting(tb testing.TB) *Distribution {
 	tb.Helper()
-	return newDistribution(tb, false)
+	return newDistribution(tb, false, "")
 }
 
-func newDistribution(tb testing.TB, deletes bool) *Distribution {
+func newDistribution(tb testing.TB, deletes bool, auth string) *Distribution {
 	tb.Helper()
 	if _, err := exec.LookPath(program); err != nil {
 		Missing(tb, program+" is not installed (on Debian: apt-get install docker-registry)")
@@ -74,7 +91,7 @@ storage:
   delete: {enabled: %t}
   maintenance: {uploadpurging: {enabled: false}}
 http: {addr: %s}
-`, d.Dir, deletes, d.Addr)
+%s`, d.Dir, deletes, d.Addr, auth)
 	if err := os.WriteFile(d.config, []byte(conf), 0o600); err != nil {
 		tb.Fatal(err)
 	}
