@@ -58,14 +58,23 @@ func tableSize(n int, slot int64) int64 {
 
 // unpackedSize is what a blob says that it takes when it is decompressed, or
 // limit if it says nothing, or more. To decompress it with this as the limit
-// makes it true.
+// makes it true. What is very short does not say, and is looked at.
 func unpackedSize(blob []byte, limit uint64) uint64 {
 	var h zstd.Header
-	if err := h.Decode(blob); err != nil || !h.HasFCS {
+	if err := h.Decode(blob); err != nil {
 		return limit
 	}
-	return min(h.FrameContentSize, limit)
+	if h.HasFCS {
+		return min(h.FrameContentSize, limit)
+	}
+	if b, err := decompress(blob, min(unsaid, limit)); err == nil {
+		return uint64(len(b))
+	}
+	return limit
 }
+
+// unsaid is the size up to which a blob need not say its own, in bytes.
+const unsaid = 1 << 20
 
 // ask is Options.Reserve.
 func ask(reserve func(int64) error, bytes int64) error {

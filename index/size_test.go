@@ -86,13 +86,16 @@ func TestReserve(t *testing.T) {
 
 // A blob cannot take more than it says.
 func TestUnpackedSize(t *testing.T) {
-	text := bytes.Repeat([]byte("0123456789"), 100_000)
+	text := bytes.Repeat([]byte("0123456789"), 200_000)
 	small := compress(text[:1000])
 	if got := unpackedSize(small, maxEntries); got != 1000 {
 		t.Errorf("got %d, want 1000", got)
 	}
 	if got := unpackedSize(small, 10); got != 10 {
 		t.Errorf("got %d, want the limit", got)
+	}
+	if got := unpackedSize(compress(text[:20]), maxEntries); got != 20 {
+		t.Errorf("got %d, want 20", got)
 	}
 	if got := unpackedSize([]byte("no zstd"), 10); got != 10 {
 		t.Errorf("got %d, want the limit", got)
