@@ -1,7 +1,6 @@
 package index
 
 import (
-	"math/bits"
 	"unsafe"
 
 	"github.com/klauspost/compress/zstd"
@@ -50,8 +49,8 @@ func tableSize(n int, slot int64) int64 {
 		return 0
 	}
 	slots := int64(8)
-	if need := uint64(n) * 8 / 7; need > 8 {
-		slots = 1 << bits.Len64(need-1)
+	for slots*7/8 < int64(n) {
+		slots *= 2
 	}
 	return slots*slot + slots // a control byte each
 }

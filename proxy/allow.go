@@ -114,7 +114,8 @@ func grant(globs []allowed, cache string) (Access, error) {
 	if err := registry.Check(access.Cache); err != nil {
 		return Access{}, err
 	}
-	if registry.Plain(access.Cache) && !plain && !(access.Named && registry.Loopback(parts[0])) {
+	local := access.Named && registry.Loopback(parts[0])
+	if registry.Plain(access.Cache) && !plain && !local {
 		return Access{}, errNotAllowed
 	}
 	return access, nil

@@ -243,6 +243,9 @@ func (r *Router) serveCache(w http.ResponseWriter, req *http.Request, cache, res
 	}
 	defer r.leave(c)
 	c.server.ServeHTTP(w, stripped(req, rest))
+	if rest == pathRefresh {
+		r.settle(c) // it may have grown
+	}
 }
 
 // stripped is the request as a proxy of this cache alone would get it. The

@@ -98,7 +98,7 @@ func newRouter(tb testing.TB, addr string, change ...func(*RouterOptions)) *Rout
 			return err
 		},
 		Wait:   5 * time.Second,
-		Logger: logTo(tb),
+		Logger: slog.New(slog.NewTextHandler(untilTheEnd(tb), nil)),
 	}
 	for _, f := range change {
 		f(&o)
@@ -108,6 +108,32 @@ func newRouter(tb testing.TB, addr string, change ...func(*RouterOptions)) *Rout
 		tb.Fatal(err)
 	}
 	return r
+}
+
+// untilTheEnd is the test's log as long as the test runs: what a Router does in
+// the background may take longer.
+func untilTheEnd(tb testing.TB) io.Writer {
+	l := &boundedLog{tb: tb}
+	tb.Cleanup(func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.tb = nil
+	})
+	return l
+}
+
+type boundedLog struct {
+	mu sync.Mutex
+	tb testing.TB
+}
+
+func (l *boundedLog) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.tb != nil {
+		l.tb.Logf("%s", bytes.TrimRight(p, "\n"))
+	}
+	return len(p), nil
 }
 
 // hello publishes one path and returns its entry.
@@ -423,6 +449,11 @@ func TestRouterRefreshes(t *testing.T) {
 	time.Sleep(250 * time.Millisecond)
 	if got := ask(later); got != 200 {
 		t.Errorf("what was published later: got %d", got)
+	}
+	before := r.status().IndexMemory
+	hello(t, reg.addr+"/org/a", 3)
+	if got := get(r, "POST", "/"+reg.addr+"/org/a/_refresh").Code; got != 200 || r.reserved != 0 || r.status().IndexMemory <= before {
+		t.Errorf("_refresh: got %d, %d bytes reserved, %d in use after %d", got, r.reserved, r.status().IndexMemory, before)
 	}
 	reg.fail(func(http.ResponseWriter, *http.Request, http.Handler) { panic(http.ErrAbortHandler) })
 	time.Sleep(250 * time.Millisecond)

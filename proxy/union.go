@@ -68,8 +68,8 @@ func (u *Union) Prepare(ctx context.Context) error {
 		case m.blank():
 		case first == nil:
 			first = m
-		case m.Server.storeDir() != first.Server.storeDir():
-			return &StoreDirError{first.opts.Cache, first.Server.storeDir(), m.opts.Cache, m.Server.storeDir()}
+		case m.storeDir() != first.storeDir():
+			return &StoreDirError{first.opts.Cache, first.storeDir(), m.opts.Cache, m.storeDir()}
 		}
 	}
 	return errors.Join(errs...)
@@ -136,7 +136,7 @@ func (u *Union) dir() string {
 func (u *Union) serving(yield func(*member) bool) {
 	for _, m := range u.members {
 		if !m.blank() {
-			dir := m.Server.storeDir()
+			dir := m.storeDir()
 			if u.storeDir.Load() == nil {
 				u.storeDir.CompareAndSwap(nil, &dir)
 			}
@@ -204,7 +204,7 @@ type memberStatus struct {
 func (u *Union) status() unionStatus {
 	st := unionStatus{NarinfoUpstream: u.upstreams.hits.Load()}
 	for _, m := range u.members {
-		st.Caches = append(st.Caches, memberStatus{m.Server.status(), m.left.Load()})
+		st.Caches = append(st.Caches, memberStatus{m.status(), m.left.Load()})
 	}
 	return st
 }
