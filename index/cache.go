@@ -33,6 +33,11 @@ type Options struct {
 	// Settle is how long a writer waits before it looks whether the root kept
 	// its segments; 0 means 200 ms, jittered.
 	Settle time.Duration
+	// Reserve is asked before a part of the index is read, or unpacked, which
+	// takes about so many bytes of memory. Its error ends the reading. It may
+	// be called at the same time from several goroutines; nil means that there
+	// is memory enough.
+	Reserve func(bytes int64) error
 }
 
 // Cache is the cache index of one repository. It is safe for concurrent use;
@@ -99,7 +104,7 @@ func (c *Cache) read(ctx context.Context, sweep bool) (*Snapshot, error) {
 	if c.current != nil && !sweep {
 		known = c.current.digest
 	}
-	digest, list, err := readRoot(ctx, c.repo, known, sweep)
+	digest, list, err := readRoot(ctx, c.repo, known, sweep, c.opts.Reserve)
 	switch {
 	case errors.Is(err, registry.ErrNotFound):
 		sweep, list.retired = true, []Retired{}
@@ -328,7 +333,10 @@ func (c *Cache) load(ctx context.Context, info SegmentInfo) (*segment, error) {
 	}
 	blob, ok := c.disk.entries(info)
 	if !ok {
-		var err error
+		err := ask(c.opts.Reserve, info.EntriesSize)
+		if err != nil {
+			return nil, fmt.Errorf("reading segment %s: %w", info.Tag, err)
+		}
 		blob, err = registry.ReadBlob(ctx, c.repo, info.Entries, info.EntriesSize)
 		if errors.Is(err, registry.ErrNotFound) {
 			return nil, c.collected(ctx, info, err)
@@ -336,6 +344,10 @@ func (c *Cache) load(ctx context.Context, info SegmentInfo) (*segment, error) {
 		if err != nil {
 			return nil, fmt.Errorf("reading segment %s: %w", info.Tag, err)
 		}
+	}
+	// with its tables an index takes half as much again as its text
+	if err := ask(c.opts.Reserve, int64(unpackedSize(blob, maxEntries))/2*3); err != nil { //nolint:gosec // at most maxEntries
+		return nil, fmt.Errorf("reading segment %s: %w", info.Tag, err)
 	}
 	s, err := parseSegment(blob)
 	if err != nil {

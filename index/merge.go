@@ -85,7 +85,7 @@ func sleep(ctx context.Context, d time.Duration) error {
 // missing reports whether the root is not ours, or lacks one of this writer's
 // segments that is not known to be settled.
 func (w *Writer) missing(ctx context.Context) (bool, error) {
-	digest, list, err := readRoot(ctx, w.cache.repo, w.root, false)
+	digest, list, err := readRoot(ctx, w.cache.repo, w.root, false, nil)
 	switch {
 	case errors.Is(err, registry.ErrNotFound):
 		return true, nil

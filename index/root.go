@@ -111,8 +111,8 @@ var emptyConfig = v1.Descriptor{
 // registry.ErrNotFound if there is no root, ErrForeign if it is not ours.
 //
 // The manifest is fetched at once, without asking for its digest first: it is
-// smaller than what a further request costs.
-func readRoot(ctx context.Context, repo registry.Repository, known v1.Hash, retired bool) (v1.Hash, segmentList, error) {
+// smaller than what a further request costs. Reserve is that of Options.
+func readRoot(ctx context.Context, repo registry.Repository, known v1.Hash, retired bool, reserve func(int64) error) (v1.Hash, segmentList, error) {
 	// layers may have been superseded and collected between the reads
 	for try := 0; ; try++ {
 		m, err := repo.Manifest(ctx, RootTag)
@@ -122,7 +122,7 @@ func readRoot(ctx context.Context, repo registry.Repository, known v1.Hash, reti
 		if m.Digest == known {
 			return known, segmentList{}, nil
 		}
-		list, err := readLayers(ctx, repo, m, retired)
+		list, err := readLayers(ctx, repo, m, retired, reserve)
 		if !errors.Is(err, registry.ErrNotFound) {
 			return m.Digest, list, err
 		}
@@ -132,16 +132,26 @@ func readRoot(ctx context.Context, repo registry.Repository, known v1.Hash, reti
 	}
 }
 
-func readLayers(ctx context.Context, repo registry.Repository, m registry.Manifest, retired bool) (segmentList, error) {
+func readLayers(ctx context.Context, repo registry.Repository, m registry.Manifest, retired bool, reserve func(int64) error) (segmentList, error) {
 	layers, err := rootLayers(m)
 	if err != nil {
 		return segmentList{}, err
 	}
 	if layers.foreign.Size > 0 {
+		// the document, what is decoded of it, and the segment made of that
+		if err := ask(reserve, 4*layers.foreign.Size); err != nil {
+			return segmentList{}, err
+		}
 		return readForeign(ctx, repo, layers.foreign)
+	}
+	if err := ask(reserve, layers.segments.Size); err != nil {
+		return segmentList{}, err
 	}
 	blob, err := readLayer(ctx, repo, layers.segments, maxSegmentListBlob)
 	if err != nil {
+		return segmentList{}, err
+	}
+	if err := ask(reserve, int64(unpackedSize(blob, maxSegmentList))); err != nil { //nolint:gosec // at most maxSegmentList
 		return segmentList{}, err
 	}
 	list, err := parseSegmentList(blob)
@@ -153,7 +163,13 @@ func readLayers(ctx context.Context, repo registry.Repository, m registry.Manife
 	if layers.retired.Size == 0 {
 		return list, nil
 	}
+	if err := ask(reserve, layers.retired.Size); err != nil {
+		return list, err
+	}
 	if blob, err = readLayer(ctx, repo, layers.retired, maxSegmentListBlob); err != nil {
+		return list, err
+	}
+	if err := ask(reserve, int64(unpackedSize(blob, maxSegmentList))); err != nil { //nolint:gosec // at most maxSegmentList
 		return list, err
 	}
 	list.retired, err = parseRetired(blob)
@@ -209,7 +225,7 @@ func rootLayers(m registry.Manifest) (rootManifest, error) {
 
 func parseSegmentList(blob []byte) (segmentList, error) {
 	var list segmentList
-	raw, err := decompress(blob, maxSegmentList)
+	raw, err := decompress(blob, unpackedSize(blob, maxSegmentList))
 	if err != nil {
 		return list, fmt.Errorf("decompressing the segment list: %w", err)
 	}
@@ -228,7 +244,7 @@ func parseSegmentList(blob []byte) (segmentList, error) {
 }
 
 func parseRetired(blob []byte) ([]Retired, error) {
-	raw, err := decompress(blob, maxSegmentList)
+	raw, err := decompress(blob, unpackedSize(blob, maxSegmentList))
 	if err != nil {
 		return nil, fmt.Errorf("decompressing the retired segments: %w", err)
 	}

@@ -41,7 +41,12 @@ const (
 // Whoever can ask gets what is there, so caches whose readers differ need a
 // directory each. It is safe for concurrent use.
 type DiskBlobs struct {
-	next     Blobs
+	*diskStore
+	next Blobs
+}
+
+// diskStore is a directory.
+type diskStore struct {
 	dir      string
 	max      int64 // bytes
 	log      *slog.Logger
@@ -85,16 +90,20 @@ func OpenDiskBlobs(next Blobs, o DiskOptions) (*DiskBlobs, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	d := &DiskBlobs{
-		next: next, dir: o.Dir, max: o.MaxSize, log: o.Logger, patience: packWait,
+	d := &DiskBlobs{&diskStore{
+		dir: o.Dir, max: o.MaxSize, log: o.Logger, patience: packWait,
 		held: map[v1.Hash]*list.Element{}, recent: list.New(), fetching: map[v1.Hash]*diskFetch{},
-	}
+	}, next}
 	if err := d.prepare(); err != nil {
 		return nil, fmt.Errorf("opening the NAR cache: %w", err)
 	}
 	d.ctx, d.end = context.WithCancel(context.Background())
 	return d, nil
 }
+
+// From returns a Blobs that keeps what it reads from next in the same directory,
+// within the same bound. What either has read, both have.
+func (d *DiskBlobs) From(next Blobs) *DiskBlobs { return &DiskBlobs{d.diskStore, next} }
 
 func (d *DiskBlobs) prepare() error {
 	if err := os.MkdirAll(d.dir, 0o700); err != nil {

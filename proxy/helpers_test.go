@@ -130,7 +130,7 @@ func newServer(tb testing.TB, repo registry.Repository, change ...func(*Options)
 }
 
 // start serves s as the command does and returns its URL.
-func start(tb testing.TB, s *Server) string {
+func start(tb testing.TB, s Service) string {
 	tb.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -150,7 +150,7 @@ func start(tb testing.TB, s *Server) string {
 }
 
 // serve serves s on l, and keeps its index fresh, until ctx ends.
-func serve(ctx context.Context, s *Server, l net.Listener) error {
+func serve(ctx context.Context, s Service, l net.Listener) error {
 	srv := httpd.New(httpd.Options{Handler: s})
 	srv.Ready("")
 	fresh := make(chan struct{})

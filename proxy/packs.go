@@ -40,12 +40,14 @@ type packs struct {
 	max    int64 // bytes
 	log    *slog.Logger
 	failed *expiring // blobs that could not be read whole
+	shared *share    // with other caches; nil if there are none
 
-	mu   sync.Mutex
-	size int64 // bytes, of packs that are held or being read
-	tick int64
-	held map[v1.Hash]*pack
-	seen map[v1.Hash]bool // asked for once
+	mu     sync.Mutex
+	closed bool
+	size   int64 // bytes, of packs that are held or being read
+	tick   int64
+	held   map[v1.Hash]*pack
+	seen   map[v1.Hash]bool // asked for once
 }
 
 type pack struct {
@@ -109,7 +111,7 @@ func (c *packs) pack(ctx context.Context, l index.Location, fetch bool) *pack {
 		c.seen[l.Blob] = true
 		return nil
 	}
-	if !c.reserve(l.BlobSize) {
+	if !c.reserve(l.BlobSize) || !c.share(l.BlobSize) {
 		return nil
 	}
 	p := &pack{size: l.BlobSize, used: c.tick, done: make(chan struct{})}
@@ -122,19 +124,28 @@ func (c *packs) pack(ctx context.Context, l index.Location, fetch bool) *pack {
 // reserve makes room for n bytes, if packs that are being read leave any.
 func (c *packs) reserve(n int64) bool {
 	for c.size+n > c.max {
-		var oldest v1.Hash
-		for h, p := range c.held {
-			if p.data != nil && (oldest == (v1.Hash{}) || p.used < c.held[oldest].used) {
-				oldest = h
-			}
-		}
-		if oldest == (v1.Hash{}) {
+		if !c.drop() {
 			return false
 		}
-		c.size -= c.held[oldest].size
-		delete(c.held, oldest)
 	}
 	c.size += n
+	return true
+}
+
+// drop drops the pack that was used least recently, if there is one.
+func (c *packs) drop() bool {
+	var oldest v1.Hash
+	for h, p := range c.held {
+		if p.data != nil && (oldest == (v1.Hash{}) || p.used < c.held[oldest].used) {
+			oldest = h
+		}
+	}
+	if oldest == (v1.Hash{}) {
+		return false
+	}
+	c.size -= c.held[oldest].size
+	c.shared.give(c.held[oldest].size)
+	delete(c.held, oldest)
 	return true
 }
 
@@ -144,9 +155,12 @@ func (c *packs) read(ctx context.Context, blob v1.Hash, p *pack) {
 	defer c.mu.Unlock()
 	if err != nil {
 		c.log.Warn("a pack could not be read whole; its NARs are read one by one", "error", err)
-		c.size -= p.size
-		delete(c.held, blob)
 		c.failed.add(blob.Hex, packFailTTL)
+	}
+	if err != nil || c.closed {
+		c.size -= p.size
+		c.shared.give(p.size)
+		delete(c.held, blob)
 	}
 	p.data = data
 	close(p.done)

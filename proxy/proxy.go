@@ -64,6 +64,9 @@ type Options struct {
 	// given up; if less than or equal to 0, 90 seconds. Nix waits for five
 	// minutes.
 	Stall time.Duration
+	// UpstreamNARs says how clients get the NARs of paths that an upstream cache
+	// has.
+	UpstreamNARs UpstreamNARs
 	// UpstreamTimeout bounds a look-up on the upstream caches; if less than or
 	// equal to 0, 5 seconds.
 	UpstreamTimeout time.Duration
@@ -74,6 +77,8 @@ type Options struct {
 	// registry's storage has a NAR, instead of with the NAR, if such a URL is
 	// to be had. Then the proxy neither verifies nor resumes.
 	Redirect Redirector
+	// Metrics counts what is done; nil means that nobody wants to know.
+	Metrics *Metrics
 	// Logger receives what users of the cache would want to know; nil
 	// discards it.
 	Logger *slog.Logger
@@ -90,7 +95,6 @@ type Server struct {
 	corrupt   *expiring
 	torn      *expiring // NARs of which somebody may have a damaged part
 	redirects *redirects
-	metrics   *metrics
 
 	snapshot atomic.Pointer[index.Snapshot]
 	refresh  chan struct{} // holds one token: a refresh is under way
@@ -110,11 +114,27 @@ const corruptTTL = 10 * time.Minute
 // New returns a Server that has nothing to serve yet; Prepare reads the index.
 // The only error is an upstream that CheckUpstream refuses.
 func New(o Options) (*Server, error) {
-	orDefault := func(d *time.Duration, value time.Duration) {
-		if *d <= 0 {
-			*d = value
-		}
+	o = o.withDefaults()
+	up, err := newUpstreams(o)
+	if err != nil {
+		return nil, err
 	}
+	s := &Server{
+		opts: o, log: o.Logger, started: time.Now(),
+		upstreams: up,
+		packs:     newPacks(o),
+		corrupt:   newExpiring(10_000),
+		torn:      newExpiring(10_000),
+		redirects: newRedirects(o.Redirect),
+		refresh:   make(chan struct{}, 1),
+	}
+	if o.Metrics != nil {
+		s.counts.countIn(&o.Metrics.counts)
+	}
+	return s, nil
+}
+
+func (o Options) withDefaults() Options {
 	orDefault(&o.Refresh, 5*time.Minute)
 	orDefault(&o.FirstByte, 20*time.Second)
 	orDefault(&o.Stall, 90*time.Second)
@@ -125,20 +145,13 @@ func New(o Options) (*Server, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	up, err := newUpstreams(o)
-	if err != nil {
-		return nil, err
+	return o
+}
+
+func orDefault(d *time.Duration, value time.Duration) {
+	if *d <= 0 {
+		*d = value
 	}
-	return &Server{
-		opts: o, log: o.Logger, started: time.Now(),
-		upstreams: up,
-		packs:     newPacks(o),
-		corrupt:   newExpiring(10_000),
-		torn:      newExpiring(10_000),
-		redirects: newRedirects(o.Redirect),
-		metrics:   newMetrics(),
-		refresh:   make(chan struct{}, 1),
-	}, nil
 }
 
 // Config returns what the cache says about itself, as far as it is known.
@@ -157,6 +170,8 @@ func (s *Server) Len() int {
 	return 0
 }
 
+func (s *Server) servers() []*Server { return []*Server{s} }
+
 // ServeHTTP answers one request. Only nix-cache-info, narinfo, NAR,
 // /public-key, /_status and POST /_refresh exist; the rest is "not found".
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -164,19 +179,20 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	// each piece of a NAR, so it does not bound a transfer that moves.
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(clientStall))
 	sw := &statusWriter{ResponseWriter: w}
-	defer s.metrics.request(r, sw)()
-	defer s.recover(sw, r)
+	defer func() { survive(s.log, sw, r, recover()) }()
 	s.route(sw, r)
 }
 
-// recover turns a bug into a "not found", which Nix can live with. Left alone,
+// survive turns a bug into a "not found", which Nix can live with. Left alone,
 // net/http would drop the connection, and that breaks a build.
-func (s *Server) recover(w *statusWriter, r *http.Request) {
-	p := recover()
-	if p == nil {
+func survive(log *slog.Logger, w *statusWriter, r *http.Request, p any) {
+	switch p {
+	case nil:
 		return
+	case http.ErrAbortHandler:
+		panic(p)
 	}
-	s.log.Error("a request hit a bug in the proxy, please report it", "path", r.URL.Path, "panic", p)
+	log.Error("a request hit a bug in the proxy, please report it", "path", r.URL.Path, "panic", p)
 	if w.status == 0 {
 		clear(w.Header())
 		http.Error(w, "not found", http.StatusNotFound)

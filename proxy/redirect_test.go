@@ -35,7 +35,7 @@ func TestRedirects(t *testing.T) {
 	e := fileEntry("large", large)
 	packed := packEntries(t, "p", 3, 1000)
 	publish(t, repo, index.Config{}, append(packed, e)...)
-	questions := &counted{Redirector: repo.(Redirector)}
+	questions := &asked{Redirector: repo.(Redirector)}
 	asked := func() int64 { return questions.n.Swap(0) }
 	s := newServer(t, repo, func(o *Options) { o.Redirect = questions })
 	url := start(t, s)
@@ -89,13 +89,13 @@ func TestRedirects(t *testing.T) {
 	}
 }
 
-// counted counts the questions.
-type counted struct {
+// asked counts the questions.
+type asked struct {
 	Redirector
 	n atomic.Int64
 }
 
-func (c *counted) BlobURL(ctx context.Context, digest v1.Hash) (string, time.Time, error) {
+func (c *asked) BlobURL(ctx context.Context, digest v1.Hash) (string, time.Time, error) {
 	c.n.Add(1)
 	return c.Redirector.BlobURL(ctx, digest)
 }
@@ -109,7 +109,7 @@ func TestRedirectsToNobody(t *testing.T) {
 	putBlob(t, repo, data)
 	e := fileEntry("nar", data)
 	publish(t, repo, index.Config{}, e)
-	asked := &counted{Redirector: repo.(Redirector)}
+	asked := &asked{Redirector: repo.(Redirector)}
 	s := newServer(t, repo, func(o *Options) { o.Redirect = asked })
 	for range 5 {
 		if got := get(s, http.MethodGet, "/"+e.URL()); got.Code != 200 || !bytes.Equal(got.Body.Bytes(), data) {

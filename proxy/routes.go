@@ -52,6 +52,8 @@ func (s *Server) route(w http.ResponseWriter, r *http.Request) {
 		s.serveStatus(w, r)
 	case path == pathRefresh:
 		s.serveRefresh(w, r)
+	case strings.HasPrefix(path, prefixUpstream):
+		s.upstreams.serveNAR(w, r, path, s.storeDir())
 	case strings.HasPrefix(path, prefixNAR):
 		s.serveNAR(w, r, path[1:])
 	case strings.HasSuffix(path, suffixNarinfo):
@@ -74,11 +76,16 @@ func serveText(w http.ResponseWriter, r *http.Request, contentType, text string)
 }
 
 func (s *Server) serveCacheInfo(w http.ResponseWriter, r *http.Request) {
-	priority := s.Config().Priority
+	serveText(w, r, typeCacheInfo, cacheInfo(s.storeDir(), s.Config().Priority))
+}
+
+// cacheInfo is the text of nix-cache-info; the priority 0 means that none was
+// chosen.
+func cacheInfo(storeDir string, priority int) string {
 	if priority <= 0 {
 		priority = defaultPriority
 	}
-	serveText(w, r, typeCacheInfo, fmt.Sprintf("StoreDir: %s\nWantMassQuery: 1\nPriority: %d\n", s.storeDir(), priority))
+	return fmt.Sprintf("StoreDir: %s\nWantMassQuery: 1\nPriority: %d\n", storeDir, priority)
 }
 
 func (s *Server) storeDir() string {
@@ -89,7 +96,10 @@ func (s *Server) storeDir() string {
 }
 
 func (s *Server) servePublicKey(w http.ResponseWriter, r *http.Request) {
-	keys := s.Config().PublicKeys
+	servePublicKeys(w, r, s.Config().PublicKeys)
+}
+
+func servePublicKeys(w http.ResponseWriter, r *http.Request, keys []string) {
 	if len(keys) == 0 {
 		notFound(w)
 		return

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"net"
 	"net/http"
-	"sync/atomic"
 	"time"
 
 	"github.com/org/nixoci-action/index"
@@ -12,10 +11,17 @@ import (
 
 // counts is what has been served since the start.
 type counts struct {
-	hits, upstreamHits, misses  atomic.Int64 // narinfos
-	nars, narFailures, narBytes atomic.Int64
-	redirects                   atomic.Int64 // of NARs, to the registry's storage
-	refreshFailures             atomic.Int64
+	hits, upstreamHits, misses  tally // narinfos
+	nars, narFailures, narBytes tally
+	redirects                   tally // of NARs, to the registry's storage
+	refreshFailures             tally
+}
+
+// countIn has all be counted in a sum as well.
+func (c *counts) countIn(sum *counts) {
+	c.hits.sum, c.upstreamHits.sum, c.misses.sum = &sum.hits, &sum.upstreamHits, &sum.misses
+	c.nars.sum, c.narFailures.sum, c.narBytes.sum = &sum.nars, &sum.narFailures, &sum.narBytes
+	c.redirects.sum, c.refreshFailures.sum = &sum.redirects, &sum.refreshFailures
 }
 
 // status is the answer to /_status and /_refresh.
@@ -90,14 +96,25 @@ func (s *Server) serveStatus(w http.ResponseWriter, r *http.Request) {
 // serveRefresh reads the index again, tag list included, and answers with the
 // status when that is done: 200, or 502 if the registry did not answer.
 func (s *Server) serveRefresh(w http.ResponseWriter, r *http.Request) {
-	// A page in a browser on this machine must not make us ask the registry,
-	// nor should the network.
-	if err := http.NewCrossOriginProtection().Check(r); err != nil || !fromLoopback(r) {
-		http.Error(w, "refused: only for programs on this machine", http.StatusForbidden)
+	if !mayRefresh(w, r) {
 		return
 	}
 	err := s.Refresh(r.Context())
-	body, jsonErr := json.MarshalIndent(s.status(), "", "  ")
+	answerRefresh(w, s.status(), err)
+}
+
+// mayRefresh answers those who may not: a page in a browser on this machine
+// must not make us ask the registry, nor should the network.
+func mayRefresh(w http.ResponseWriter, r *http.Request) bool {
+	if err := http.NewCrossOriginProtection().Check(r); err != nil || !fromLoopback(r) {
+		http.Error(w, "refused: only for programs on this machine", http.StatusForbidden)
+		return false
+	}
+	return true
+}
+
+func answerRefresh(w http.ResponseWriter, status any, err error) {
+	body, jsonErr := json.MarshalIndent(status, "", "  ")
 	if jsonErr != nil {
 		err = jsonErr
 	}

@@ -15,7 +15,7 @@ import (
 
 // config is what the user wants.
 type config struct {
-	cache    string
+	caches   []string
 	listen   []string // empty: the default, or the sockets of the service manager
 	upstream []string
 	refresh  time.Duration
@@ -28,6 +28,11 @@ type config struct {
 	drain           time.Duration
 	grace           time.Duration
 	accessLog       string // a file, "-" or "off"
+
+	allow          []string
+	ownCredentials bool
+	indexMemory    int64 // bytes
+	upstreamNARs   string
 }
 
 // defaultListen is where to listen if nobody says.
@@ -47,6 +52,8 @@ var command = cli.Command{
 	Examples: `
 		proxy
 		proxy --cache ghcr.io/owner/repo/nix-cache
+		proxy --cache ghcr.io/owner/repo/nix-cache --cache ghcr.io/other/repo/nix-cache
+		proxy --allow 'ghcr.io/my-org/*/nix-cache'
 		proxy --cache localhost:5000/x/y --listen 127.0.0.1:0 --upstream https://cache.nixos.org
 		curl -X POST http://127.0.0.1:37515/_refresh`,
 	Environment: slices.Concat(cli.Tokens, cli.Login),
@@ -58,7 +65,7 @@ func parseConfig(args []string, getenv func(string) string) (config, error) {
 	// without a home directory the copy on disk is missed, nothing else
 	cacheDir, _ := cli.CacheDir(getenv)
 	f := command.Flags(getenv)
-	f.Cache(&c.cache)
+	f.Caches(&c.caches, "the `CACHE`: HOST/NAME in a registry, or oci:DIR for a directory in the OCI image layout; by default where publish without --cache writes, or none with --allow. Several are served as one: a path comes from the first that has it")
 	f.Strings(&c.listen, "listen", nil, "the `ADDRESS` to serve on, by default "+defaultListen+" or the sockets that systemd passes; port 0 picks a free one")
 	f.Strings(&c.upstream, "upstream", nil, "the `URL` of a binary cache that is asked for what the cache lacks; by default none is, because Nix asks its own substituters itself")
 	f.Duration(&c.refresh, "refresh", 5*time.Minute, "the `TIME` between looks for what was published")
@@ -71,6 +78,10 @@ func parseConfig(args []string, getenv func(string) string) (config, error) {
 	f.Duration(&c.drain, "drain", httpd.DefaultDrain, "the `TIME` that requests under way may take after a signal to stop")
 	f.Duration(&c.grace, "grace", 0, "the `TIME` to go on after a signal to stop, while /readyz says 503, so that a load balancer goes elsewhere")
 	f.String(&c.accessLog, "access-log", accessLogOff, "log each request as JSON, to a `FILE` or, for \"-\", to standard error")
+	f.Strings(&c.allow, "allow", nil, "serve any cache whose name matches the `GLOB`, as /HOST/NAME: ghcr.io/my-org/*, registry.example.org/**; * matches within one part of a name, ** one part or more")
+	f.Bool(&c.ownCredentials, "own-credentials", "for --allow: read with the proxy's own logins where a client sends no user and password, so that everybody who reaches the proxy can read what it can")
+	f.Size(&c.indexMemory, "index-memory", 512<<20, "for --allow: the `SIZE` of memory for the indexes of the caches in use, about 1 MB for 1,000 paths")
+	f.Choice(&c.upstreamNARs, "upstream-nars", []string{string(proxy.RedirectNARs), string(proxy.StreamNARs)}, "`HOW` clients get what an upstream has: redirect sends them there, stream passes it on, for clients that reach only the proxy")
 	rest, err := f.Parse(args)
 	if err != nil {
 		return c, err
@@ -78,13 +89,38 @@ func parseConfig(args []string, getenv func(string) string) (config, error) {
 	if len(rest) > 0 {
 		return c, f.Usage(fmt.Errorf("unexpected argument %q", rest[0]))
 	}
+	if len(c.caches) == 0 && len(c.allow) == 0 {
+		cache, err := cli.DefaultCache(getenv)
+		if err != nil {
+			return c, f.Usage(err)
+		}
+		c.caches = []string{cache}
+	}
 	// the variable is publish's too, where "none" switches the default off
 	c.upstream = slices.DeleteFunc(slices.Clone(c.upstream), func(s string) bool { return s == "none" })
 	return c, f.Usage(c.validate())
 }
 
 func (c *config) validate() error {
-	errs := []error{registry.Check(c.cache)}
+	var errs []error
+	for i, cache := range c.caches {
+		errs = append(errs, registry.Check(cache))
+		if slices.Contains(c.caches[:i], cache) {
+			errs = append(errs, fmt.Errorf("--cache %s is given twice", cache))
+		}
+	}
+	for _, glob := range c.allow {
+		errs = append(errs, proxy.CheckAllow(glob))
+	}
+	switch {
+	case len(c.allow) == 0 && c.ownCredentials:
+		errs = append(errs, errors.New("--own-credentials is for --allow; a cache named by --cache is always read with the proxy's own"))
+	case len(c.caches) == 0 && len(c.upstream) > 0:
+		errs = append(errs, errors.New("--upstream is for the caches named by --cache, and there are none; Nix asks its other substituters itself"))
+	}
+	if c.indexMemory < 16<<20 {
+		errs = append(errs, fmt.Errorf("--index-memory %s is less than 16MiB", cli.FormatSize(c.indexMemory)))
+	}
 	for _, addr := range c.listen {
 		if err := httpd.CheckAddress(addr); err != nil {
 			errs = append(errs, fmt.Errorf("--listen %w", err))
@@ -104,7 +140,10 @@ func (c *config) validate() error {
 		errs = append(errs, errors.New("--nar-cache and --redirect exclude each other: what clients get elsewhere is not kept here"))
 	case c.narCache > 0 && c.cacheDir == "":
 		errs = append(errs, errors.New("--nar-cache needs a --cache-dir"))
-	case c.redirect && strings.HasPrefix(c.cache, "oci:"):
+	case c.narCache > 0 && len(c.allow) > 0:
+		// who knows a digest would get the NAR, whatever he may read
+		errs = append(errs, errors.New("--nar-cache and --allow exclude each other: what some may read is not for all"))
+	case c.redirect && slices.ContainsFunc(c.caches, func(cache string) bool { return strings.HasPrefix(cache, "oci:") }):
 		errs = append(errs, errors.New("--redirect needs a registry, a directory has no URLs"))
 	}
 	if c.maxConnections < 1 {

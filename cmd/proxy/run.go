@@ -9,17 +9,14 @@ import (
 	"net"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"strings"
 	"syscall"
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/internal/cli"
 	"github.com/org/nixoci-action/internal/hint"
 	"github.com/org/nixoci-action/internal/httpd"
-	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/ui"
 	"github.com/org/nixoci-action/proxy"
 )
@@ -36,36 +33,9 @@ func run(ctx context.Context, args []string, getenv func(string) string, _ io.Re
 func serve(ctx context.Context, c config, getenv func(string) string, stdout, stderr io.Writer) (err error) {
 	m := ui.New(stderr, getenv)
 	log := m.Logger(slog.LevelInfo)
-	repo, err := registry.Open(c.cache, registry.Options{
-		Keychain:  cli.Keychain(getenv),
-		UserAgent: "nixoci-proxy/" + cli.Version(),
-		// no Logger: what the proxy says about a failure is enough; each of its
-		// retries, for each of many paths, would bury it
-	})
-	if err != nil {
-		return err
-	}
-	o := proxy.Options{
-		Index:     index.Open(repo, index.Options{Dir: c.cacheDir, Logger: log}),
-		Blobs:     repo,
-		Cache:     c.cache,
-		Version:   cli.Version(),
-		Upstreams: c.upstream,
-		Refresh:   c.refresh,
-		Logger:    log,
-	}
-	if c.redirect {
-		o.Redirect = repo.(proxy.Redirector) // every registry is; see validate
-	}
-	var disk *proxy.DiskBlobs
-	if c.narCache > 0 {
-		if disk, err = proxy.OpenDiskBlobs(repo, proxy.DiskOptions{Dir: filepath.Join(c.cacheDir, "blobs"), MaxSize: c.narCache, Logger: log}); err != nil {
-			return err
-		}
-		defer func() { err = errors.Join(err, disk.Close()) }()
-		o.Blobs = disk
-	}
-	s, err := proxy.New(o)
+	o := opener{config: c, getenv: getenv, log: log, metrics: proxy.NewMetrics()}
+	defer func() { err = errors.Join(err, o.close()) }()
+	s, err := o.service()
 	if err != nil {
 		return err
 	}
@@ -78,13 +48,13 @@ func serve(ctx context.Context, c config, getenv func(string) string, stdout, st
 	signal.Notify(reloads, syscall.SIGHUP)
 	defer signal.Stop(reloads)
 	srv, err := newService(c, httpd.Options{
-		Handler:    s,
+		Handler:    o.metrics.Measure(s),
 		AccessLog:  access,
 		Reloads:    reloads,
-		Reload:     func(ctx context.Context) error { return reload(ctx, s, repo) },
+		Reload:     func(ctx context.Context) error { return o.reload(ctx, s) },
 		Supervisor: httpd.NewSupervisor(getenv),
 		Logger:     log,
-	}, measured(s, repo, disk))
+	}, o.measured())
 	if err != nil {
 		return err
 	}
@@ -100,6 +70,9 @@ func serve(ctx context.Context, c config, getenv func(string) string, stdout, st
 		if err := s.Prepare(ctx); err != nil {
 			if ctx.Err() != nil {
 				return ctx.Err()
+			}
+			if errors.As(err, new(*proxy.StoreDirError)) {
+				return hint.Wrap(err, "serve them with a proxy each")
 			}
 			m.Warn(err)
 		}
@@ -117,7 +90,7 @@ func serve(ctx context.Context, c config, getenv func(string) string, stdout, st
 // announce tells that the proxy serves from now on, and returns the same for
 // the service manager. What it writes to standard output is text for nix.conf
 // and nothing else, in one write, so that a script can wait for it.
-func announce(s *proxy.Server, c config, listeners []net.Listener, stdout io.Writer, m *ui.Messages) (status string, err error) {
+func announce(s proxy.Service, c config, listeners []net.Listener, stdout io.Writer, m *ui.Messages) (status string, err error) {
 	url := ""
 	for _, l := range listeners {
 		addr, ok := l.Addr().(*net.TCPAddr)
@@ -128,7 +101,7 @@ func announce(s *proxy.Server, c config, listeners []net.Listener, stdout io.Wri
 			url = clientURL(addr, c.tlsCert != "")
 		}
 		if !addr.IP.IsLoopback() {
-			m.Warn(fmt.Errorf("everybody who reaches %s can read the cache", addr))
+			warnOpen(c, addr, m)
 		}
 	}
 	keys := s.Config().PublicKeys
@@ -136,17 +109,42 @@ func announce(s *proxy.Server, c config, listeners []net.Listener, stdout io.Wri
 		m.Warn(hint.Wrap(errors.New("the cache has no public key; Nix takes its paths only if they carry a signature it trusts"),
 			"publish with --sign-key-file, or, if you trust everybody who can write to the cache, append ?trusted=1 to the substituter"))
 	}
+	names := "nothing"
+	switch {
+	case len(c.caches) > 0:
+		names = strings.Join(c.caches, ", ")
+	case len(c.allow) > 0:
+		names = "caches that match " + strings.Join(c.allow, ", ")
+	}
 	if url == "" {
-		m.Printf("ready: %d store paths of %s on %s", s.Len(), c.cache, listeners[0].Addr())
-		return "serving " + c.cache, nil
+		m.Printf("ready: %d store paths of %s on %s", s.Len(), names, listeners[0].Addr())
+		return "serving " + names, nil
 	}
 	lines := "extra-substituters = " + url + "\n"
+	if len(c.caches) == 0 {
+		lines = "# extra-substituters = " + url + "/HOST/NAME\n" // for those that wait for it
+	}
 	if len(keys) > 0 {
 		lines += "extra-trusted-public-keys = " + strings.Join(keys, " ") + "\n"
 	}
-	m.Printf("ready: %d store paths of %s on %s", s.Len(), c.cache, url)
+	if len(c.caches) > 0 {
+		m.Printf("ready: %d store paths of %s on %s", s.Len(), names, url)
+	}
+	if len(c.allow) > 0 {
+		m.Printf("ready: caches that match %s on %s/HOST/NAME", strings.Join(c.allow, ", "), url)
+	}
 	_, err = io.WriteString(stdout, lines)
-	return "serving " + c.cache + " on " + url, err
+	return "serving " + names + " on " + url, err
+}
+
+// warnOpen says what it means that not only this machine reaches the proxy.
+func warnOpen(c config, addr *net.TCPAddr, m *ui.Messages) {
+	if len(c.caches) > 0 || c.ownCredentials {
+		m.Warn(fmt.Errorf("everybody who reaches %s can read the cache", addr))
+	}
+	if len(c.allow) > 0 && c.tlsCert == "" {
+		m.Warn(fmt.Errorf("passwords that clients send to %s for their registries can be read on the way", addr))
+	}
 }
 
 // clientURL is where programs on this machine reach the proxy. It has no slash

@@ -1,18 +1,16 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"io"
 	"log/slog"
 	"net"
+	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/org/nixoci-action/internal/hint"
 	"github.com/org/nixoci-action/internal/httpd"
-	"github.com/org/nixoci-action/internal/registry"
-	"github.com/org/nixoci-action/proxy"
 )
 
 // listen opens the sockets, or takes those that the service manager passes.
@@ -34,7 +32,7 @@ func listen(c config, getenv func(string) string) ([]net.Listener, error) {
 
 // openAccessLog returns nil if none is wanted.
 func openAccessLog(c config, stderr io.Writer, log *slog.Logger) (*httpd.AccessLog, error) {
-	name := slog.String("cache", c.cache)
+	name := slog.String("cache", strings.Join(c.caches, ",")) // with --allow the path has the name
 	switch c.accessLog {
 	case accessLogOff:
 		return nil, nil
@@ -59,13 +57,4 @@ func newService(c config, o httpd.Options, reg *prometheus.Registry) (*httpd.Ser
 		Name: metricPrefix + "connections", Help: "Connections that are open.",
 	}, func() float64 { return float64(srv.Connections()) }))
 	return srv, nil
-}
-
-// reload takes what has changed outside: who we are to the registry, and what
-// the cache holds.
-func reload(ctx context.Context, s *proxy.Server, repo registry.Repository) error {
-	if r, ok := repo.(interface{ Renew() }); ok {
-		r.Renew()
-	}
-	return s.Refresh(ctx)
 }

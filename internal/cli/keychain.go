@@ -27,13 +27,25 @@ var Tokens = []Variable{
 func Keychain(getenv func(string) string) authn.Keychain {
 	user, password := getenv(Login[0].Name), getenv(Login[1].Name)
 	if user != "" && password != "" {
-		return given{authn.FromConfig(authn.AuthConfig{Username: user, Password: password})}
+		return Password(user, password)
 	}
+	return HostKeychain(getenv)
+}
+
+// HostKeychain finds credentials by the registry's host: those of docker,
+// podman or a credential helper, else those that the CI system gives for it.
+// Unlike Keychain's they may be used with any registry.
+func HostKeychain(getenv func(string) string) authn.Keychain {
 	chain := []authn.Keychain{authn.DefaultKeychain}
 	for _, r := range ci.Detect(getenv).Registries {
 		chain = append(chain, jobLogin{r})
 	}
 	return authn.NewMultiKeychain(chain...)
+}
+
+// Password is a keychain with one user and password for every registry.
+func Password(user, password string) authn.Keychain {
+	return given{authn.FromConfig(authn.AuthConfig{Username: user, Password: password})}
 }
 
 type given struct{ auth authn.Authenticator }
