@@ -26,7 +26,8 @@ type GroupOptions struct {
 	Timeout time.Duration
 	// SegmentLayers is as in WriterOptions.
 	SegmentLayers int
-	// Config is merged into the cache's configuration.
+	// Config is merged into the cache's configuration. The store directory is
+	// that of the cache.
 	Config Config
 }
 
@@ -201,10 +202,7 @@ func (g *Group) write(ctx context.Context, batch []*addition) (*Writer, error) {
 		return nil, err
 	}
 	upstream := map[string]bool{}
-	w, err := g.cache.NewWriter(base, WriterOptions{
-		SegmentLayers: g.opts.SegmentLayers, Config: g.opts.Config,
-		OnUpstream: func(hashPart string) bool { return upstream[hashPart] },
-	})
+	w, err := g.writer(base, func(hashPart string) bool { return upstream[hashPart] })
 	if err != nil {
 		return nil, err
 	}
@@ -241,6 +239,13 @@ func (g *Group) write(ctx context.Context, batch []*addition) (*Writer, error) {
 	err = w.writeSegments(ctx, nil)
 	g.remember(w, entries, looked)
 	return w, err
+}
+
+// writer returns a Writer for whatever store directory the cache is for.
+func (g *Group) writer(base *Snapshot, onUpstream func(string) bool) (*Writer, error) {
+	conf := g.opts.Config
+	conf.StoreDir = base.config.StoreDir
+	return g.cache.NewWriter(base, WriterOptions{SegmentLayers: g.opts.SegmentLayers, Config: conf, OnUpstream: onUpstream})
 }
 
 // sureFor is how long it is not looked again whether a path is young. Together
@@ -419,7 +424,7 @@ func (g *Group) Settle(ctx context.Context, p *Publication) (recorded bool, err 
 	if err != nil {
 		return false, err
 	}
-	w, err := g.cache.NewWriter(base, WriterOptions{SegmentLayers: g.opts.SegmentLayers, Config: g.opts.Config})
+	w, err := g.writer(base, nil)
 	if err != nil {
 		return false, err
 	}

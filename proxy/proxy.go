@@ -7,8 +7,9 @@
 // goes wrong behind the proxy becomes a 404 here, after a bounded time: Nix
 // then asks the next substituter, or builds.
 //
-// The package reads; it never writes to the cache. It does not know how the
-// index or the registry work.
+// The package reads, unless Options.Push lets clients write as well: then it
+// takes paths one by one and acknowledges each when it is durable. It does not
+// know how the index or the registry work.
 package proxy
 
 import (
@@ -70,6 +71,8 @@ type Options struct {
 	// PackMemory is how many bytes of packs are held in memory; if 0, 64 MiB;
 	// if negative, none.
 	PackMemory int64
+	// Push lets clients write; nil means that they only read.
+	Push *PushOptions
 	// Logger receives what users of the cache would want to know; nil
 	// discards it.
 	Logger *slog.Logger
@@ -84,6 +87,7 @@ type Server struct {
 	packs     *packs
 	registry  breaker // of NAR transfers
 	corrupt   *expiring
+	push      *push // nil if clients only read
 
 	snapshot atomic.Pointer[index.Snapshot]
 	refresh  chan struct{} // holds one token: a refresh is under way
@@ -122,13 +126,17 @@ func New(o Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Server{
+	s := &Server{
 		opts: o, log: o.Logger, started: time.Now(),
 		upstreams: up,
 		packs:     newPacks(o),
 		corrupt:   newExpiring(10_000),
 		refresh:   make(chan struct{}, 1),
-	}, nil
+	}
+	if o.Push != nil {
+		s.push = newPush(s, *o.Push)
+	}
+	return s, nil
 }
 
 // Config returns what the cache says about itself, as far as it is known.

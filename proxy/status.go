@@ -14,6 +14,8 @@ import (
 type counts struct {
 	hits, upstreamHits, misses  atomic.Int64 // narinfos
 	nars, narFailures, narBytes atomic.Int64
+
+	pushedPaths, pushedNARs, refused atomic.Int64
 }
 
 // status is the answer to /_status and /_refresh.
@@ -28,6 +30,18 @@ type status struct {
 	// RegistryUnwell tells that NARs are not asked for at the moment.
 	RegistryUnwell bool         `json:"registryUnwell"`
 	Served         servedStatus `json:"served"`
+	// Pushed is left out where pushing is not allowed.
+	Pushed *pushedStatus `json:"pushed,omitempty"`
+}
+
+type pushedStatus struct {
+	Paths   int64 `json:"paths"`
+	NARs    int64 `json:"nars"`
+	Refused int64 `json:"refused"`
+	// Segments is the number of segments written for them.
+	Segments int `json:"segments"`
+	// Unsettled tells that others may not see all of it yet.
+	Unsettled bool `json:"unsettled"`
 }
 
 type refreshStatus struct {
@@ -59,6 +73,12 @@ func (s *Server) status() status {
 	}
 	if snap := s.snapshot.Load(); snap != nil {
 		st.Entries, st.Root, st.Segments = snap.Len(), snap.Digest(), snap.Segments()
+	}
+	if s.push != nil {
+		st.Pushed = &pushedStatus{
+			s.counts.pushedPaths.Load(), s.counts.pushedNARs.Load(), s.counts.refused.Load(),
+			s.push.group.Written(), s.push.group.Unsettled(),
+		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -20,6 +20,13 @@ type config struct {
 	upstream []string
 	refresh  time.Duration
 	cacheDir string // empty: nothing is kept
+
+	allowPush  bool
+	tokenFile  string
+	keyFiles   []string
+	keyText    string // secret
+	requireSig bool
+	series     string
 }
 
 var command = cli.Command{
@@ -34,8 +41,10 @@ var command = cli.Command{
 		proxy
 		proxy --cache ghcr.io/owner/repo/nix-cache
 		proxy --cache localhost:5000/x/y --listen 127.0.0.1:0 --upstream https://cache.nixos.org
-		curl -X POST http://127.0.0.1:37515/_refresh`,
+		curl -X POST http://127.0.0.1:37515/_refresh
+		proxy --allow-push --sign-key-file key.sec & nix copy --to 'http://127.0.0.1:37515?compression=zstd' ./result`,
 	Environment: append([]cli.Variable{
+		{Name: "NIX_SIGNING_KEY", Usage: "with --allow-push, secret signing keys themselves, one a line, in addition to --sign-key-file"},
 		{Name: "GITHUB_TOKEN", Usage: "read access to a private cache on ghcr.io, if docker, podman or crane are not logged in there"},
 	}, cli.Login...),
 }
@@ -51,12 +60,20 @@ func parseConfig(args []string, getenv func(string) string) (config, error) {
 	f.Strings(&c.upstream, "upstream", nil, "the `URL` of a binary cache that is asked for what the cache lacks; by default none is, because Nix asks its own substituters itself")
 	f.Duration(&c.refresh, "refresh", 5*time.Minute, "the `TIME` between looks for what was published")
 	f.String(&c.cacheDir, "cache-dir", cacheDir, "the `DIRECTORY` for a copy of the cache's index, which serves when the registry is away")
+	f.Bool(&c.allowPush, "allow-push", "let nix copy --to write to the cache, from this machine only unless there is a --push-token-file")
+	f.String(&c.tokenFile, "push-token-file", "", "the `FILE` with the tokens, one a line, of which clients must give one to push, as the password in netrc; it is asked for on this machine, too")
+	f.Strings(&c.keyFiles, "sign-key-file", nil, "a `FILE` with a secret key to sign with what is pushed")
+	f.Bool(&c.requireSig, "require-signatures", "take only what is signed by one of the cache's keys already when it is pushed")
+	f.String(&c.series, "push-series", "", "`NAME` of a series of pushes: the newer ones take the place of the older ones, whatever packages they have (default: by the names of the packages)")
 	rest, err := f.Parse(args)
 	if err != nil {
 		return c, err
 	}
 	if len(rest) > 0 {
 		return c, f.Usage(fmt.Errorf("unexpected argument %q", rest[0]))
+	}
+	if c.keyText = getenv("NIX_SIGNING_KEY"); !c.allowPush {
+		c.keyText = "" // it may be there for publish
 	}
 	// the variable is publish's too, where "none" switches the default off
 	c.upstream = slices.DeleteFunc(slices.Clone(c.upstream), func(s string) bool { return s == "none" })
@@ -74,6 +91,9 @@ func (c *config) validate() error {
 	}
 	if c.refresh < time.Second {
 		errs = append(errs, fmt.Errorf("--refresh %s is less than a second", c.refresh))
+	}
+	if !c.allowPush && (c.tokenFile != "" || c.requireSig || c.series != "") {
+		errs = append(errs, errors.New("--push-token-file, --require-signatures and --push-series need --allow-push"))
 	}
 	return errors.Join(errs...)
 }

@@ -53,17 +53,26 @@ func TestConfig(t *testing.T) {
 			name: "flags",
 			args: []string{"--cache", "localhost:5000/x/y", "--listen", "[::1]:0", "--upstream", "https://a.example", "--upstream", "https://b.example", "--refresh", "30s", "--cache-dir", "/d"},
 			env:  append(home, "NIXOCI_CACHE", "localhost:1/no/no", "NIXOCI_REFRESH", "1h"),
-			want: config{"localhost:5000/x/y", "[::1]:0", []string{"https://a.example", "https://b.example"}, 30 * time.Second, "/d"},
+			want: config{cache: "localhost:5000/x/y", listen: "[::1]:0", upstream: []string{"https://a.example", "https://b.example"}, refresh: 30 * time.Second, cacheDir: "/d"},
 		},
 		{
 			name: "environment",
 			env:  append(home, "NIXOCI_CACHE", "oci:/c", "NIXOCI_LISTEN", "127.0.0.1:1", "NIXOCI_UPSTREAM", "https://a.example https://b.example", "NIXOCI_REFRESH", "1m", "NIXOCI_CACHE_DIR", "/d"),
-			want: config{"oci:/c", "127.0.0.1:1", []string{"https://a.example", "https://b.example"}, time.Minute, "/d"},
+			want: config{cache: "oci:/c", listen: "127.0.0.1:1", upstream: []string{"https://a.example", "https://b.example"}, refresh: time.Minute, cacheDir: "/d"},
 		},
 		{name: "in Actions", env: append(home, "GITHUB_ACTIONS", "true", "GITHUB_REPOSITORY", "Own/Repo"), want: with(func(c *config) { c.cache = "ghcr.io/own/repo/nix-cache" })},
 		{name: "publish's none", env: append(home, "NIXOCI_UPSTREAM", "none"), want: with(func(c *config) { c.upstream = []string{} })},
 		{name: "no home", args: []string{"--cache", "oci:/c"}, want: with(func(c *config) { c.cache, c.cacheDir = "oci:/c", "" })},
 		{name: "no home, no cache", err: "HOME"},
+		{
+			name: "push", env: append(home, "NIX_SIGNING_KEY", "k"),
+			args: []string{"--allow-push", "--push-token-file", "t", "--sign-key-file", "a", "--sign-key-file", "b", "--require-signatures", "--push-series", "s"},
+			want: with(func(c *config) {
+				c.allowPush, c.tokenFile, c.keyFiles, c.keyText, c.requireSig, c.series = true, "t", []string{"a", "b"}, "k", true, "s"
+			}),
+		},
+		{name: "a key for publish", env: append(home, "NIX_SIGNING_KEY", "k"), want: fallback},
+		{name: "no push", env: home, args: []string{"--require-signatures"}, err: "need --allow-push"},
 		{name: "argument", env: home, args: []string{"x"}, err: `unexpected argument "x"`},
 		{name: "all that is wrong", env: home, args: []string{"--cache", "nowhere", "--listen", "37515", "--upstream", "ftp://x", "--refresh", "1ms"}, err: "nowhere|37515|ftp://x|1ms"},
 		{name: "port by name", env: home, args: []string{"--listen", "localhost:http"}, err: "no address"},

@@ -31,20 +31,27 @@ func serve(ctx context.Context, c config, getenv func(string) string, stdout io.
 	repo, err := registry.Open(c.cache, registry.Options{
 		Keychain:  cli.Keychain(getenv),
 		UserAgent: "nixoci-proxy/" + cli.Version(),
+		Push:      c.allowPush,
 		// no Logger: what the proxy says about a failure is enough; each of its
 		// retries, for each of many paths, would bury it
 	})
 	if err != nil {
 		return err
 	}
+	cache := index.Open(repo, index.Options{Dir: c.cacheDir, Logger: log})
+	push, err := pushOptions(ctx, c, cache, repo, m)
+	if err != nil {
+		return err
+	}
 	s, err := proxy.New(proxy.Options{
-		Index:     index.Open(repo, index.Options{Dir: c.cacheDir, Logger: log}),
+		Index:     cache,
 		Blobs:     repo,
 		Cache:     c.cache,
 		Version:   cli.Version(),
 		Upstreams: c.upstream,
 		Refresh:   c.refresh,
 		Logger:    log,
+		Push:      push,
 	})
 	if err != nil {
 		return err
