@@ -17,6 +17,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -141,10 +142,18 @@ func New(o Options) (*Server, error) {
 
 // Config returns what the cache says about itself, as far as it is known.
 func (s *Server) Config() index.Config {
+	var c index.Config
 	if snap := s.snapshot.Load(); snap != nil {
-		return snap.Config()
+		c = snap.Config()
 	}
-	return index.Config{}
+	if s.push != nil { // the cache learns them with the first push
+		for _, k := range s.push.opts.Keys.PublicKeys() {
+			if !slices.Contains(c.PublicKeys, k) {
+				c.PublicKeys = append(slices.Clip(c.PublicKeys), k)
+			}
+		}
+	}
+	return c
 }
 
 // Len returns the number of store paths that can be served.

@@ -117,7 +117,7 @@ func (p *push) addition(ctx context.Context, text, hashPart string) (*index.Addi
 
 // sign checks an entry's signatures and adds the server's.
 func (p *push) sign(e *index.Entry) (err error) {
-	if keys := p.keys(); p.opts.RequireSignatures && !signing.SignedBy(keys, e.Fingerprint(), e.Signatures) {
+	if keys := p.s.Config().PublicKeys; p.opts.RequireSignatures && !signing.SignedBy(keys, e.Fingerprint(), e.Signatures) {
 		if len(keys) == 0 {
 			return &refusal{http.StatusForbidden, "the cache has no public key yet, and takes signed paths only; publish once with --sign-key-file"}
 		}
@@ -127,18 +127,13 @@ func (p *push) sign(e *index.Entry) (err error) {
 	return err
 }
 
-// keys are those whose signatures clients of the cache accept.
-func (p *push) keys() []string {
-	return slices.Concat(p.s.Config().PublicKeys, p.opts.Keys.PublicKeys())
-}
-
 // renew compares an addition with what the cache has of that path. It returns
 // what is left to store: nothing, if clients can use what there is.
 func (p *push) renew(a *index.Addition, old index.Entry) *index.Addition {
 	now := a.Entry
 	if old.Fingerprint() != now.Fingerprint() {
 		// another build of the same derivation, with other contents
-		keys := p.keys()
+		keys := p.s.Config().PublicKeys
 		if len(keys) == 0 || signing.SignedBy(keys, old.Fingerprint(), old.Signatures) || !signing.SignedBy(keys, now.Fingerprint(), now.Signatures) {
 			p.log.Info("a path was pushed that the cache has with other contents; it keeps those", "path", now.Path.String())
 			return nil
