@@ -585,3 +585,64 @@ func TestPushUpstream(t *testing.T) {
 		t.Errorf("got %d, %s", w.Code, w.Body)
 	}
 }
+
+// While the registry is down nothing is acknowledged, and it is no refusal: Nix
+// tries again.
+func TestPushWithoutTheRegistry(t *testing.T) {
+	k := &killable{Repository: openRepo(t, "oci:"+t.TempDir())}
+	s := newPushServer(t, k)
+	small := newPushed(t, "small", index.CompressionNone, []byte("x"))
+	large := newPushed(t, "large", index.CompressionNone, randomBytes(1, 2*smallNAR))
+	k.dead.Store(true)
+	for _, p := range []pushed{small, large} {
+		if w := copyTo(s, p); w.Code != http.StatusBadGateway || !strings.Contains(w.Body.String(), errKilled.Error()) {
+			t.Errorf("got %d, %s", w.Code, w.Body)
+		}
+		if w := get(s, http.MethodGet, p.narinfo()); w.Code != http.StatusNotFound {
+			t.Errorf("%s: got %d", p.entry.Path, w.Code)
+		}
+	}
+	if s.push.settle(context.Background(), true, time.Second) {
+		t.Error("settled without a registry")
+	}
+	k.dead.Store(false)
+	for _, p := range []pushed{small, large} {
+		if w := copyTo(s, p); w.Code != http.StatusCreated {
+			t.Errorf("got %d, %s", w.Code, w.Body)
+		}
+	}
+	if s.push.session.begin(); s.push.session.active != 1 {
+		t.Errorf("%d pushes are taken to be under way", s.push.session.active-1)
+	}
+}
+
+// A registry's collector may take a NAR before its path names it, and may have
+// taken one that the index names. Both are asked for again.
+func TestPushAfterALoss(t *testing.T) {
+	dir := t.TempDir()
+	s := newPushServer(t, openRepo(t, "oci:"+dir))
+	lose := func(p pushed) {
+		t.Helper()
+		if err := os.Remove(filepath.Join(dir, "blobs", "sha256", digestOf(p.file).Hex)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p := newPushed(t, "p", index.CompressionNone, randomBytes(1, 2*smallNAR))
+	if w := request(s, http.MethodPut, p.url(), p.file); w.Code != http.StatusCreated {
+		t.Fatalf("got %d, %s", w.Code, w.Body)
+	}
+	lose(p)
+	refused(t, request(s, http.MethodPut, p.narinfo(), []byte(p.entry.Narinfo())), 502, "copy it again")
+	if w := get(s, http.MethodHead, p.url()); w.Code != http.StatusNotFound {
+		t.Errorf("HEAD of a NAR that is lost: got %d", w.Code)
+	}
+	if w := copyTo(s, p); w.Code != http.StatusCreated {
+		t.Fatalf("got %d, %s", w.Code, w.Body)
+	}
+	lose(p)
+	same := newPushed(t, "same", index.CompressionNone, randomBytes(1, 2*smallNAR))
+	refused(t, copyTo(s, same), 502, "copy it again")
+	if w := copyTo(s, same); w.Code != http.StatusCreated {
+		t.Errorf("got %d, %s", w.Code, w.Body)
+	}
+}

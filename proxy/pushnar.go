@@ -73,6 +73,7 @@ func (p *push) putNAR(w http.ResponseWriter, r *http.Request, name string) (int,
 	if old != nil && old.held != nil {
 		old.held.close()
 	}
+	p.lost.remove(hash)
 	p.s.counts.pushedNARs.Add(1)
 	return http.StatusCreated, nil
 }
