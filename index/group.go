@@ -122,7 +122,7 @@ func (g *Group) Add(ctx context.Context, a Addition) error {
 	g.queue = append(g.queue, w)
 	if !g.busy {
 		g.busy = true
-		go g.work()
+		go g.work() //nolint:gosec // it works for all requests, and ends with none of them
 	}
 	g.mu.Unlock()
 	select {
@@ -322,15 +322,18 @@ func (g *Group) store(ctx context.Context, base *Snapshot, batch []*addition) er
 		pack, offsets, inside = nil, nil, nil
 		return err
 	}
-	for _, a := range batch {
-		if a.Data == nil || at[a.Entry.FileHash] != nil {
+	todo := slices.DeleteFunc(slices.Clone(batch), func(a *addition) bool { return a.Data == nil })
+	// a pack's media type names one compression
+	slices.SortStableFunc(todo, func(a, b *addition) int { return strings.Compare(a.Entry.Compression, b.Entry.Compression) })
+	for _, a := range todo {
+		if at[a.Entry.FileHash] != nil {
 			continue
 		}
 		if sum := sha256.Sum256(a.Data); FileHash(sum[:]) != a.Entry.FileHash {
 			return fmt.Errorf("the NAR of %s does not have its file hash", a.Entry.Path) // never asked for
 		}
 		at[a.Entry.FileHash] = a
-		if len(pack)+len(a.Data) > limit {
+		if len(pack)+len(a.Data) > limit || len(inside) > 0 && inside[0].Entry.Compression != a.Entry.Compression {
 			if err := flush(); err != nil {
 				return err
 			}
@@ -340,10 +343,8 @@ func (g *Group) store(ctx context.Context, base *Snapshot, batch []*addition) er
 	if err := flush(); err != nil {
 		return err
 	}
-	for _, a := range batch {
-		if a.Data != nil {
-			a.Entry.NAR = at[a.Entry.FileHash].Entry.NAR
-		}
+	for _, a := range todo {
+		a.Entry.NAR = at[a.Entry.FileHash].Entry.NAR
 	}
 	return nil
 }
