@@ -29,7 +29,7 @@ func (c *counted) RoundTrip(r *http.Request) (*http.Response, error) {
 // takes, by the number of clients; and what it would be if each path were
 // published by itself.
 func BenchmarkPush(b *testing.B) {
-	const paths = 256
+	const paths = 128
 	var cache atomic.Int64
 	d := registrytest.NewDistribution(b)
 	open := func(b *testing.B) (registry.Repository, *counted) {
