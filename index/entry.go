@@ -17,10 +17,22 @@ import (
 
 // Compression names, as they stand in a narinfo.
 const (
-	CompressionZstd = "zstd"
-	CompressionXZ   = "xz"
-	CompressionNone = "none"
+	CompressionZstd  = "zstd"
+	CompressionXZ    = "xz"
+	CompressionBzip2 = "bzip2"
+	CompressionGzip  = "gzip"
+	CompressionNone  = "none"
 )
+
+// extensions of NARs' URLs, by compression. Nix goes by the narinfo's
+// Compression, not by these.
+var extensions = map[string]string{
+	CompressionZstd:  ".nar.zst",
+	CompressionXZ:    ".nar.xz",
+	CompressionBzip2: ".nar.bz2",
+	CompressionGzip:  ".nar.gz",
+	CompressionNone:  ".nar",
+}
 
 // PinAfter is the age of an entry at which a publish that relies on it repeats
 // it in a segment of its own. Collection never removes an entry younger than
@@ -76,14 +88,7 @@ type Entry struct {
 
 // URL is the entry's NAR relative to the cache: "nar/<file hash>.nar.zst".
 func (e *Entry) URL() string {
-	ext := ".nar"
-	switch e.Compression {
-	case CompressionZstd:
-		ext = ".nar.zst"
-	case CompressionXZ:
-		ext = ".nar.xz"
-	}
-	return "nar/" + strings.TrimPrefix(e.FileHash, "sha256:") + ext
+	return "nar/" + strings.TrimPrefix(e.FileHash, "sha256:") + extensions[e.Compression]
 }
 
 // Narinfo is the entry in Nix's narinfo format.
@@ -165,9 +170,7 @@ func (e *Entry) Validate() error {
 			return fail("content address %q", e.CA)
 		}
 	}
-	switch e.Compression {
-	case CompressionZstd, CompressionXZ, CompressionNone:
-	default:
+	if _, ok := extensions[e.Compression]; !ok {
 		return fail("compression %q", e.Compression)
 	}
 	n := e.NAR

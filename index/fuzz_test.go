@@ -92,3 +92,32 @@ func FuzzSegmentList(f *testing.F) {
 		}
 	})
 }
+
+// Whatever somebody sends as a narinfo, an entry that is valid makes a narinfo
+// that says the same.
+func FuzzParseNarinfo(f *testing.F) {
+	e := entryFor("hello-1.0", v1.Descriptor{Digest: emptyConfig.Digest, Size: 2}, "00000000000000000000000000000000-dep")
+	e.Deriver, e.CA = "00000000000000000000000000000000-hello-1.0.drv", "fixed:r:sha256:abc"
+	e.Signatures = []string{"k-1:" + strings.Repeat("A", 86) + "=="}
+	f.Add(e.Narinfo())
+	f.Add("StorePath: /nix/store/00000000000000000000000000000000-x\r\nNarHash: sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=\nNarSize: 1\nDeriver: unknown-deriver\nNew: 1\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		e, _, err := ParseNarinfo(text)
+		if err != nil {
+			return
+		}
+		e.FileHash = e.NarHash
+		e.NAR = Location{Blob: emptyConfig.Digest, BlobSize: 2, Size: 2}
+		if e.Validate() != nil {
+			return
+		}
+		again, url, err := ParseNarinfo(e.Narinfo())
+		if err != nil || url != e.URL() {
+			t.Fatalf("got %q, %v", url, err)
+		}
+		again.FileHash, again.NAR = e.FileHash, e.NAR
+		if again.Narinfo() != e.Narinfo() {
+			t.Errorf("got\n%s\nwant\n%s", again.Narinfo(), e.Narinfo())
+		}
+	})
+}

@@ -95,7 +95,8 @@ type model struct {
 
 	mu       sync.Mutex // for what actors write
 	acks     []ack
-	attempts []ack // all publications that may have been recorded
+	attempts []ack                // all publications that may have been recorded
+	pushed   map[string]time.Time // what was added by itself, and when
 	unpinned map[string]time.Time
 	roots    []registry.Manifest
 	trace    []string
@@ -114,7 +115,7 @@ func newModel(t *testing.T, r *rand.Rand) *model {
 	repo := newMemory()
 	days := func(n ...int) time.Duration { return time.Duration(n[r.IntN(len(n))]) * 24 * time.Hour }
 	return &model{
-		t: t, r: r, repo: repo, reader: Open(repo, quick()), versions: map[string][]int{}, unpinned: map[string]time.Time{},
+		t: t, r: r, repo: repo, reader: Open(repo, quick()), versions: map[string][]int{}, unpinned: map[string]time.Time{}, pushed: map[string]time.Time{},
 		policy: PlanOptions{
 			Retention: Retention{Last: 1 + r.IntN(2), Age: days(0, 3, 30), PullRequests: days(1, 7)},
 			Delay:     24 * time.Hour, SegmentLayers: 2 + r.IntN(30),
@@ -134,8 +135,10 @@ func (m *model) run() {
 			break
 		}
 		switch n := m.r.IntN(100); {
-		case n < 30:
+		case n < 26:
 			m.start("publish", m.publisher())
+		case n < 38:
+			m.start("push", m.pusher())
 		case n < 45:
 			m.start("gc", m.collector())
 		case n < 50:
@@ -291,6 +294,11 @@ func (m *model) mustKeep() map[string]string {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	for p, at := range m.pushed {
+		if time.Since(at)+margin < m.policy.Delay {
+			keep[p] = "pushed " + at.String()
+		}
+	}
 	for _, a := range m.attempts {
 		see(newest, a.line, a)
 		if a.pin != "" {

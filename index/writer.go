@@ -172,6 +172,23 @@ func (w *Writer) commit(ctx context.Context, p *Publication) error {
 	w.committing.Lock()
 	defer w.committing.Unlock()
 	before := len(w.written)
+	if err := w.writeSegments(ctx, p); err != nil {
+		return err
+	}
+	if len(w.written) == before {
+		return nil
+	}
+	// From here on everything is durable; the root is a hint. A failure that
+	// stays is met again in settle.
+	if err := w.writeRoot(ctx); err != nil {
+		w.cache.opts.Logger.Warn("the root was not written yet", "error", err)
+	}
+	return nil
+}
+
+// writeSegments writes segments with all complete pending entries, the last
+// with the publication.
+func (w *Writer) writeSegments(ctx context.Context, p *Publication) error {
 	for {
 		batches := w.batches()
 		if len(batches) == 0 {
@@ -198,14 +215,6 @@ func (w *Writer) commit(ctx context.Context, p *Publication) error {
 		if err := w.writeSegment(ctx, nil, p); err != nil {
 			return fmt.Errorf("recording the publication: %w", err)
 		}
-	}
-	if len(w.written) == before {
-		return nil
-	}
-	// From here on everything is durable; the root is a hint. A failure that
-	// stays is met again in settle.
-	if err := w.writeRoot(ctx); err != nil {
-		w.cache.opts.Logger.Warn("the root was not written yet", "error", err)
 	}
 	return nil
 }

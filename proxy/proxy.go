@@ -7,8 +7,9 @@
 // goes wrong behind the proxy becomes a 404 here, after a bounded time: Nix
 // then asks the next substituter, or builds.
 //
-// The package reads; it never writes to the cache. It does not know how the
-// index or the registry work.
+// The package reads, unless Options.Push lets clients write as well: then it
+// takes paths one by one and acknowledges each when it is durable. It does not
+// know how the index or the registry work.
 package proxy
 
 import (
@@ -16,6 +17,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -79,6 +81,8 @@ type Options struct {
 	Redirect Redirector
 	// Metrics counts what is done; nil means that nobody wants to know.
 	Metrics *Metrics
+	// Push lets clients write; nil means that they only read.
+	Push *PushOptions
 	// Logger receives what users of the cache would want to know; nil
 	// discards it.
 	Logger *slog.Logger
@@ -95,6 +99,7 @@ type Server struct {
 	corrupt   *expiring
 	torn      *expiring // NARs of which somebody may have a damaged part
 	redirects *redirects
+	push      *push // nil if clients only read
 
 	snapshot atomic.Pointer[index.Snapshot]
 	refresh  chan struct{} // holds one token: a refresh is under way
@@ -131,6 +136,9 @@ func New(o Options) (*Server, error) {
 	if o.Metrics != nil {
 		s.counts.countIn(&o.Metrics.counts)
 	}
+	if o.Push != nil {
+		s.push = newPush(s, *o.Push)
+	}
 	return s, nil
 }
 
@@ -156,10 +164,18 @@ func orDefault(d *time.Duration, value time.Duration) {
 
 // Config returns what the cache says about itself, as far as it is known.
 func (s *Server) Config() index.Config {
+	var c index.Config
 	if snap := s.snapshot.Load(); snap != nil {
-		return snap.Config()
+		c = snap.Config()
 	}
-	return index.Config{}
+	if s.push != nil { // the cache learns them with the first push
+		for _, k := range s.push.opts.Keys.PublicKeys() {
+			if !slices.Contains(c.PublicKeys, k) {
+				c.PublicKeys = append(slices.Clip(c.PublicKeys), k)
+			}
+		}
+	}
+	return c
 }
 
 // Len returns the number of store paths that can be served.

@@ -15,6 +15,8 @@ type counts struct {
 	nars, narFailures, narBytes tally
 	redirects                   tally // of NARs, to the registry's storage
 	refreshFailures             tally
+
+	pushedPaths, pushedNARs, refused tally
 }
 
 // countIn has all be counted in a sum as well.
@@ -22,6 +24,7 @@ func (c *counts) countIn(sum *counts) {
 	c.hits.sum, c.upstreamHits.sum, c.misses.sum = &sum.hits, &sum.upstreamHits, &sum.misses
 	c.nars.sum, c.narFailures.sum, c.narBytes.sum = &sum.nars, &sum.narFailures, &sum.narBytes
 	c.redirects.sum, c.refreshFailures.sum = &sum.redirects, &sum.refreshFailures
+	c.pushedPaths.sum, c.pushedNARs.sum, c.refused.sum = &sum.pushedPaths, &sum.pushedNARs, &sum.refused
 }
 
 // status is the answer to /_status and /_refresh.
@@ -38,6 +41,18 @@ type status struct {
 	Served         servedStatus `json:"served"`
 	// NARCache is missing if there is none.
 	NARCache *DiskStatus `json:"narCache,omitempty"`
+	// Pushed is left out where pushing is not allowed.
+	Pushed *pushedStatus `json:"pushed,omitempty"`
+}
+
+type pushedStatus struct {
+	Paths   int64 `json:"paths"`
+	NARs    int64 `json:"nars"`
+	Refused int64 `json:"refused"`
+	// Segments is the number of segments written for them.
+	Segments int `json:"segments"`
+	// Unsettled tells that others may not see all of it yet.
+	Unsettled bool `json:"unsettled"`
 }
 
 type refreshStatus struct {
@@ -74,6 +89,12 @@ func (s *Server) status() status {
 	}
 	if snap := s.snapshot.Load(); snap != nil {
 		st.Entries, st.Root, st.Segments = snap.Len(), snap.Digest(), snap.Segments()
+	}
+	if s.push != nil {
+		st.Pushed = &pushedStatus{
+			s.counts.pushedPaths.Load(), s.counts.pushedNARs.Load(), s.counts.refused.Load(),
+			s.push.group.Written(), s.push.group.Unsettled(),
+		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
