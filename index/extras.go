@@ -28,7 +28,8 @@ type Extras struct {
 
 // Limits of what one entry may carry.
 const (
-	maxBuildIDs     = 4096
+	// MaxBuildIDs bounds an entry's build IDs.
+	MaxBuildIDs     = 4096
 	maxRealisations = 256
 )
 
@@ -41,7 +42,7 @@ func (x *Extras) validate() error {
 			return fmt.Errorf("%s at %d+%d in blob %s of %d bytes", what, l.Offset, l.Size, l.Blob, l.BlobSize)
 		}
 	}
-	if len(x.BuildIDs) > maxBuildIDs || len(x.Realisations) > maxRealisations {
+	if len(x.BuildIDs) > MaxBuildIDs || len(x.Realisations) > maxRealisations {
 		return fmt.Errorf("%d build IDs and %d realisations", len(x.BuildIDs), len(x.Realisations))
 	}
 	for _, id := range x.BuildIDs {

@@ -38,6 +38,8 @@ type publisher struct {
 	// it can be pinned, and take the place of what was published before
 	complete bool
 
+	extras extras
+
 	report report
 	stages cli.Stopwatch
 }
@@ -92,12 +94,14 @@ func newPublisher(cfg config, getenv func(string) string, stdin io.Reader, stder
 	if cfg.DryRun {
 		dir = "" // a dry run writes nothing anywhere
 	}
-	return &publisher{
+	p := &publisher{
 		cfg: cfg, getenv: getenv, stdin: stdin, msg: msg, log: log, keys: keys, repo: repo,
 		nix:    nix.New(nix.Options{Env: os.Environ(), Args: cfg.NixArgs, Stderr: nixLog, Logger: log}),
 		cache:  index.Open(repo, index.Options{Dir: dir, Logger: log}),
 		report: report{Cache: repo.String(), DryRun: cfg.DryRun, PublicKeys: keys.PublicKeys(), Upstreams: []string{}, Paths: []pathReport{}, logs: map[string]buildLog{}},
-	}, func() { nixLog.Close() }, nil
+	}
+	p.extras.hide(cfg.KeyText, getenv("GITHUB_TOKEN"), getenv("NIXOCI_PASSWORD"))
+	return p, func() { nixLog.Close() }, nil
 }
 
 // run goes through the stages. The index is read, and the right to write
@@ -213,7 +217,7 @@ func (p *publisher) roots(ctx context.Context) ([]root, error) {
 	p.msg.Printf("discovering the outputs of %s", p.cfg.Flake)
 	found, err := discover.Discover(ctx, p.nix, discover.Options{
 		Flake: p.cfg.Flake, Systems: p.cfg.Systems, Kinds: p.cfg.Kinds, Include: p.cfg.Include, Exclude: p.cfg.Exclude,
-		DenyUnfree: p.cfg.DenyUnfree, Logger: p.log,
+		DenyUnfree: p.cfg.DenyUnfree, Floating: !p.cfg.DryRun, Logger: p.log,
 	})
 	end()
 	if err != nil {
@@ -233,6 +237,7 @@ func (p *publisher) roots(ctx context.Context) ([]root, error) {
 	if err != nil {
 		return nil, err
 	}
+	p.extras.built(built)
 	var roots []root
 	for _, b := range built {
 		for _, path := range b.Valid {
