@@ -21,14 +21,20 @@ const (
 	extrasSize = 2 << 20
 )
 
-// documentEncoder is used by many goroutines at once. The window bounds the
-// memory of who reads a document.
-var documentEncoder = sync.OnceValue(func() *zstd.Encoder {
-	e, err := zstd.NewWriter(nil, zstd.WithWindowSize(1<<20))
-	if err != nil {
-		panic(err) // only for wrong options
+// documentWindow bounds the memory of who reads a document.
+const documentWindow = 1 << 20
+
+// documentEncoders are used by many goroutines at once: the first for documents
+// that fit the window. Only so does the frame of a tiny one say its size.
+var documentEncoders = sync.OnceValue(func() [2]*zstd.Encoder {
+	var es [2]*zstd.Encoder
+	for i := range es {
+		var err error
+		if es[i], err = zstd.NewWriter(nil, zstd.WithWindowSize(documentWindow), zstd.WithSingleSegment(i == 0)); err != nil {
+			panic(err) // only for wrong options
+		}
 	}
-	return e
+	return es
 })
 
 // EncodeDocument compresses a document for storage. It fails if the document
@@ -37,7 +43,11 @@ func EncodeDocument(b []byte) ([]byte, error) {
 	if len(b) == 0 || len(b) > MaxDocument {
 		return nil, fmt.Errorf("a document of %d bytes: not between 1 and %d", len(b), MaxDocument)
 	}
-	c := documentEncoder().EncodeAll(b, make([]byte, 0, len(b)/4+64))
+	encoder := documentEncoders()[0]
+	if len(b) > documentWindow {
+		encoder = documentEncoders()[1]
+	}
+	c := encoder.EncodeAll(b, make([]byte, 0, len(b)/4+64))
 	if len(c) > MaxExtrasBlob {
 		return nil, fmt.Errorf("a document of %d bytes, compressed: more than %d", len(c), MaxExtrasBlob)
 	}

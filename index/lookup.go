@@ -65,7 +65,10 @@ func (s *Snapshot) LookupLog(drv string) (Entry, bool) {
 	}
 	p, ok := s.extraKeys().logs[[storepath.HashPartLen]byte([]byte(path.HashPart))]
 	e, ok := s.at(p, ok)
-	return e, ok && e.Log.Size > 0 && e.Deriver == path.Base()
+	if !ok || e.Log.Size == 0 || e.Deriver != path.Base() {
+		return Entry{}, false
+	}
+	return e, true
 }
 
 // LookupBuildID returns an entry that has the debug symbols for a build ID, 40

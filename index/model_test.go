@@ -58,7 +58,7 @@ func TestModel(t *testing.T) {
 	if _, err := decompress(compress([]byte("x")), maxEntries); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := EncodeDocument([]byte("x")); err != nil {
+	if _, err := EncodeDocument([]byte("x")); err != nil { // its encoders, too
 		t.Fatal(err)
 	}
 	seed := *modelSeed

@@ -14,6 +14,7 @@ import (
 type counts struct {
 	hits, upstreamHits, misses  atomic.Int64 // narinfos
 	nars, narFailures, narBytes atomic.Int64
+	documents, documentFailures atomic.Int64 // listings and logs
 }
 
 // status is the answer to /_status and /_refresh.
@@ -45,6 +46,9 @@ type servedStatus struct {
 	NARs            int64 `json:"nars"`
 	NARFailures     int64 `json:"narFailures"`
 	NARBytes        int64 `json:"narBytes"`
+
+	Documents        int64 `json:"documents"`
+	DocumentFailures int64 `json:"documentFailures"`
 }
 
 func (s *Server) status() status {
@@ -55,6 +59,7 @@ func (s *Server) status() status {
 		Served: servedStatus{
 			s.counts.hits.Load(), s.counts.upstreamHits.Load(), s.counts.misses.Load(),
 			s.counts.nars.Load(), s.counts.narFailures.Load(), s.counts.narBytes.Load(),
+			s.counts.documents.Load(), s.counts.documentFailures.Load(),
 		},
 	}
 	if snap := s.snapshot.Load(); snap != nil {
