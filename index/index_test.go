@@ -74,7 +74,7 @@ func publish(t *testing.T, repo registry.Repository, o WriterOptions, entries ..
 		return Result{}, err
 	}
 	for _, e := range entries {
-		if err := w.Add(ctx, e); err != nil {
+		if err := w.AddWith(ctx, e, documentsFor(&e)); err != nil {
 			return Result{}, err
 		}
 	}
