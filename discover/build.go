@@ -165,7 +165,7 @@ func Build(ctx context.Context, client *nix.Client, outputs []Output, maxJobs in
 // realise fills in the paths of a floating derivation that was built. Its error
 // is that of one that is not; the outputs are Missing then.
 func (b *Built) realise(ctx context.Context, client *nix.Client) error {
-	if !b.Derivation.floating() {
+	if !b.floating() {
 		return nil
 	}
 	names := b.Outputs
@@ -177,7 +177,7 @@ func (b *Built) realise(ctx context.Context, client *nix.Client) error {
 			b.Realised = append(b.Realised, r)
 		}
 	}
-	if b.Derivation.floating() {
+	if b.floating() {
 		b.Missing = append(b.Missing, b.all())
 		if err == nil {
 			err = fmt.Errorf("asking for the outputs of %s: Nix names only %d of %d", b.DrvPath, len(b.Realised), len(names))

@@ -69,5 +69,5 @@ func OpenDocument(b []byte) (io.ReadCloser, int64, error) {
 	if err != nil {
 		return nil, 0, fmt.Errorf("decompressing a document: %w", err)
 	}
-	return d.IOReadCloser(), int64(h.FrameContentSize), nil //nolint:gosec // at most MaxDocument
+	return d.IOReadCloser(), int64(h.FrameContentSize), nil
 }

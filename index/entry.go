@@ -179,7 +179,7 @@ func (e *Entry) Validate() error {
 	if !n.inBlob() {
 		return fail("NAR at %d+%d in a blob of %d bytes", n.Offset, n.Size, n.BlobSize)
 	}
-	if err := e.Extras.validate(); err != nil {
+	if err := e.validateExtras(); err != nil {
 		return fail("%v", err)
 	}
 	return nil
@@ -281,7 +281,7 @@ func decodeLine(line []byte, storeDir string) (Entry, error) {
 		e.NAR.Size = l.BlobSz
 	}
 	e.Extras = Extras{Listing: Location(l.LS), Log: Location(l.Log), BuildIDs: l.IDs, Realisations: l.Reals}
-	if e.Extras.validate() != nil {
+	if e.validateExtras() != nil {
 		e.Extras = Extras{} // the path can be served without
 	}
 	return e, e.Validate()

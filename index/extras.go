@@ -33,7 +33,7 @@ const (
 	maxRealisations = 256
 )
 
-func (x *Extras) validate() error {
+func (x *Extras) validateExtras() error {
 	for what, l := range map[string]Location{"listing": x.Listing, "log": x.Log} {
 		if l == (Location{}) {
 			continue

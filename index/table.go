@@ -151,7 +151,7 @@ func (r *row) decode(line []byte, extras *[]blob) (bases []string, ok bool) {
 }
 
 func (r *row) decodeExtras(x *Extras, blobs *[]blob) {
-	if x.validate() != nil {
+	if x.validateExtras() != nil {
 		return
 	}
 	r.extras = nil

@@ -98,14 +98,14 @@ func (l *lister) complete() {
 			l.stopped = true
 			return
 		}
-		l.regular(int64(size)) //nolint:gosec // just checked
+		l.regular(int64(size))
 		l.skip = (int64(size) + 7) &^ 7
 	case size > maxToken:
 		l.stopped = true
 	case size == 0:
 		l.token(nil)
 	default:
-		l.length = int(size) //nolint:gosec // at most maxToken
+		l.length = int(size)
 		l.need = (l.length + 7) &^ 7
 	}
 }
