@@ -25,8 +25,9 @@ type extras struct {
 	// realised are content-addressed outputs that were built, by hash part.
 	realised map[string][]nix.Realisation
 
-	mu   sync.Mutex
-	logs map[string]*pendingLog // by derivation
+	mu     sync.Mutex
+	logs   map[string]*pendingLog // by derivation
+	noLogs int                    // derivations in a row that have none
 }
 
 // pendingLog is a build log for as long as an upload may need it.
@@ -39,6 +40,10 @@ type pendingLog struct {
 // middle is left out: what went wrong stands at the end, how it was called at
 // the beginning.
 const maxLog = 16 << 20
+
+// maxNoLogs is how many builds in a row may have no log before none is looked
+// for any more: each costs a Nix process, and some keep no logs.
+const maxNoLogs = 16
 
 // minSecret is the length under which a value is not looked for in logs: a
 // short one is a word like any other.
@@ -128,7 +133,20 @@ func (p *publisher) buildLog(ctx context.Context, drv string) []byte {
 }
 
 func (p *publisher) readLog(ctx context.Context, drv string) []byte {
+	x := &p.extras
+	x.mu.Lock()
+	givenUp := x.noLogs >= maxNoLogs
+	x.mu.Unlock()
+	if givenUp {
+		return nil
+	}
 	log, err := p.nix.WholeLog(ctx, drv, maxLog)
+	x.mu.Lock()
+	x.noLogs++
+	if err == nil {
+		x.noLogs = 0
+	}
+	x.mu.Unlock()
 	if err != nil {
 		// Nix keeps no logs, or it was built before they were deleted
 		if !errors.As(err, new(*nix.CommandError)) && ctx.Err() == nil {
@@ -137,7 +155,7 @@ func (p *publisher) readLog(ctx context.Context, drv string) []byte {
 		p.log.Debug("no build log", "drv", drv, "error", err)
 		return nil
 	}
-	for _, s := range p.extras.secrets {
+	for _, s := range x.secrets {
 		log = bytes.ReplaceAll(log, s, []byte("***"))
 	}
 	return log

@@ -1,9 +1,15 @@
 package nix
 
 import (
+	"bufio"
+	"cmp"
+	"compress/bzip2"
 	"context"
 	"fmt"
 	"io"
+	"os"
+	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -53,6 +59,10 @@ func (c *Client) WholeLog(ctx context.Context, drv string, limit int) ([]byte, e
 		return nil, fmt.Errorf("reading a build log: %w", err)
 	}
 	ends := &ends{half: limit / 2}
+	if c.logFile(drv, ends) {
+		return ends.bytes(), nil
+	}
+	ends.reset()
 	err := c.run(ctx, command{program: "nix-store", args: []string{"--read-log", drv}, quiet: true}, func(r io.Reader) error {
 		_, err := io.Copy(ends, r)
 		return err
@@ -61,6 +71,27 @@ func (c *Client) WholeLog(ctx context.Context, drv string, limit int) ([]byte, e
 		return nil, fmt.Errorf("reading the build log of %s: %w", drv, err)
 	}
 	return ends.bytes(), nil
+}
+
+// logFile reads a log from where Nix keeps it. A process for each of a thousand
+// logs takes half a minute, so Nix is asked only where that fails: it may keep
+// them elsewhere, or not let this user read them.
+func (c *Client) logFile(drv string, w io.Writer) bool {
+	dir := cmp.Or(envValue(c.env, "NIX_LOG_DIR"), "/nix/var/log/nix")
+	base := path.Base(drv)
+	name := filepath.Join(dir, "drvs", base[:2], base[2:])
+	f, err := os.Open(name + ".bz2")
+	var r io.Reader
+	if err == nil {
+		r = bzip2.NewReader(bufio.NewReader(f))
+	} else if f, err = os.Open(name); err == nil { // compress-build-log = false
+		r = f
+	} else {
+		return false
+	}
+	defer f.Close()
+	_, err = io.Copy(w, r)
+	return err == nil
 }
 
 // ends keeps the beginning and the end of what is written to it.
@@ -80,6 +111,8 @@ func (e *ends) Write(p []byte) (int, error) {
 	}
 	return n, nil
 }
+
+func (e *ends) reset() { *e = ends{half: e.half} }
 
 func (e *ends) shorten() {
 	if over := len(e.last) - e.half; over > 0 {

@@ -83,6 +83,24 @@ func TestRealisationsAndWholeLogs(t *testing.T) {
 	if log, err := c.WholeLog(t.Context(), drv, 1<<20); err != nil || !bytes.Equal(log, want.Bytes()) {
 		t.Errorf("got a log of %d bytes, %v, want %d", len(log), err, want.Len())
 	}
+	kept := ends{half: 1 << 20}
+	if !c.logFile(drv, &kept) || !bytes.Equal(kept.bytes(), want.Bytes()) {
+		t.Errorf("from its file: got %d bytes", len(kept.bytes()))
+	}
+	elsewhere := New(Options{Env: e.Vars})
+	elsewhere.env = append(elsewhere.env, "NIX_LOG_DIR=") // the default's place, where it is not
+	if elsewhere.logFile(drv, &ends{half: 10}) {
+		t.Error("there is a log of this store in the system's place")
+	}
+	// as with compress-build-log = false
+	dir := filepath.Join(e.Dir, "log", "drvs", filepath.Base(drv)[:2], filepath.Base(drv)[2:])
+	plain := strings.TrimSuffix(drv, "-ca.drv") + "-plain.drv"
+	if err := os.WriteFile(strings.TrimSuffix(dir, "-ca.drv")+"-plain.drv", want.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if log, err := c.WholeLog(t.Context(), plain, 1<<20); err != nil || !bytes.Equal(log, want.Bytes()) {
+		t.Errorf("not compressed: got %d bytes, %v", len(log), err)
+	}
 	log, err := c.WholeLog(t.Context(), drv, 1000)
 	notice := fmt.Sprintf("\n[… %d bytes of this log were left out …]\n", want.Len()-1000)
 	if s := want.String(); err != nil || string(log) != s[:500]+notice+s[len(s)-500:] {
