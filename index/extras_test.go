@@ -137,6 +137,13 @@ func TestExtras(t *testing.T) {
 			}
 		}
 
+		if es := s.Derived(drvOf("a")); len(es) != 2 {
+			t.Errorf("got %d outputs of the derivation", len(es))
+		}
+		if es := slices.Concat(s.Derived(""), s.Derived(drvOf("b")), s.Derived(a.Path.Base())); len(es) != 0 {
+			t.Errorf("got %+v", es)
+		}
+
 		// who repeats an entry without its extras, as one that does not know
 		// them, keeps them; and can add to them
 		plain := a
@@ -465,6 +472,29 @@ func TestRealisationFormats(t *testing.T) {
 	} {
 		if r, path, err := ParseRealisation(bad[0], []byte(bad[1])); err == nil {
 			t.Errorf("%q: got %+v of %q", bad, r, path)
+		}
+	}
+}
+
+func TestCheckListing(t *testing.T) {
+	file := `{"narOffset":1,"size":1,"type":"regular"}`
+	tree := func(inner string) string {
+		return `{"root":{"entries":{"lib":{"entries":{"debug":{"entries":{".build-id":{"entries":{` + inner + `},"type":"directory"}},"type":"directory"}},"type":"directory"}},"type":"directory"},"version":1}`
+	}
+	for doc, want := range map[string][]string{
+		`{"version":1,"root":` + file + `}`: nil,
+		tree(`"01":{"entries":{"` + testBuildID[2:] + `.debug":` + file + `,"x.debug":` + file + `},"type":"directory"},"zz":` + file): {testBuildID},
+		tree(`"01":{"entries":{"` + testBuildID[2:] + `.debug":{"target":"x","type":"symlink"}},"type":"directory"}`):                  nil,
+		tree(`"01":null`): nil,
+		strings.Replace(tree(""), `{"entries":{".build-id"`, `null,"x":{"entries":{".build-id"`, 1): nil,
+	} {
+		if got, err := CheckListing([]byte(doc)); err != nil || !slices.Equal(got, want) {
+			t.Errorf("%s: got %q, %v, want %q", doc, got, err, want)
+		}
+	}
+	for _, bad := range []string{``, `[]`, `{}`, `{"version":1}`, `{"version":2,"root":` + file + `}`, `{"version":1,"root":7}`} {
+		if got, err := CheckListing([]byte(bad)); err == nil {
+			t.Errorf("%s: got %q", bad, got)
 		}
 	}
 }

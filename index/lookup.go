@@ -71,6 +71,25 @@ func (s *Snapshot) LookupLog(drv string) (Entry, bool) {
 	return e, true
 }
 
+// Derived returns the entries whose Deriver is drv, a base name: those that a
+// log of its build belongs to. It looks at every entry.
+func (s *Snapshot) Derived(drv string) []Entry {
+	if _, err := storepath.ParseBase(drv); err != nil {
+		return nil
+	}
+	mark := []byte(string(markDeriver) + drv + `"`)
+	var es []Entry
+	for _, p := range s.entries {
+		if !bytes.Contains(s.segments[p.segment].line(int(p.line)), mark) {
+			continue
+		}
+		if e, ok := s.at(p, true); ok && e.Deriver == drv {
+			es = append(es, e)
+		}
+	}
+	return es
+}
+
 // LookupBuildID returns an entry that has the debug symbols for a build ID, 40
 // hex digits.
 func (s *Snapshot) LookupBuildID(id string) (Entry, bool) {
