@@ -90,9 +90,12 @@ func (c *Client) logFile(drv string, w io.Writer) bool {
 		return false
 	}
 	defer f.Close()
-	_, err = io.Copy(w, r)
-	return err == nil
+	n, err := io.Copy(w, io.LimitReader(r, maxLogFile))
+	return err == nil && n < maxLogFile
 }
+
+// maxLogFile bounds what is decompressed of a log, in bytes.
+const maxLogFile = 1 << 30
 
 // ends keeps the beginning and the end of what is written to it.
 type ends struct {
