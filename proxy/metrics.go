@@ -75,6 +75,8 @@ func kindOf(r *http.Request) string {
 		return "nar"
 	case strings.HasSuffix(rest, suffixNarinfo):
 		return "narinfo"
+	case strings.HasSuffix(rest, suffixListing), strings.HasPrefix(rest, prefixLog):
+		return "document"
 	}
 	return "other"
 }
@@ -146,6 +148,8 @@ var measures = []measure{
 	measured(counter, "nar_bytes_total", "Bytes of NARs that were sent.", tallied(func(c *counts) *tally { return &c.narBytes })),
 	measured(counter, "nar_redirects_total", "NARs for which clients were sent to the registry's storage.", tallied(func(c *counts) *tally { return &c.redirects })),
 	measured(counter, "nar_failures_total", "NARs that could not be sent for reasons on this side.", tallied(func(c *counts) *tally { return &c.narFailures })),
+	measured(counter, "documents_total", "Listings and build logs that were sent.", tallied(func(c *counts) *tally { return &c.documents })),
+	measured(counter, "document_failures_total", "Listings and build logs that could not be sent for reasons on this side.", tallied(func(c *counts) *tally { return &c.documentFailures })),
 	measured(counter, "index_refresh_failures_total", "Times that a cache index could not be read.", tallied(func(c *counts) *tally { return &c.refreshFailures })),
 	measured(counter, "pushed_paths_total", "Store paths that were pushed.", tallied(func(c *counts) *tally { return &c.pushedPaths })),
 	measured(counter, "pushed_nars_total", "NARs that were pushed.", tallied(func(c *counts) *tally { return &c.pushedNARs })),

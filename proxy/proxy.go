@@ -1,5 +1,6 @@
 // Package proxy serves a cache over Nix's HTTP binary cache protocol: narinfos
-// from the cache index in memory, NARs streamed from the registry.
+// from the cache index in memory, NARs streamed from the registry, and the
+// listings, logs and realisations that the index has.
 //
 // A build must never fail because of the cache. Nix gives up a build when a
 // substituter answers a narinfo request with anything but a narinfo or a plain
@@ -95,6 +96,7 @@ type Server struct {
 	started   time.Time
 	upstreams *upstreams
 	packs     *packs
+	documents *documents
 	registry  breaker // of NAR transfers
 	corrupt   *expiring
 	torn      *expiring // NARs of which somebody may have a damaged part
@@ -128,6 +130,7 @@ func New(o Options) (*Server, error) {
 		opts: o, log: o.Logger, started: time.Now(),
 		upstreams: up,
 		packs:     newPacks(o),
+		documents: newDocuments(),
 		corrupt:   newExpiring(10_000),
 		torn:      newExpiring(10_000),
 		redirects: newRedirects(o.Redirect),
@@ -188,8 +191,9 @@ func (s *Server) Len() int {
 
 func (s *Server) servers() []*Server { return []*Server{s} }
 
-// ServeHTTP answers one request. Only nix-cache-info, narinfo, NAR,
-// /public-key, /_status and POST /_refresh exist; the rest is "not found".
+// ServeHTTP answers one request. Only nix-cache-info, narinfo, NAR, listings,
+// logs, realisations, debug info, /public-key, /_status and POST /_refresh
+// exist; the rest is "not found".
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	// A client that takes nothing for this long is gone. It is set anew for
 	// each piece of a NAR, so it does not bound a transfer that moves.

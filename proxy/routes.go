@@ -65,6 +65,7 @@ func (s *Server) route(w http.ResponseWriter, r *http.Request) {
 		s.serveNAR(w, r, path[1:])
 	case strings.HasSuffix(path, suffixNarinfo):
 		s.serveNarinfo(w, r, strings.TrimSuffix(path[1:], suffixNarinfo))
+	case s.serveExtra(w, r):
 	default:
 		notFound(w)
 	}

@@ -15,6 +15,7 @@ type counts struct {
 	nars, narFailures, narBytes tally
 	redirects                   tally // of NARs, to the registry's storage
 	refreshFailures             tally
+	documents, documentFailures tally // listings and logs
 
 	pushedPaths, pushedNARs, refused tally
 }
@@ -25,6 +26,7 @@ func (c *counts) countIn(sum *counts) {
 	c.nars.sum, c.narFailures.sum, c.narBytes.sum = &sum.nars, &sum.narFailures, &sum.narBytes
 	c.redirects.sum, c.refreshFailures.sum = &sum.redirects, &sum.refreshFailures
 	c.pushedPaths.sum, c.pushedNARs.sum, c.refused.sum = &sum.pushedPaths, &sum.pushedNARs, &sum.refused
+	c.documents.sum, c.documentFailures.sum = &sum.documents, &sum.documentFailures
 }
 
 // status is the answer to /_status and /_refresh.
@@ -64,13 +66,15 @@ type refreshStatus struct {
 }
 
 type servedStatus struct {
-	NarinfoHits     int64 `json:"narinfoHits"`
-	NarinfoUpstream int64 `json:"narinfoUpstream"`
-	NarinfoMisses   int64 `json:"narinfoMisses"`
-	NARs            int64 `json:"nars"`
-	NARFailures     int64 `json:"narFailures"`
-	NARBytes        int64 `json:"narBytes"`
-	NARRedirects    int64 `json:"narRedirects"`
+	NarinfoHits      int64 `json:"narinfoHits"`
+	NarinfoUpstream  int64 `json:"narinfoUpstream"`
+	NarinfoMisses    int64 `json:"narinfoMisses"`
+	NARs             int64 `json:"nars"`
+	NARFailures      int64 `json:"narFailures"`
+	NARBytes         int64 `json:"narBytes"`
+	NARRedirects     int64 `json:"narRedirects"`
+	Documents        int64 `json:"documents"`
+	DocumentFailures int64 `json:"documentFailures"`
 }
 
 func (s *Server) status() status {
@@ -82,6 +86,7 @@ func (s *Server) status() status {
 			s.counts.hits.Load(), s.counts.upstreamHits.Load(), s.counts.misses.Load(),
 			s.counts.nars.Load(), s.counts.narFailures.Load(), s.counts.narBytes.Load(),
 			s.counts.redirects.Load(),
+			s.counts.documents.Load(), s.counts.documentFailures.Load(),
 		},
 	}
 	if d, ok := s.opts.Blobs.(*DiskBlobs); ok {
