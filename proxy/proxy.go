@@ -70,6 +70,8 @@ type Options struct {
 	// PackMemory is how many bytes of packs are held in memory; if 0, 64 MiB;
 	// if negative, none.
 	PackMemory int64
+	// Page answers what Page.Owns accepts: pages for people. Nil for none.
+	Page Page
 	// Logger receives what users of the cache would want to know; nil
 	// discards it.
 	Logger *slog.Logger

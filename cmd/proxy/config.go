@@ -20,6 +20,8 @@ type config struct {
 	upstream []string
 	refresh  time.Duration
 	cacheDir string // empty: nothing is kept
+
+	page string // pageAuto, pageOn or pageOff
 }
 
 var command = cli.Command{
@@ -51,6 +53,7 @@ func parseConfig(args []string, getenv func(string) string) (config, error) {
 	f.Strings(&c.upstream, "upstream", nil, "the `URL` of a binary cache that is asked for what the cache lacks; by default none is, because Nix asks its own substituters itself")
 	f.Duration(&c.refresh, "refresh", 5*time.Minute, "the `TIME` between looks for what was published")
 	f.String(&c.cacheDir, "cache-dir", cacheDir, "the `DIRECTORY` for a copy of the cache's index, which serves when the registry is away")
+	f.Choice(&c.page, "page", []string{pageAuto, pageOn, pageOff}, "the `WORD` that says who gets the page about the cache at /: auto shows it where --listen is a loopback address, on everywhere, off nowhere")
 	rest, err := f.Parse(args)
 	if err != nil {
 		return c, err

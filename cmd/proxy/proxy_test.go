@@ -34,7 +34,7 @@ func TestConfig(t *testing.T) {
 	home := []string{"HOME", "/home/u"}
 	fallback := config{
 		cache: "oci:/home/u/.local/share/nixoci/cache", listen: "127.0.0.1:37515",
-		refresh: 5 * time.Minute, cacheDir: "/home/u/.cache/nixoci",
+		refresh: 5 * time.Minute, cacheDir: "/home/u/.cache/nixoci", page: pageAuto,
 	}
 	with := func(change func(*config)) config {
 		c := fallback
@@ -53,12 +53,12 @@ func TestConfig(t *testing.T) {
 			name: "flags",
 			args: []string{"--cache", "localhost:5000/x/y", "--listen", "[::1]:0", "--upstream", "https://a.example", "--upstream", "https://b.example", "--refresh", "30s", "--cache-dir", "/d"},
 			env:  append(home, "NIXOCI_CACHE", "localhost:1/no/no", "NIXOCI_REFRESH", "1h"),
-			want: config{"localhost:5000/x/y", "[::1]:0", []string{"https://a.example", "https://b.example"}, 30 * time.Second, "/d"},
+			want: config{"localhost:5000/x/y", "[::1]:0", []string{"https://a.example", "https://b.example"}, 30 * time.Second, "/d", pageAuto},
 		},
 		{
 			name: "environment",
 			env:  append(home, "NIXOCI_CACHE", "oci:/c", "NIXOCI_LISTEN", "127.0.0.1:1", "NIXOCI_UPSTREAM", "https://a.example https://b.example", "NIXOCI_REFRESH", "1m", "NIXOCI_CACHE_DIR", "/d"),
-			want: config{"oci:/c", "127.0.0.1:1", []string{"https://a.example", "https://b.example"}, time.Minute, "/d"},
+			want: config{"oci:/c", "127.0.0.1:1", []string{"https://a.example", "https://b.example"}, time.Minute, "/d", pageAuto},
 		},
 		{name: "in Actions", env: append(home, "GITHUB_ACTIONS", "true", "GITHUB_REPOSITORY", "Own/Repo"), want: with(func(c *config) { c.cache = "ghcr.io/own/repo/nix-cache" })},
 		{name: "publish's none", env: append(home, "NIXOCI_UPSTREAM", "none"), want: with(func(c *config) { c.upstream = []string{} })},

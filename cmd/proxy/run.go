@@ -37,7 +37,9 @@ func serve(ctx context.Context, c config, getenv func(string) string, stdout io.
 	if err != nil {
 		return err
 	}
+	page := &people{mode: c.page}
 	s, err := proxy.New(proxy.Options{
+		Page:      page,
 		Index:     index.Open(repo, index.Options{Dir: c.cacheDir, Logger: log}),
 		Blobs:     repo,
 		Cache:     c.cache,
@@ -55,6 +57,7 @@ func serve(ctx context.Context, c config, getenv func(string) string, stdout io.
 	if err != nil {
 		return hint.Wrap(fmt.Errorf("listening on %s: %w", c.listen, err), "is another proxy running? --listen 127.0.0.1:0 picks a free port")
 	}
+	page.show(s, c.cache, l.Addr().(*net.TCPAddr))
 	if err := s.Prepare(ctx); err != nil {
 		if ctx.Err() != nil {
 			return errors.Join(ctx.Err(), l.Close())
