@@ -1,6 +1,7 @@
 package page
 
 import (
+	"context"
 	"net/http/httptest"
 	"runtime"
 	"testing"
@@ -51,7 +52,7 @@ func BenchmarkPage(b *testing.B) {
 	}
 }
 
-func (p *Page) mustCurrent() *catalogue { return p.current(httptest.NewRequest("GET", "/", nil)) }
+func (p *Page) mustCurrent() *catalogue { return p.current(context.Background()) }
 
 func BenchmarkClosures(b *testing.B) {
 	for name, pick := range map[string]func(*fake) string{"layered": layered, "tangled": tangled} {

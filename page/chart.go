@@ -51,7 +51,7 @@ func (c *catalogue) chart() *growthChart {
 	}
 	first, last := steps[0], steps[len(steps)-1]
 	chart := &growthChart{
-		Wide: draw(steps, "wide", 760, 240, 6), Narrow: draw(steps, "narrow", 340, 220, 3),
+		Wide: draw(steps, "wide", 940, 250, 6), Narrow: draw(steps, "narrow", 340, 220, 3),
 		Summary: fmt.Sprintf("From %s on %s to %s on %s.", ui.Bytes(first.Total.FileSize), day(first.Publication.Time()),
 			ui.Bytes(last.Total.FileSize), day(last.Publication.Time())),
 	}

@@ -40,7 +40,7 @@ func (p *Page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (p *Page) servePage(w http.ResponseWriter, r *http.Request, name string) {
 	l := linksFrom(name, false)
 	health := p.health()
-	c := p.current(r)
+	c := p.current(r.Context())
 	w.Header().Set("Cache-Control", "no-cache")
 	if name == healthName && health != nil {
 		p.send(w, r, http.StatusOK, "", c, view{links: l, Title: "Health", Section: healthName, Template: "health", Health: health})

@@ -110,6 +110,11 @@ func (l links) With(id string) string {
 	return l.list(pathsName, url.Values{"publication": {id}}, 1)
 }
 
+// Referrers is the list of what refers to a store path.
+func (l links) Referrers(hashPart string) string {
+	return l.list(pathsName, url.Values{"refers-to": {hashPart}}, 1)
+}
+
 // Sorted is the whole list in an order.
 func (l links) Sorted(order string) string {
 	if l.static {

@@ -7,6 +7,7 @@
 package page
 
 import (
+	"context"
 	"net/http"
 	"strings"
 	"sync"
@@ -98,7 +99,7 @@ func New(o Options) *Page {
 // current returns the catalogue of the present snapshot, nil if there is no
 // snapshot or ctx ended. The first request after a change makes it; those that
 // come meanwhile wait for it.
-func (p *Page) current(r *http.Request) *catalogue {
+func (p *Page) current(ctx context.Context) *catalogue {
 	snap := p.opts.Snapshot()
 	if snap == nil {
 		return nil
@@ -110,7 +111,7 @@ func (p *Page) current(r *http.Request) *catalogue {
 	select {
 	case p.building <- struct{}{}:
 		defer func() { <-p.building }()
-	case <-r.Context().Done():
+	case <-ctx.Done():
 		return nil
 	}
 	if c := p.known(snap, now); c != nil {

@@ -8,6 +8,7 @@ import (
 	"html/template"
 	"path"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/org/nixoci-action/internal/ui"
@@ -49,6 +50,7 @@ func loadAssets() map[string]asset {
 func loadTemplates() map[string]*template.Template {
 	funcs := template.FuncMap{
 		"bytes": ui.Bytes, "number": ui.Number, "count": ui.Count, "text": ui.Line, "ratio": ui.Ratio,
+		"brief":  brief,
 		"minute": minute, "day": day, "machine": machine,
 		"errtext": func(err error) string { return ui.Line(err.Error()) },
 	}
@@ -58,6 +60,12 @@ func loadTemplates() map[string]*template.Template {
 		all[name] = template.Must(template.Must(layout.Clone()).ParseFS(files, "templates/"+name+".html"))
 	}
 	return all
+}
+
+// brief is a reason without what is said for completeness.
+func brief(reason string) string {
+	before, _, _ := strings.Cut(ui.Line(reason), ", or needed by what was")
+	return before
 }
 
 // minute writes a time for people, in UTC.

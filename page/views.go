@@ -1,6 +1,7 @@
 package page
 
 import (
+	"maps"
 	"net/url"
 	"slices"
 	"strconv"
@@ -30,7 +31,7 @@ type view struct {
 const (
 	rowsServed   = 50
 	rowsExported = 200
-	maxListed    = 200 // of references, referrers and publications on other pages
+	maxListed    = 100 // of references, referrers and publications on other pages
 )
 
 // pager is one page of a list.
@@ -111,7 +112,7 @@ func (p *Page) home(c *catalogue, l links) homePage {
 		Total: c.total, Stored: c.stored, Count: len(c.publications), Publications: c.publications[:min(len(c.publications), 6)],
 		Chart: c.chart(), Config: p.nixConf(c.snapshot.Config()),
 	}
-	h.Gone = index.Total{Paths: c.total.Paths - c.kept.Paths, NarSize: c.total.NarSize - c.kept.NarSize, FileSize: c.total.FileSize - c.kept.FileSize}
+	h.Gone = c.removable()
 	order := c.orders[bySize]
 	h.Largest = rows(l, order[:min(len(order), 6)], c.row)
 	return h
@@ -122,6 +123,7 @@ type pathsPage struct {
 	Sort        string
 	Orders      []order
 	Publication *publication // only what it reaches
+	RefersTo    *pathRow     // only what refers to it
 	Rows        []pathRow
 	Pager       pager
 }
@@ -142,7 +144,7 @@ func (c *catalogue) pathList(l links, query url.Values) (pathsPage, bool) {
 	if len(page.Query) > longest {
 		page.Query = strings.ToValidUTF8(page.Query[:longest], "")
 	}
-	kept := url.Values{"q": {page.Query}, "sort": {page.Sort}, "publication": {query.Get("publication")}}
+	kept := url.Values{"q": {page.Query}, "sort": {page.Sort}, "publication": {query.Get("publication")}, "refers-to": {query.Get("refers-to")}}
 	if page.Sort == byName {
 		kept.Del("sort")
 	}
@@ -151,17 +153,25 @@ func (c *catalogue) pathList(l links, query url.Values) (pathsPage, bool) {
 		if page.Publication = c.byID[id]; page.Publication == nil {
 			return page, false
 		}
-		reached := c.closure(page.Publication.roots)
-		for i := range marked {
-			reached[i] = reached[i] && marked[i]
+		marked = both(marked, c.closure(page.Publication.roots))
+	}
+	if hashPart := query.Get("refers-to"); hashPart != "" {
+		i, ok := c.lookup(hashPart)
+		if !ok {
+			return page, false
 		}
-		marked = reached
+		to, users := c.row(l, i), make([]bool, len(c.paths))
+		for _, u := range c.referrers[i] {
+			users[u] = true
+		}
+		page.RefersTo, marked = &to, both(marked, users)
 	}
 	for _, o := range []order{{Name: byName, Label: "Name"}, {Name: byNarSize, Label: "NAR size"}, {Name: bySize, Label: "Compressed"}, {Name: byClosure, Label: "Closure"}, {Name: byAdded, Label: "Added"}} {
 		if c.order(o.Name) == nil {
 			continue
 		}
-		q := url.Values{"q": kept["q"], "publication": kept["publication"]}
+		q := maps.Clone(kept)
+		q.Del("sort")
 		if o.Name != byName {
 			q.Set("sort", o.Name)
 		}
@@ -173,6 +183,14 @@ func (c *catalogue) pathList(l links, query url.Values) (pathsPage, bool) {
 	page.Rows = rows(l, numbers, c.measured)
 	page.Pager = l.pager(pathsName, kept, at, most, count)
 	return page, true
+}
+
+// both marks what is in both; nil is all.
+func both(a, b []bool) []bool {
+	for i := range a {
+		b[i] = b[i] && a[i]
+	}
+	return b
 }
 
 type pathPage struct {
