@@ -93,6 +93,7 @@ func New(o Options) *Page {
 	if o.URL == "" {
 		o.URL = defaultURL
 	}
+	o.Cache = ui.Line(o.Cache)
 	return &Page{opts: o, building: make(chan struct{}, 1)}
 }
 
