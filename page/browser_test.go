@@ -21,6 +21,9 @@ func browser(t *testing.T, address string) (dom, log string) {
 	t.Helper()
 	program, err := exec.LookPath("chromium")
 	if err != nil {
+		program, err = exec.LookPath("google-chrome")
+	}
+	if err != nil {
 		registrytest.Missing(t, "chromium is not installed (on Debian: apt-get install chromium)")
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
