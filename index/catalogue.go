@@ -48,7 +48,7 @@ func (s *Snapshot) Catalogue(o PlanOptions) *Catalogue {
 	rows, keys := t.listed()
 	place := make([]int32, len(t.rows)) // in Paths, counted from 1
 	for i, r := range rows {
-		place[r] = int32(i) + 1 //nolint:gosec // not more than rows
+		place[r] = int32(i) + 1
 	}
 	c.Paths = make([]CataloguePath, len(rows))
 	for i, n := range rows {

@@ -71,7 +71,7 @@ func draw(steps []growth, id string, width, height, dates int) drawing {
 	top, step := axis(steps[len(steps)-1].Total.FileSize)
 	y := func(v float64) float64 { return float64(d.Bottom) - v/top*float64(d.Bottom-d.Top) }
 	for v := 0.0; v <= top*1.0001; v += step {
-		d.Y = append(d.Y, tick{At: px(y(v)), Label: ui.Bytes(int64(v + 0.5))})
+		d.Y = append(d.Y, tick{At: px(y(v)), Label: strings.Replace(ui.Bytes(int64(v+0.5)), ".0 ", " ", 1)})
 	}
 	layout := "2 Jan"
 	switch {
