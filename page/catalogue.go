@@ -48,6 +48,11 @@ type catalogue struct {
 func newCatalogue(snap *index.Snapshot, now time.Time) *catalogue {
 	list := snap.Catalogue(index.PlanOptions{Now: now, Retention: index.DefaultRetention(), Delay: index.DefaultDelay})
 	c := &catalogue{snapshot: snap, day: day(now), paths: list.Paths, key: key(snap, now), stored: snap.Stored(), summed: make(chan struct{})}
+	if snap.Foreign() && len(snap.Segments()) == 0 {
+		for i := range c.paths { // no collection of ours touches it
+			c.paths[i].Keep, c.paths[i].Reason = true, "nixcache-oci, in records of its own"
+		}
+	}
 	var names strings.Builder
 	c.nameAt = make([]int32, len(c.paths))
 	c.hashes = make([]int32, len(c.paths))

@@ -457,6 +457,15 @@ func TestGrowth(t *testing.T) {
 	if last != want || last.Paths != len(c.paths)-1 {
 		t.Errorf("got %+v, want %+v of %d paths, all but the orphan", last, want, len(c.paths))
 	}
+	again := &catalogue{paths: c.paths, hashes: c.hashes}
+	var verdicts []index.Verdict
+	for _, p := range slices.Backward(c.publications) {
+		verdicts = append(verdicts, p.Verdict, p.Verdict)
+	}
+	again.publish(verdicts)
+	if len(again.publications) != len(c.publications) || again.growth[len(again.growth)-1].Total != want {
+		t.Errorf("each record twice: got %d publications, want %d", len(again.publications), len(c.publications))
+	}
 	chart := c.chart()
 	if chart == nil || len(chart.Rows) != 4 || strings.Contains(chart.Wide.Line, "NaN") {
 		t.Errorf("got the chart %+v", chart)

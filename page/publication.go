@@ -41,6 +41,9 @@ func (c *catalogue) publish(verdicts []index.Verdict) {
 	sums := map[string]func() index.Total{} // publications often have the same roots
 	for _, v := range verdicts {
 		p := &publication{Verdict: v, ID: identify(v.Publication)}
+		if c.byID[p.ID] != nil {
+			continue // two writers have merged the same segments
+		}
 		var roots strings.Builder
 		for _, r := range v.Publication.Roots {
 			if i, ok := c.base(r.Path); ok {
@@ -84,7 +87,7 @@ func (c *catalogue) spread(from []int32, seen []bool) (t index.Total) {
 func identify(p index.Publication) string {
 	text, _ := json.Marshal(p) // a year that JSON cannot write makes no page of its own
 	sum := sha256.Sum256(text)
-	return p.Time.UTC().Format("20060102T150405Z-") + hex.EncodeToString(sum[:4])
+	return p.Time.UTC().Format("20060102T150405Z-") + hex.EncodeToString(sum[:6])
 }
 
 // keepers are the publications whose roots have a path in their closure,

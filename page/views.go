@@ -195,7 +195,7 @@ func both(a, b []bool) []bool {
 
 type pathPage struct {
 	pathRow
-	Entry        index.Entry
+	Entry        *index.Entry
 	Keys         []string // names of the keys that have signed it
 	Publications []*publication
 	More         int // publications that are not listed
@@ -222,7 +222,7 @@ func (p *Page) path(c *catalogue, l links, hashPart string) (pathPage, bool) {
 	if !ok {
 		return pathPage{}, false
 	}
-	v := pathPage{pathRow: c.row(l, i), Entry: e}
+	v := pathPage{pathRow: c.row(l, i), Entry: &e}
 	closure := c.closureOf(i)
 	v.Closure = &closure
 	for _, s := range e.Signatures {

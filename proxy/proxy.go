@@ -150,7 +150,8 @@ func (s *Server) Len() int {
 }
 
 // ServeHTTP answers one request. Only nix-cache-info, narinfo, NAR,
-// /public-key, /_status and POST /_refresh exist; the rest is "not found".
+// /public-key, /_status, POST /_refresh and what Options.Page owns exist; the
+// rest is "not found".
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	// A client that takes nothing for this long is gone. It is set anew for
 	// each piece of a NAR, so it does not bound a transfer that moves.
