@@ -286,7 +286,7 @@ func TestPathPage(t *testing.T) {
 	_, body := get(t, p, "/_page/path/"+app.Path.HashPart)
 	for _, want := range []string{
 		app.Path.String(), app.NarHash, app.FileHash, app.Deriver, "test-1", "newest of main", "on-an-upstream-1.0", "not in this cache",
-		"nix copy --from http://127.0.0.1:37515 " + app.Path.String(), "nix-store --realise " + app.Path.String(), "in 3 paths",
+		"nix copy --from http://127.0.0.1:37515 --option extra-trusted-public-keys " + quoteShell(testKey) + " " + app.Path.String(), "nix-store --realise " + app.Path.String(), "in 3 paths",
 	} {
 		if !strings.Contains(body, html.EscapeString(want)) {
 			t.Errorf("the page of %s has no %q", app.Path.Name, want)

@@ -246,11 +246,20 @@ func (p *Page) path(c *catalogue, l links, hashPart string) (pathPage, bool) {
 	v.Users = len(users)
 	v.MoreUsers = max(len(users)-maxListed, 0)
 	v.Referrers = rows(l, users[:len(users)-v.MoreUsers], c.row)
-	v.Commands = []string{
-		"nix-store --realise " + e.Path.String(),
-		"nix copy --from " + p.substituter(c.snapshot.Config()) + " " + e.Path.String(),
-	}
+	v.Commands = []string{"nix-store --realise " + e.Path.String(), p.copyCommand(c.snapshot.Config(), &e)}
 	return v, true
+}
+
+// copyCommand gets a path without the cache being in nix.conf.
+func (p *Page) copyCommand(conf index.Config, e *index.Entry) string {
+	how := "nix copy --from " + p.opts.URL
+	switch {
+	case len(conf.PublicKeys) > 0 && len(e.Signatures) > 0:
+		how += " --option extra-trusted-public-keys " + quoteShell(strings.Join(conf.PublicKeys, " "))
+	case e.CA == "":
+		how += " --no-check-sigs"
+	}
+	return how + " " + e.Path.String()
 }
 
 type publicationsPage struct {
@@ -337,7 +346,7 @@ func (p *Page) substituter(conf index.Config) string {
 // quoteShell quotes a word where a shell would take it apart.
 func quoteShell(s string) string {
 	if s != "" && !strings.ContainsFunc(s, func(r rune) bool {
-		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("-._/:@+,", r)
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("-._/:@+,=", r)
 	}) {
 		return s
 	}
