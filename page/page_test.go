@@ -401,7 +401,7 @@ func TestNothingToShow(t *testing.T) {
 	}
 	empty := newFake(t).page(func(o *Options) { o.Health = healthy })
 	seen := crawl(t, "http://cache.test/", func(u *url.URL) (int, string) { return get(t, mounted(empty), u.String()) })
-	if body := seen["/"]; !strings.Contains(body, "There is nothing in this cache yet") {
+	if body := seen["/"]; !strings.Contains(body, "There is nothing in this cache yet") || !strings.Contains(body, "trusts everybody who can write to it") {
 		t.Errorf("an empty cache: got %s", body)
 	}
 	if _, err := empty.Export(t.Context(), func(string, []byte) error { return nil }); err != nil {

@@ -105,12 +105,14 @@ type homePage struct {
 	Largest      []pathRow
 	Chart        *growthChart
 	Config       string
+	Keyless      bool // the cache has no public key
 }
 
 func (p *Page) home(c *catalogue, l links) homePage {
 	h := homePage{
 		Total: c.total, Stored: c.stored, Count: len(c.publications), Publications: c.publications[:min(len(c.publications), 6)],
 		Chart: c.chart(), Config: p.nixConf(c.snapshot.Config()),
+		Keyless: len(c.snapshot.Config().PublicKeys) == 0,
 	}
 	h.Gone = c.removable()
 	order := c.orders[bySize]
