@@ -40,6 +40,8 @@ type config struct {
 	keyText    string // secret
 	requireSig bool
 	series     string
+
+	page string // pageAuto, pageOn or pageOff
 }
 
 // defaultListen is where to listen if nobody says.
@@ -97,6 +99,7 @@ func parseConfig(args []string, getenv func(string) string) (config, error) {
 	f.Strings(&c.keyFiles, "sign-key-file", nil, "a `FILE` with a secret key to sign with what is pushed")
 	f.Bool(&c.requireSig, "require-signatures", "take only what is signed by one of the cache's keys already when it is pushed")
 	f.String(&c.series, "push-series", "", "`NAME` of a series of pushes: the newer ones take the place of the older ones, whatever packages they have (default: by the names of the packages)")
+	f.Choice(&c.page, "page", []string{pageAuto, pageOn, pageOff}, "the `WORD` that says who gets the page about the cache at /: auto shows it where --listen is a loopback address, on everywhere, off nowhere")
 	rest, err := f.Parse(args)
 	if err != nil {
 		return c, err
