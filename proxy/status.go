@@ -28,6 +28,9 @@ type status struct {
 	// RegistryUnwell tells that NARs are not asked for at the moment.
 	RegistryUnwell bool         `json:"registryUnwell"`
 	Served         servedStatus `json:"served"`
+	// Refreshed is true in the answer to a /_refresh that has succeeded.
+	Refreshed bool `json:"refreshed,omitempty"`
+	nixcacheStatus
 }
 
 type refreshStatus struct {
@@ -57,7 +60,9 @@ func (s *Server) status() status {
 			s.counts.nars.Load(), s.counts.narFailures.Load(), s.counts.narBytes.Load(),
 		},
 	}
-	if snap := s.snapshot.Load(); snap != nil {
+	snap := s.snapshot.Load()
+	st.nixcacheStatus = s.nixcacheStatus(snap)
+	if snap != nil {
 		st.Entries, st.Root, st.Segments = snap.Len(), snap.Digest(), snap.Segments()
 	}
 	s.mu.Lock()
@@ -91,7 +96,9 @@ func (s *Server) serveRefresh(w http.ResponseWriter, r *http.Request) {
 	defer cancel()
 	err := s.reload(ctx, true)
 	s.upstreams.forget()
-	body, jsonErr := json.MarshalIndent(s.status(), "", "  ")
+	st := s.status()
+	st.Refreshed = err == nil
+	body, jsonErr := json.MarshalIndent(st, "", "  ")
 	if jsonErr != nil {
 		err = jsonErr
 	}

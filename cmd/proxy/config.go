@@ -20,6 +20,8 @@ type config struct {
 	upstream []string
 	refresh  time.Duration
 	cacheDir string // empty: nothing is kept
+
+	understood string // what nixcache-oci's variables have said
 }
 
 var command = cli.Command{
@@ -37,17 +39,21 @@ var command = cli.Command{
 		curl -X POST http://127.0.0.1:37515/_refresh`,
 	Environment: append([]cli.Variable{
 		{Name: "GITHUB_TOKEN", Usage: "read access to a private cache on ghcr.io, if docker, podman or crane are not logged in there"},
-	}, cli.Login...),
+	}, append(cli.Login, theirVariables...)...),
 }
+
+const defaultListen = "127.0.0.1:37515"
 
 // parseConfig reads the arguments and the environment.
 func parseConfig(args []string, getenv func(string) string) (config, error) {
 	var c config
+	theirs, theirErr := parseTheir(getenv)
+	getenv = theirs.env(getenv)
 	// without a home directory the copy on disk is missed, nothing else
 	cacheDir, _ := cli.CacheDir(getenv)
 	f := command.Flags(getenv)
 	f.Cache(&c.cache)
-	f.String(&c.listen, "listen", "127.0.0.1:37515", "the `ADDRESS` to serve on; port 0 picks a free one")
+	f.String(&c.listen, "listen", defaultListen, "the `ADDRESS` to serve on; port 0 picks a free one")
 	f.Strings(&c.upstream, "upstream", nil, "the `URL` of a binary cache that is asked for what the cache lacks; by default none is, because Nix asks its own substituters itself")
 	f.Duration(&c.refresh, "refresh", 5*time.Minute, "the `TIME` between looks for what was published")
 	f.String(&c.cacheDir, "cache-dir", cacheDir, "the `DIRECTORY` for a copy of the cache's index, which serves when the registry is away")
@@ -60,7 +66,8 @@ func parseConfig(args []string, getenv func(string) string) (config, error) {
 	}
 	// the variable is publish's too, where "none" switches the default off
 	c.upstream = slices.DeleteFunc(slices.Clone(c.upstream), func(s string) bool { return s == "none" })
-	return c, f.Usage(c.validate())
+	c.understood = theirs.understood(c)
+	return c, f.Usage(errors.Join(theirErr, c.validate()))
 }
 
 func (c *config) validate() error {

@@ -28,6 +28,9 @@ func run(ctx context.Context, args []string, getenv func(string) string, _ io.Re
 // serve returns nil when ctx is cancelled: that is how a proxy ends.
 func serve(ctx context.Context, c config, getenv func(string) string, stdout io.Writer, m *ui.Messages) error {
 	log := m.Logger(slog.LevelInfo)
+	if c.understood != "" {
+		m.Printf("%s", c.understood)
+	}
 	repo, err := registry.Open(c.cache, registry.Options{
 		Keychain:  cli.Keychain(getenv),
 		UserAgent: "nixoci-proxy/" + cli.Version(),
