@@ -86,8 +86,8 @@ func (f foreignEntry) entry() (Entry, error) {
 	for line := range strings.Lines(f.Narinfo) {
 		key, value, _ := strings.Cut(strings.TrimSpace(line), ":")
 		value = strings.TrimSpace(value)
-		if key == "Sig" {
-			e.Signatures = append(e.Signatures, value)
+		if key == "Sig" { // early versions of oranc put all into one line
+			e.Signatures = append(e.Signatures, strings.Fields(value)...)
 		}
 		fields[key] = value
 	}
