@@ -84,6 +84,7 @@ type Server struct {
 	packs     *packs
 	registry  breaker // of NAR transfers
 	corrupt   *expiring
+	orancTold atomic.Bool
 
 	snapshot atomic.Pointer[index.Snapshot]
 	refresh  chan struct{} // holds one token: a refresh is under way

@@ -129,6 +129,7 @@ func (s *Server) adopt(snap *index.Snapshot) {
 	}
 	snap.LookupNAR(strings.Repeat("0", 52)) // makes the table that the first NAR would wait for
 	old := s.snapshot.Swap(snap)
+	s.noticeOranc(snap)
 	if old == nil || old.Len() != snap.Len() || old.Digest() != snap.Digest() {
 		s.log.Info("the cache index is in use", "paths", snap.Len())
 	}
