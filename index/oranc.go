@@ -130,6 +130,9 @@ type importer struct {
 	files orancFiles
 	dir   string // the store directory
 	todo  []string
+	// adding makes readers wait for a commit: else it would go on with what they
+	// add meanwhile, in ever smaller segments.
+	adding sync.Mutex
 
 	mu       sync.Mutex
 	claimed  map[string]bool  // hash parts that are read, or were
@@ -342,6 +345,8 @@ func (im *importer) load(ctx context.Context, hashPart string) ([]string, error)
 
 func (im *importer) add(ctx context.Context, e Entry) error {
 	if !im.opts.DryRun {
+		im.adding.Lock()
+		defer im.adding.Unlock()
 		return im.w.Add(ctx, e)
 	}
 	im.w.mu.Lock()

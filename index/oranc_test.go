@@ -3,7 +3,9 @@ package index
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -244,6 +246,21 @@ func TestImportOrancCrashAfterEveryStep(t *testing.T) {
 			}
 		}
 	})
+}
+
+// Many paths make few segments, whoever reads what meanwhile.
+func TestImportOrancMakesFewSegments(t *testing.T) {
+	t.Parallel()
+	repo := watch(open(t, t.TempDir()))
+	for i := range 100 {
+		orancPath(t, repo, oranc.Tag, fmt.Sprint("many", i))
+	}
+	repo.before = func(string) { time.Sleep(5 * time.Millisecond) } // they could read on
+	repo.size = func(v1.Hash) error { time.Sleep(time.Duration(rand.IntN(60)) * time.Millisecond); return nil }
+	im := mustImport(t, repo, ImportOptions{CommitEvery: 25})
+	if im.Paths != 100 || len(im.Segments) > 5 {
+		t.Errorf("got %d paths in %d segments", im.Paths, len(im.Segments))
+	}
 }
 
 // What is not complete is left out, and named; what an upstream has is not
