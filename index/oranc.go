@@ -26,7 +26,8 @@ type ImportOptions struct {
 	// part; nil means that none has. It is called from several goroutines, once
 	// for a path. Its errors end the import.
 	OnUpstream func(ctx context.Context, hashPart string) (bool, error)
-	// Config is merged into the cache's configuration. The store directory and
+	// Config is merged into the cache's configuration, its public keys also where
+	// there is no path to import any more. The store directory and
 	// the priority, unless the cache has one, are oranc's.
 	Config Config
 	// CommitEvery is the number of paths after which a segment is committed,
@@ -130,6 +131,8 @@ type importer struct {
 	files orancFiles
 	dir   string // the store directory
 	todo  []string
+	// newKeys: the configuration has public keys that the cache does not know
+	newKeys bool
 	// adding makes readers wait for a commit: else it would go on with what they
 	// add meanwhile, in ever smaller segments.
 	adding sync.Mutex
@@ -165,7 +168,9 @@ func (c *Cache) ImportOranc(ctx context.Context, o ImportOptions) (*Snapshot, Im
 		result: Imported{Keys: map[string]int{}},
 	}
 	im.sort(base)
-	if len(im.todo) == 0 {
+	im.newKeys = im.result.Present+len(im.todo) > 0 &&
+		slices.ContainsFunc(o.Config.PublicKeys, func(k string) bool { return !slices.Contains(base.config.PublicKeys, k) })
+	if len(im.todo) == 0 && !im.newKeys {
 		return base, im.result, nil
 	}
 	if err := im.prepare(ctx, base); err != nil {
@@ -371,6 +376,9 @@ func (im *importer) commit(ctx context.Context, failed error) error {
 		}
 		var r Result
 		r, err = im.w.Close(ctx, nil)
+		if err == nil && im.newKeys && len(r.Segments) == 0 {
+			r, err = im.sayKeys(ctx)
+		}
 		done, im.result.Segments = im.w.committed, r.Segments
 		for _, e := range r.Lost {
 			im.result.Lost = append(im.result.Lost, e.Path)
@@ -397,6 +405,17 @@ func (im *importer) commit(ctx context.Context, failed error) error {
 	slices.SortFunc(im.result.Lost, func(a, b storepath.Path) int { return strings.Compare(a.HashPart, b.HashPart) })
 	slices.Sort(im.result.Unusable)
 	return err
+}
+
+// sayKeys writes a segment for the configuration alone: no path brings it.
+func (im *importer) sayKeys(ctx context.Context) (Result, error) {
+	im.w.committing.Lock()
+	err := im.w.writeSegment(ctx, nil, nil)
+	im.w.committing.Unlock()
+	if err != nil {
+		return Result{}, fmt.Errorf("recording the configuration: %w", err)
+	}
+	return im.w.Close(ctx, nil)
 }
 
 // unusableError tells why a file of oranc's is left out.

@@ -143,6 +143,17 @@ func TestImportOranc(t *testing.T) {
 		if again.Paths != 0 || again.Present != 5 || len(repo.put)+len(repo.tags) != 0 {
 			t.Errorf("once more: got %+v, wrote %v", again, repo.tags)
 		}
+		for range 2 { // a key is kept also where nothing is left to import, once
+			repo.tags = nil
+			mustImport(t, repo, ImportOptions{DryRun: true, Config: Config{PublicKeys: []string{foreignKey}}})
+			mustImport(t, repo, ImportOptions{Config: Config{PublicKeys: []string{foreignKey}}})
+			if s := sees(t, repo, entries...); !slices.Equal(s.Config().PublicKeys, []string{foreignKey}) {
+				t.Errorf("got the keys %v", s.Config().PublicKeys)
+			}
+		}
+		if len(repo.tags) != 0 {
+			t.Errorf("wrote %v for a key that is known", repo.tags)
+		}
 		// what oranc gets later is imported later
 		more := orancPath(t, repo, oranc.Tag, "more", entries[4].Path.Base())
 		if im := mustImport(t, repo, ImportOptions{}); im.Paths != 1 || im.Present != 5 {

@@ -137,7 +137,7 @@ func (p *publisher) tellImported(im index.Imported, publicKeys []string) {
 	}
 	if len(unknown) > 0 {
 		p.msg.Printf("signatures do not tell the public key: clients need that of %s among their trusted-public-keys, as before. "+
-			"A publish with the secret key in --sign-key-file keeps it in the cache, so that proxy prints it", ui.Few(unknown))
+			"Once more with the secret key in --sign-key-file keeps it in the cache, so that proxy prints it", ui.Few(unknown))
 	}
 }
 

@@ -84,6 +84,9 @@ func TestImportsOranc(t *testing.T) {
 	if again.code != 0 || again.Imported.Paths != 0 || again.Imported.Present != len(both) {
 		t.Errorf("again: got %d, %+v\n%s", again.code, again.Imported, again.stderr)
 	}
+	if conf := w.proxy(cache); !strings.Contains(conf, strings.TrimSpace(w.publicKey)) {
+		t.Errorf("the key is not kept: %s", conf)
+	}
 	r := w.publish(cache, "--flake", flake)
 	if r.InCache.Paths < len(changed) || r.Uploaded.Paths != r.Closure.Paths-r.InCache.Paths {
 		t.Errorf("publishing: got %+v", r)
