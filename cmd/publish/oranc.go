@@ -58,6 +58,9 @@ func (p *publisher) importOranc(ctx context.Context) error {
 	if err != nil {
 		return p.explain(err)
 	}
+	if base.Foreign() {
+		return hint.Wrap(errors.New("the cache is nixcache-oci's, too, which a dry run does not take over"), "leave out --dry-run, or publish into it before")
+	}
 	defer p.stages.Start("import")()
 	p.msg.Printf("looking for what oranc has stored in %s", p.repo)
 	last := time.Now()
@@ -75,8 +78,9 @@ func (p *publisher) importOranc(ctx context.Context) error {
 	p.report.imported(im)
 	if err != nil {
 		if im.Paths > 0 && !p.cfg.DryRun {
+			p.msg.Printf("imported until then: %s; run it again, and it goes on from there", ui.Count(im.Paths, "path"))
 			p.report.partial = true
-			err = cli.WithStatus(hint.Wrap(err, fmt.Sprintf("%s imported until then; run it again, and it goes on from there", ui.Count(im.Paths, "path"))), cli.ExitPartly)
+			err = cli.WithStatus(err, cli.ExitPartly)
 		}
 		return p.explain(err)
 	}

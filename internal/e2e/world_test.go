@@ -188,7 +188,12 @@ func (w *world) proxy(cache string) string {
 // startProxy starts a proxy that will print so many lines.
 func (w *world) startProxy(cache string, n int, args ...string) string {
 	w.Helper()
-	cmd := w.command("proxy", append([]string{"--cache", cache, "--listen", "127.0.0.1:0", "--cache-dir", w.TempDir()}, args...)...)
+	return w.awaitProxy(w.command("proxy", append([]string{"--cache", cache, "--listen", "127.0.0.1:0", "--cache-dir", w.TempDir()}, args...)...), n)
+}
+
+// awaitProxy starts cmd, a proxy that will print so many lines.
+func (w *world) awaitProxy(cmd *exec.Cmd, n int) string {
+	w.Helper()
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	stdout, err := cmd.StdoutPipe()
