@@ -477,3 +477,27 @@ func TestImportOrancOfAnotherStore(t *testing.T) {
 		t.Errorf("into a cache for another store: got %v", err)
 	}
 }
+
+// No narinfo of oranc's makes an entry that could not be written and served.
+func FuzzOrancNarinfo(f *testing.F) {
+	e := entryFor("hello-1.0", v1.Descriptor{Digest: emptyConfig.Digest, Size: 2}, "00000000000000000000000000000000-dep")
+	e.Signatures = []string{orancSig}
+	f.Add(e.Narinfo())
+	f.Add(strings.Replace(e.Narinfo(), orancSig, orancSig+" "+orancSig, 1))
+	f.Add("StorePath: /nix/store/x\nURL\nSig:\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		narinfoFields(text)
+		e, err := foreignEntry{Narinfo: text, NarDigest: emptyConfig.Digest.String(), NarSize: 2}.entry()
+		if err != nil {
+			return
+		}
+		line, err := appendLine(nil, &e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := decodeLine(line, e.Path.Dir)
+		if err != nil || again.Narinfo() != e.Narinfo() {
+			t.Errorf("got %q, %v, want %q", again.Narinfo(), err, e.Narinfo())
+		}
+	})
+}
