@@ -27,6 +27,13 @@ help: ## print this text
 build: ## build static binaries into bin/
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN) $(COMMANDS:%=./cmd/%)
 
+.PHONY: image
+image: ## build the container image of the proxy into dist/image
+	@for arch in amd64 arm64; do \
+		GOOS=linux GOARCH=$$arch $(MAKE) --no-print-directory build BIN=dist/bin/linux-$$arch/ || exit; \
+	done
+	go run ./internal/image build -bin dist/bin -version '$(VERSION)' -to dist/image
+
 .PHONY: demo
 demo: ## publish the example flake, serve it, substitute it into an empty store
 	scripts/install-deps --for demo

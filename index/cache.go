@@ -33,6 +33,11 @@ type Options struct {
 	// Settle is how long a writer waits before it looks whether the root kept
 	// its segments; 0 means 200 ms, jittered.
 	Settle time.Duration
+	// Reserve is asked before a part of the index is read, or unpacked, which
+	// takes about so many bytes of memory. Its error ends the reading. It may
+	// be called at the same time from several goroutines; nil means that there
+	// is memory enough.
+	Reserve func(bytes int64) error
 }
 
 // Cache is the cache index of one repository. It is safe for concurrent use;
@@ -49,8 +54,16 @@ type Cache struct {
 	current *Snapshot              // nil until something was read
 	blobs   map[v1.Hash]*segment   // by entries blob, for the next snapshot
 	swept   map[string]SegmentInfo // segments that only the tag list shows
-	own     map[string]bool        // tags that this process has written, whatever the tag list says
+	own     map[string]time.Time   // tags that this process has written, and when: they count whatever the tag list says
 }
+
+// lag is how far a tag list may be behind what was written. It is far less
+// than a collection waits before it deletes a tag.
+const lag = 6 * time.Hour
+
+// owns reports whether a tag was written by this process, and so lately that a
+// tag list without it says nothing.
+func (c *Cache) owns(tag string) bool { return c.opts.Now().Sub(c.own[tag]) < lag }
 
 // Open returns the cache index in repo. Nothing is read yet.
 func Open(repo registry.Repository, o Options) *Cache {
@@ -63,7 +76,7 @@ func Open(repo registry.Repository, o Options) *Cache {
 	if o.Settle == 0 {
 		o.Settle = 200 * time.Millisecond
 	}
-	return &Cache{repo: repo, opts: o, disk: newDisk(o.Dir, repo.String()), blobs: map[v1.Hash]*segment{}, swept: map[string]SegmentInfo{}, own: map[string]bool{}}
+	return &Cache{repo: repo, opts: o, disk: newDisk(o.Dir, repo.String()), blobs: map[v1.Hash]*segment{}, swept: map[string]SegmentInfo{}, own: map[string]time.Time{}}
 }
 
 // Refresh reads what changed since the last read. If nothing did it costs one
@@ -99,7 +112,7 @@ func (c *Cache) read(ctx context.Context, sweep bool) (*Snapshot, error) {
 	if c.current != nil && !sweep {
 		known = c.current.digest
 	}
-	digest, list, err := readRoot(ctx, c.repo, known, sweep)
+	digest, list, err := readRoot(ctx, c.repo, known, sweep, c.opts.Reserve)
 	switch {
 	case errors.Is(err, registry.ErrNotFound):
 		sweep, list.retired = true, []Retired{}
@@ -207,9 +220,10 @@ func (c *Cache) sweep(ctx context.Context, list *segmentList) error {
 	if err := g.Wait(); err != nil {
 		return err
 	}
+	maps.DeleteFunc(c.own, func(tag string, _ time.Time) bool { return !c.owns(tag) })
 	maps.Copy(c.swept, found)
-	maps.DeleteFunc(c.swept, func(tag string, _ SegmentInfo) bool { return !present[tag] && !c.own[tag] })
-	unlisted := slices.DeleteFunc(slices.Clone(list.Segments), func(s SegmentInfo) bool { return present[s.Tag] || c.own[s.Tag] })
+	maps.DeleteFunc(c.swept, func(tag string, _ SegmentInfo) bool { return !present[tag] && !c.owns(tag) })
+	unlisted := slices.DeleteFunc(slices.Clone(list.Segments), func(s SegmentInfo) bool { return present[s.Tag] || c.owns(s.Tag) })
 	gone, err := c.unanswered(ctx, unlisted) // lists of tags may lag
 	if err != nil {
 		return err
@@ -329,7 +343,10 @@ func (c *Cache) load(ctx context.Context, info SegmentInfo) (*segment, error) {
 	}
 	blob, ok := c.disk.entries(info)
 	if !ok {
-		var err error
+		err := ask(c.opts.Reserve, info.EntriesSize)
+		if err != nil {
+			return nil, fmt.Errorf("reading segment %s: %w", info.Tag, err)
+		}
 		blob, err = registry.ReadBlob(ctx, c.repo, info.Entries, info.EntriesSize)
 		if errors.Is(err, registry.ErrNotFound) {
 			return nil, c.collected(ctx, info, err)
@@ -337,6 +354,10 @@ func (c *Cache) load(ctx context.Context, info SegmentInfo) (*segment, error) {
 		if err != nil {
 			return nil, fmt.Errorf("reading segment %s: %w", info.Tag, err)
 		}
+	}
+	// with its tables an index takes half as much again as its text
+	if err := ask(c.opts.Reserve, int64(unpackedSize(blob, maxEntries))/2*3); err != nil { //nolint:gosec // at most maxEntries
+		return nil, fmt.Errorf("reading segment %s: %w", info.Tag, err)
 	}
 	s, err := parseSegment(blob)
 	if err != nil {

@@ -2,11 +2,13 @@ package index
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
+	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/storepath"
 )
 
@@ -38,11 +40,7 @@ func (w *Writer) compact(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		c, err := newContent(entries)
-		if err != nil {
-			return err
-		}
-		if _, err := w.putSegment(ctx, h, c); err != nil {
+		if err := w.putMerged(ctx, h, entries); err != nil {
 			return fmt.Errorf("merging %d segments: %w", len(group), err)
 		}
 		w.cache.opts.Logger.Debug("segments merged", "segments", len(group), "entries", len(entries))
@@ -51,6 +49,28 @@ func (w *Writer) compact(ctx context.Context) error {
 		return nil
 	}
 	return w.writeRoot(ctx)
+}
+
+// putMerged writes a merged segment. Documents that the registry has lost are
+// left out, or nothing would ever be merged again.
+func (w *Writer) putMerged(ctx context.Context, h Header, entries []Entry) error {
+	for {
+		c, err := newContent(entries)
+		if err != nil {
+			return err
+		}
+		_, err = w.putSegment(ctx, h, c)
+		var missing *registry.MissingBlobsError
+		found := false
+		if errors.As(err, &missing) {
+			for i := range entries {
+				found = entries[i].without(missing.Digests) || found
+			}
+		}
+		if !found {
+			return err
+		}
+	}
 }
 
 // Current returns what was read last, without any request: after a Writer was
@@ -105,17 +125,23 @@ func classes(segments []*segment, maxEntries, maxLayers int) [][]int {
 }
 
 // merge makes the header and the entries of the segment that replaces those at
-// the given positions. Entries that others have superseded are left out.
+// the given positions. Entries that later ones have superseded are left out.
+// Copies that were added at the same moment are not superseded: a collection
+// that has made the one may be about to replace the other.
 func (s *Snapshot) merge(group []int) (Header, []Entry, error) {
 	var entries []Entry
+	taken := map[[storepath.HashPartLen]byte]bool{}
 	for _, i := range group {
 		seg := s.segments[i]
 		for j := range seg.lines {
 			k, _, _, _ := linePrefix(seg.line(j))
+			key := [storepath.HashPartLen]byte(k)
 			here := position{int32(i), int32(j)} //nolint:gosec // bounded by maxEntries
-			if s.entries[[storepath.HashPartLen]byte(k)] != here {
+			winner, ok := s.entries[key]
+			if !ok || s.newer(winner, here) || taken[key] || here != winner && slices.Contains(group, int(winner.segment)) {
 				continue
 			}
+			taken[key] = true
 			e, ok := s.at(here, true)
 			if !ok {
 				return Header{}, nil, fmt.Errorf("merging segment %s: its entry %d is damaged", seg.info.Tag, j+1)

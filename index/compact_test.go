@@ -269,7 +269,7 @@ func TestRetiredSegmentsAreKept(t *testing.T) {
 	}
 	retired := func() int {
 		t.Helper()
-		_, list, err := readRoot(ctx, repo, v1.Hash{}, true)
+		_, list, err := readRoot(ctx, repo, v1.Hash{}, true, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

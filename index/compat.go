@@ -89,12 +89,18 @@ func (w *Writer) warn(msg string, args ...any) {
 }
 
 // compatRoots returns the hash parts of what the newest publication of each
-// line has published, as far as the index has it.
+// line has published, as far as the index has it: the newest complete one, and
+// the newest partial one, which takes the place of none that is complete.
 func (s *Snapshot) compatRoots(entries map[string]compatEntry) []string {
-	newest := map[string]Publication{}
+	type kind struct {
+		line    string
+		partial bool
+	}
+	newest := map[kind]Publication{}
 	for _, p := range s.Publications() {
-		if q, ok := newest[p.line()]; !ok || !p.Time.Before(q.Time) {
-			newest[p.line()] = p
+		k := kind{p.line(), p.Partial}
+		if q, ok := newest[k]; !ok || !p.Time.Before(q.Time) {
+			newest[k] = p
 		}
 	}
 	roots := []string{}

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/authn"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/nix-community/go-nix/pkg/nixbase32"
 
@@ -21,9 +22,9 @@ import (
 
 // backends are the repositories that every test of the protocol runs on.
 func backends(t *testing.T, f func(t *testing.T, open func() registry.Repository)) {
-	opener := func(t *testing.T, cache string) func() registry.Repository {
+	opener := func(t *testing.T, cache string, login ...authn.Keychain) func() registry.Repository {
 		return func() registry.Repository {
-			r, err := registry.Open(cache, registry.Options{Push: true})
+			r, err := registry.Open(cache, registry.Options{Push: true, Keychain: authn.NewMultiKeychain(login...)})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -33,6 +34,10 @@ func backends(t *testing.T, f func(t *testing.T, open func() registry.Repository
 	t.Run("oci", func(t *testing.T) { f(t, opener(t, "oci:"+t.TempDir())) })
 	t.Run("ggcr", func(t *testing.T) { f(t, opener(t, registrytest.GGCR(t)+"/a/b")) })
 	t.Run("distribution", func(t *testing.T) { f(t, opener(t, registrytest.NewDistribution(t).Addr+"/a/b")) })
+	t.Run("forge", func(t *testing.T) {
+		forge := registrytest.NewForge(t)
+		f(t, opener(t, forge.Cache("a/b"), forge))
+	})
 }
 
 func quick() Options { return Options{Settle: time.Millisecond} }
@@ -74,7 +79,7 @@ func publish(t *testing.T, repo registry.Repository, o WriterOptions, entries ..
 		return Result{}, err
 	}
 	for _, e := range entries {
-		if err := w.Add(ctx, e); err != nil {
+		if err := w.AddWith(ctx, e, documentsFor(&e)); err != nil {
 			return Result{}, err
 		}
 	}
@@ -306,8 +311,8 @@ func TestCommitsOnTheWay(t *testing.T) {
 	if r, err := publish(t, repo, o, entries...); err != nil || r.Committed != 25 {
 		t.Fatalf("got %+v, %v", r, err)
 	}
-	// 10, 10 and 5 entries, at most four blobs a segment
-	if want := []int{4, 4, 2, 4, 4, 2, 4, 1}; !slices.Equal(sizes, want) {
+	// 10, 10 and 5 entries, at most four blobs a segment, one of them with listings
+	if want := []int{3, 3, 3, 1, 3, 3, 3, 1, 3, 2}; !slices.Equal(sizes, want) {
 		t.Errorf("got segments of %v, want %v", sizes, want)
 	}
 	s, err := Open(repo, quick()).Refresh(context.Background())

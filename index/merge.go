@@ -85,7 +85,7 @@ func sleep(ctx context.Context, d time.Duration) error {
 // missing reports whether the root is not ours, or lacks one of this writer's
 // segments that is not known to be settled.
 func (w *Writer) missing(ctx context.Context) (bool, error) {
-	digest, list, err := readRoot(ctx, w.cache.repo, w.root, false)
+	digest, list, err := readRoot(ctx, w.cache.repo, w.root, false, nil)
 	switch {
 	case errors.Is(err, registry.ErrNotFound):
 		return true, nil
@@ -125,7 +125,7 @@ func (w *Writer) mergeRoot(ctx context.Context, hasty bool) (*Snapshot, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, s := range w.unsettled {
-		c.swept[s.Tag], c.own[s.Tag] = s, true // tag lists may lag
+		c.swept[s.Tag], c.own[s.Tag] = s, s.Created // tag lists may lag
 	}
 	s, err := c.read(ctx, true)
 	if err != nil {

@@ -433,31 +433,41 @@ func (im *importer) entry(ctx context.Context, key string) (Entry, error) {
 	if err != nil {
 		return Entry{}, err
 	}
-	fields := narinfoFields(text)
-	path, err := storepath.Parse(fields["StorePath"])
-	if err == nil && (path.HashPart+".narinfo" != key || path.Dir != im.dir) {
-		err = fmt.Errorf("it is for %s", path)
+	e, url, err := parseOrancNarinfo(text)
+	if err == nil && (e.Path.HashPart+".narinfo" != key || e.Path.Dir != im.dir) {
+		err = fmt.Errorf("it is for %s", e.Path)
 	}
 	if err != nil {
 		return Entry{}, &unusableError{err: err}
 	}
-	nar, err := im.file(ctx, fields["URL"])
+	nar, err := im.file(ctx, url)
 	if err == nil {
 		err = im.checkBlob(ctx, nar)
 	}
 	if unusable := (*unusableError)(nil); errors.As(err, &unusable) {
-		return Entry{}, &unusableError{lost: path, err: fmt.Errorf("its NAR: %w", unusable.err)}
+		return Entry{}, &unusableError{lost: e.Path, err: fmt.Errorf("its NAR: %w", unusable.err)}
 	}
 	if err != nil {
 		return Entry{}, err
 	}
 	// Two paths with the same contents share a NAR's key, and who came last may
 	// have compressed it in another way. So its blob tells the file hash.
-	e, err := foreignEntry{Narinfo: text, NarDigest: nar.Digest.String(), NarSize: nar.Size}.entry()
+	e.NAR = Location{Blob: nar.Digest, BlobSize: nar.Size, Size: nar.Size}
+	if e.FileHash, err = nixBase32(nar.Digest.String()); err == nil {
+		err = e.Validate()
+	}
 	if err != nil {
 		return Entry{}, &unusableError{err: err}
 	}
 	return e, nil
+}
+
+// parseOrancNarinfo is ParseNarinfo for what early versions of oranc wrote, too:
+// all signatures in one line, and none as an empty one.
+func parseOrancNarinfo(text string) (Entry, string, error) {
+	e, url, err := ParseNarinfo(text)
+	e.Signatures = strings.Fields(strings.Join(e.Signatures, " "))
+	return e, url, err
 }
 
 // text reads a small file.

@@ -487,8 +487,9 @@ func FuzzOrancNarinfo(f *testing.F) {
 	f.Add("StorePath: /nix/store/x\nURL\nSig:\n")
 	f.Fuzz(func(t *testing.T, text string) {
 		narinfoFields(text)
-		e, err := foreignEntry{Narinfo: text, NarDigest: emptyConfig.Digest.String(), NarSize: 2}.entry()
-		if err != nil {
+		e, _, err := parseOrancNarinfo(text)
+		e.FileHash, e.NAR = FileHash(make([]byte, 32)), Location{Blob: emptyConfig.Digest, BlobSize: 2, Size: 2}
+		if err != nil || e.Validate() != nil {
 			return
 		}
 		line, err := appendLine(nil, &e)

@@ -221,8 +221,13 @@ const (
 )
 
 // parseSource reads the reference as GitHub Actions gives it. Gitea and Forgejo
-// give the same, with /head instead of /merge, and have no merge queue.
+// give the same, with /head instead of /merge, and have no merge queue. GitLab's
+// merge requests are refs/merge-requests/NUMBER/head.
 func parseSource(p Publication) source {
+	if rest, ok := strings.CutPrefix(p.Ref, "refs/merge-requests/"); ok {
+		number, _, _ := strings.Cut(rest, "/")
+		return source{kind: fromRequest, name: "merge request " + number}
+	}
 	if rest, ok := strings.CutPrefix(p.Ref, "refs/pull/"); ok {
 		number, _, _ := strings.Cut(rest, "/")
 		return source{kind: fromRequest, name: "pull request " + number}

@@ -166,12 +166,12 @@ func TestJudge(t *testing.T) {
 			name: "pull requests", r: last(9),
 			pubs: []Publication{
 				from("refs/pull/12/merge", 8, "a"), from("refs/pull/12/merge", 6, "b"), from("refs/pull/12/merge", 7, "c"),
-				from("refs/pull/13/head", 2, "d"), from(queue, 3, "e"), from(queue, 30, "f"),
+				from("refs/pull/13/head", 2, "d"), from(queue, 3, "e"), from(queue, 30, "f"), from("refs/merge-requests/4/head", 1, "g"),
 			},
 			want: []string{
 				"-merge queue of main, published 2026-11-01", "-pull request 12, published 2026-11-23", "-pull request 12, published 2026-11-24",
 				"+pull request 12, published 2026-11-25, kept until 2026-12-02", "+merge queue of main, published 2026-11-28, kept until 2026-12-05",
-				"+pull request 13, published 2026-11-29, kept until 2026-12-06",
+				"+pull request 13, published 2026-11-29, kept until 2026-12-06", "+merge request 4, published 2026-11-30, kept until 2026-12-07",
 			},
 		},
 		{

@@ -46,6 +46,7 @@ func (t *table) rewrite(o *PlanOptions, verdicts []Verdict, unpinned []Unpin) re
 			stale[i] = true
 		}
 	}
+	t.withCopies(stale)
 	for i := range s.segments {
 		if stale[i] {
 			rw.old = append(rw.old, i)
@@ -61,6 +62,37 @@ func (t *table) rewrite(o *PlanOptions, verdicts []Verdict, unpinned []Unpin) re
 		rw.new = append(rw.new, nil)
 	}
 	return rw
+}
+
+// withCopies adds the segments that have the current copies of lines in those
+// that will be replaced. A copy in a segment that stays is no reason to leave a
+// line out: who has made it, another collection or a compaction, may be about to
+// replace that segment by the one that we replace. A copy has the same time; what
+// was added again later is no copy.
+func (t *table) withCopies(stale []bool) {
+	s := t.snapshot
+	var todo []int
+	for i := range stale {
+		if stale[i] {
+			todo = append(todo, i)
+		}
+	}
+	for len(todo) > 0 {
+		i := todo[len(todo)-1]
+		todo = todo[:len(todo)-1]
+		for line := range s.segments[i].lines {
+			r := &t.rows[t.start[i]+line]
+			if r.current || r.damaged || r.hidden {
+				continue
+			}
+			k, _, _, _ := linePrefix(s.segments[i].line(line))
+			winner, ok := s.entries[[storepath.HashPartLen]byte(k)]
+			if ok && !stale[winner.segment] && t.rows[t.row(winner)].added == r.added {
+				stale[winner.segment] = true
+				todo = append(todo, int(winner.segment))
+			}
+		}
+	}
 }
 
 // removals lists the rows of paths that go, and what is to be remembered of
@@ -89,8 +121,13 @@ func (t *table) stale(segment int) bool {
 	seg := s.segments[segment]
 	for line := range seg.lines {
 		r := &t.rows[t.start[segment]+line]
-		if r.damaged || !t.blobs[r.blob].needed || t.blobs[r.blob].sparse() {
+		if r.damaged {
 			return true
+		}
+		for _, b := range t.blobsOf(r) {
+			if !t.blobs[b].needed || t.blobs[b].sparse() {
+				return true
+			}
 		}
 		k, _, _, _ := linePrefix(seg.line(line))
 		// a line that is superseded would come back without the one that
@@ -115,10 +152,18 @@ func (t *table) divide(segments []int, maxLayers int) [][]int32 {
 			if !r.stays() {
 				continue
 			}
-			if len(current) == maxCollected || !blobs[r.blob] && len(blobs) == maxLayers {
+			more := 0
+			for _, b := range t.blobsOf(r) {
+				if !blobs[b] {
+					more++
+				}
+			}
+			if len(current) == maxCollected || len(current) > 0 && more > 0 && len(blobs)+more > maxLayers {
 				out, current, blobs = append(out, current), nil, map[int32]bool{}
 			}
-			blobs[r.blob] = true
+			for _, b := range t.blobsOf(r) {
+				blobs[b] = true
+			}
 			current = append(current, int32(n)) //nolint:gosec // bounded by maxEntries
 		}
 	}

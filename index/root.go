@@ -26,6 +26,7 @@ const (
 	mediaCompat      = "application/vnd.nixcache.index.v1+json"
 	mediaPack        = "application/vnd.nixoci.pack.v1+"
 	mediaNAR         = "application/vnd.nixoci.nar.v1"
+	mediaExtras      = "application/vnd.nixoci.extras.v1+zstd"
 	mediaEmpty       = "application/vnd.oci.empty.v1+json"
 )
 
@@ -113,8 +114,8 @@ var emptyConfig = v1.Descriptor{
 // registry.ErrNotFound if there is no root, ErrForeign if it is not ours.
 //
 // The manifest is fetched at once, without asking for its digest first: it is
-// smaller than what a further request costs.
-func readRoot(ctx context.Context, repo registry.Repository, known v1.Hash, retired bool) (v1.Hash, segmentList, error) {
+// smaller than what a further request costs. Reserve is that of Options.
+func readRoot(ctx context.Context, repo registry.Repository, known v1.Hash, retired bool, reserve func(int64) error) (v1.Hash, segmentList, error) {
 	// layers may have been superseded and collected between the reads
 	for try := 0; ; try++ {
 		m, err := repo.Manifest(ctx, RootTag)
@@ -124,7 +125,7 @@ func readRoot(ctx context.Context, repo registry.Repository, known v1.Hash, reti
 		if m.Digest == known {
 			return known, segmentList{}, nil
 		}
-		list, err := readLayers(ctx, repo, m, retired)
+		list, err := readLayers(ctx, repo, m, retired, reserve)
 		if !errors.Is(err, registry.ErrNotFound) {
 			return m.Digest, list, err
 		}
@@ -134,16 +135,26 @@ func readRoot(ctx context.Context, repo registry.Repository, known v1.Hash, reti
 	}
 }
 
-func readLayers(ctx context.Context, repo registry.Repository, m registry.Manifest, retired bool) (segmentList, error) {
+func readLayers(ctx context.Context, repo registry.Repository, m registry.Manifest, retired bool, reserve func(int64) error) (segmentList, error) {
 	layers, err := rootLayers(m)
 	if err != nil {
 		return segmentList{}, err
 	}
 	if layers.foreign.Size > 0 {
+		// the document, what is decoded of it, and the segment made of that
+		if err := ask(reserve, 4*layers.foreign.Size); err != nil {
+			return segmentList{}, err
+		}
 		return readForeign(ctx, repo, layers.foreign)
+	}
+	if err := ask(reserve, layers.segments.Size); err != nil {
+		return segmentList{}, err
 	}
 	blob, err := readLayer(ctx, repo, layers.segments, maxSegmentListBlob)
 	if err != nil {
+		return segmentList{}, err
+	}
+	if err := ask(reserve, int64(unpackedSize(blob, maxSegmentList))); err != nil { //nolint:gosec // at most maxSegmentList
 		return segmentList{}, err
 	}
 	list, err := parseSegmentList(blob)
@@ -155,7 +166,13 @@ func readLayers(ctx context.Context, repo registry.Repository, m registry.Manife
 	if layers.retired.Size == 0 {
 		return list, nil
 	}
+	if err := ask(reserve, layers.retired.Size); err != nil {
+		return list, err
+	}
 	if blob, err = readLayer(ctx, repo, layers.retired, maxSegmentListBlob); err != nil {
+		return list, err
+	}
+	if err := ask(reserve, int64(unpackedSize(blob, maxSegmentList))); err != nil { //nolint:gosec // at most maxSegmentList
 		return list, err
 	}
 	list.retired, err = parseRetired(blob)
@@ -211,7 +228,7 @@ func rootLayers(m registry.Manifest) (rootManifest, error) {
 
 func parseSegmentList(blob []byte) (segmentList, error) {
 	var list segmentList
-	raw, err := decompress(blob, maxSegmentList)
+	raw, err := decompress(blob, unpackedSize(blob, maxSegmentList))
 	if err != nil {
 		return list, fmt.Errorf("decompressing the segment list: %w", err)
 	}
@@ -230,7 +247,7 @@ func parseSegmentList(blob []byte) (segmentList, error) {
 }
 
 func parseRetired(blob []byte) ([]Retired, error) {
-	raw, err := decompress(blob, maxSegmentList)
+	raw, err := decompress(blob, unpackedSize(blob, maxSegmentList))
 	if err != nil {
 		return nil, fmt.Errorf("decompressing the retired segments: %w", err)
 	}

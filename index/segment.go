@@ -158,7 +158,7 @@ func encodeSegment(h Header, lines []byte) ([]byte, error) {
 // parseSegment reads an entries blob. It checks the header and the fixed part
 // of every line; the rest of a line is checked when it is looked up.
 func parseSegment(blob []byte) (*segment, error) {
-	data, err := decompress(blob, maxEntries)
+	data, err := decompress(blob, unpackedSize(blob, maxEntries))
 	if err != nil {
 		return nil, fmt.Errorf("decompressing a segment: %w", err)
 	}

@@ -17,12 +17,20 @@ var encoder = sync.OnceValue(func() *zstd.Encoder {
 
 func compress(b []byte) []byte { return encoder().EncodeAll(b, nil) }
 
+// window is the largest window of what the encoder writes, in bytes. A decoder
+// that may use less memory refuses the shortest text.
+const window = 8 << 20
+
 // decompress refuses what would grow beyond limit bytes.
 func decompress(b []byte, limit uint64) ([]byte, error) {
-	d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(limit))
+	d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(max(limit, window)))
 	if err != nil {
 		return nil, err
 	}
 	defer d.Close()
-	return d.DecodeAll(b, nil)
+	out, err := d.DecodeAll(b, nil)
+	if err == nil && uint64(len(out)) > limit {
+		err = zstd.ErrDecoderSizeExceeded
+	}
+	return out, err
 }

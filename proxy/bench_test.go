@@ -84,7 +84,7 @@ func BenchmarkNarinfo(b *testing.B) {
 }
 
 // BenchmarkNAR reads a large NAR from a real registry, and the same through the
-// proxy, which checks its hash.
+// proxy, which checks its hash, also where it keeps NARs on disk.
 func BenchmarkNAR(b *testing.B) {
 	addr := registrytest.NewDistribution(b).Addr
 	repo := openRepo(b, addr+"/a/b")
@@ -93,9 +93,12 @@ func BenchmarkNAR(b *testing.B) {
 	e := fileEntry("large", data)
 	publish(b, repo, index.Config{}, e)
 	url := start(b, newServer(b, repo))
+	disk := openDisk(b, repo, b.TempDir(), 1<<30)
+	lan := start(b, newServer(b, repo, func(o *Options) { o.Blobs = disk }))
 	for name, at := range map[string]string{
-		"registry": fmt.Sprintf("http://%s/v2/a/b/blobs/%s", addr, e.NAR.Blob),
-		"proxy":    url + "/" + e.URL(),
+		"registry":  fmt.Sprintf("http://%s/v2/a/b/blobs/%s", addr, e.NAR.Blob),
+		"proxy":     url + "/" + e.URL(),
+		"nar-cache": lan + "/" + e.URL(),
 	} {
 		b.Run(name, func(b *testing.B) {
 			c := client()

@@ -21,6 +21,7 @@ import (
 	"github.com/nix-community/go-nix/pkg/nixbase32"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/internal/httpd"
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/storepath"
 )
@@ -129,7 +130,7 @@ func newServer(tb testing.TB, repo registry.Repository, change ...func(*Options)
 }
 
 // start serves s as the command does and returns its URL.
-func start(tb testing.TB, s *Server) string {
+func start(tb testing.TB, s Service) string {
 	tb.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -137,7 +138,7 @@ func start(tb testing.TB, s *Server) string {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
-	go func() { done <- s.Serve(ctx, l) }()
+	go func() { done <- serve(ctx, s, l) }()
 	tb.Cleanup(func() {
 		cancel()
 		http.DefaultClient.CloseIdleConnections()
@@ -146,6 +147,17 @@ func start(tb testing.TB, s *Server) string {
 		}
 	})
 	return "http://" + l.Addr().String()
+}
+
+// serve serves s on l, and keeps its index fresh, until ctx ends.
+func serve(ctx context.Context, s Service, l net.Listener) error {
+	srv := httpd.New(httpd.Options{Handler: s})
+	srv.Ready("")
+	fresh := make(chan struct{})
+	go func() { defer close(fresh); s.Run(ctx) }()
+	err := srv.Serve(ctx, []net.Listener{l})
+	<-fresh
+	return err
 }
 
 // fakeBlobs holds blobs in memory. Its hook, if there is one, may fail or

@@ -29,6 +29,9 @@ var pieces = sync.Pool{New: func() any { return new([pieceSize]byte) }}
 // errCorrupt means that the registry has other bytes than the index says.
 var errCorrupt = errors.New("the NAR in the registry does not have its hash")
 
+// errDamaged is errCorrupt where the copy on disk was it.
+var errDamaged = errors.New("the NAR on disk did not have its hash")
+
 // reader delivers a NAR piece by piece.
 type reader interface {
 	// fill reads the next len(p) bytes, within limit.
@@ -59,6 +62,13 @@ func (s *Server) serveNAR(w http.ResponseWriter, r *http.Request, url string) {
 		notFound(w)
 		return
 	}
+	if r.Method == http.MethodGet && r.Header.Get("Range") != "" && s.torn.has(fileHash) {
+		notFound(w) // what it continues may be damaged
+		return
+	}
+	if s.redirect(w, r, e) {
+		return
+	}
 	part := whole(e.NAR.Size)
 	if r.Method == http.MethodGet && r.Header.Get("If-Range") == "" { // there is no validator that could match
 		var ok bool
@@ -82,7 +92,19 @@ func (s *Server) serveNAR(w http.ResponseWriter, r *http.Request, url string) {
 		return
 	}
 	begun := false
-	n, err := s.sendNAR(r.Context(), w, e, part, func() { begun = true; w.WriteHeader(status) })
+	begin := func() { begun = true; w.WriteHeader(status) }
+	n, err := s.sendNAR(r.Context(), w, e, part, begin)
+	if errors.Is(err, errCorrupt) && drop(s.opts.Blobs, e.NAR.Blob) {
+		// It was the copy on our disk, so only who has got some of it is
+		// harmed. Nix would ask for the rest, get it, and fail for good.
+		s.log.Warn("a damaged file was removed from the NAR cache", "path", e.Path.String(), "blob", e.NAR.Blob.String())
+		if begun {
+			s.torn.add(fileHash, corruptTTL)
+			err = errDamaged
+		} else {
+			n, err = s.sendNAR(r.Context(), w, e, part, begin)
+		}
+	}
 	s.counts.narBytes.Add(n)
 	switch {
 	case err == nil:
@@ -98,6 +120,11 @@ func (s *Server) serveNAR(w http.ResponseWriter, r *http.Request, url string) {
 }
 
 func (s *Server) lookupNAR(fileHash string) (index.Entry, bool) {
+	if s.push != nil {
+		if e, ok := s.push.group.LookupNAR(fileHash); ok {
+			return e, true
+		}
+	}
 	if snap := s.snapshot.Load(); snap != nil {
 		return snap.LookupNAR(fileHash)
 	}
@@ -112,7 +139,7 @@ func (s *Server) sendNAR(ctx context.Context, w http.ResponseWriter, e index.Ent
 		return 0, err
 	}
 	defer src.close()
-	_, asked := src.(*source) // the registry, not our memory
+	asked := asksRegistry(src)
 	var sum hash.Hash
 	if part.length == e.NAR.Size { // who asks for a part checks the whole himself
 		sum = sha256.New()
@@ -124,7 +151,9 @@ func (s *Server) sendNAR(ctx context.Context, w http.ResponseWriter, e index.Ent
 	for sent := int64(0); sent < part.length; {
 		p := buf[:min(pieceSize, part.length-sent)]
 		if err := src.fill(p, limit); err != nil {
-			s.report(ctx, err)
+			if asked {
+				s.report(ctx, err)
+			}
 			return sent, err
 		}
 		if sent == 0 && asked {
@@ -164,10 +193,20 @@ func (s *Server) open(ctx context.Context, l index.Location, part byteRange) (re
 		m := memory(nar[part.start : part.start+part.length])
 		return &m, nil
 	}
-	if !s.registry.allow() {
+	local := holds(s.opts.Blobs, l.Blob)
+	if !local && !s.registry.allow() {
 		return nil, errUnwell
 	}
-	return newSource(ctx, s.opts.Blobs, l.Blob, l.Offset+part.start, part.length), nil
+	src := newSource(ctx, sized(s.opts.Blobs, l.BlobSize), l.Blob, l.Offset+part.start, part.length)
+	src.local = local
+	return src, nil
+}
+
+// asksRegistry tells whether what a reader does says something about the
+// registry.
+func asksRegistry(r reader) bool {
+	src, ok := r.(*source)
+	return ok && !src.local
 }
 
 // report notes whether the registry delivered. A client that went away says

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -39,12 +40,14 @@ type packs struct {
 	max    int64 // bytes
 	log    *slog.Logger
 	failed *expiring // blobs that could not be read whole
+	shared *share    // with other caches; nil if there are none
 
-	mu   sync.Mutex
-	size int64 // bytes, of packs that are held or being read
-	tick int64
-	held map[v1.Hash]*pack
-	seen map[v1.Hash]bool // asked for once
+	mu     sync.Mutex
+	closed bool
+	size   int64 // bytes, of packs that are held or being read
+	tick   int64
+	held   map[v1.Hash]*pack
+	seen   map[v1.Hash]bool // asked for once
 }
 
 type pack struct {
@@ -108,7 +111,7 @@ func (c *packs) pack(ctx context.Context, l index.Location, fetch bool) *pack {
 		c.seen[l.Blob] = true
 		return nil
 	}
-	if !c.reserve(l.BlobSize) {
+	if !c.reserve(l.BlobSize) || !c.share(l.BlobSize) {
 		return nil
 	}
 	p := &pack{size: l.BlobSize, used: c.tick, done: make(chan struct{})}
@@ -121,19 +124,28 @@ func (c *packs) pack(ctx context.Context, l index.Location, fetch bool) *pack {
 // reserve makes room for n bytes, if packs that are being read leave any.
 func (c *packs) reserve(n int64) bool {
 	for c.size+n > c.max {
-		var oldest v1.Hash
-		for h, p := range c.held {
-			if p.data != nil && (oldest == (v1.Hash{}) || p.used < c.held[oldest].used) {
-				oldest = h
-			}
-		}
-		if oldest == (v1.Hash{}) {
+		if !c.drop() {
 			return false
 		}
-		c.size -= c.held[oldest].size
-		delete(c.held, oldest)
 	}
 	c.size += n
+	return true
+}
+
+// drop drops the pack that was used least recently, if there is one.
+func (c *packs) drop() bool {
+	var oldest v1.Hash
+	for h, p := range c.held {
+		if p.data != nil && (oldest == (v1.Hash{}) || p.used < c.held[oldest].used) {
+			oldest = h
+		}
+	}
+	if oldest == (v1.Hash{}) {
+		return false
+	}
+	c.size -= c.held[oldest].size
+	c.shared.give(c.held[oldest].size)
+	delete(c.held, oldest)
 	return true
 }
 
@@ -143,9 +155,12 @@ func (c *packs) read(ctx context.Context, blob v1.Hash, p *pack) {
 	defer c.mu.Unlock()
 	if err != nil {
 		c.log.Warn("a pack could not be read whole; its NARs are read one by one", "error", err)
-		c.size -= p.size
-		delete(c.held, blob)
 		c.failed.add(blob.Hex, packFailTTL)
+	}
+	if err != nil || c.closed {
+		c.size -= p.size
+		c.shared.give(p.size)
+		delete(c.held, blob)
 	}
 	p.data = data
 	close(p.done)
@@ -153,14 +168,23 @@ func (c *packs) read(ctx context.Context, blob v1.Hash, p *pack) {
 
 // fetch reads a whole blob, with its digest verified.
 func (c *packs) fetch(ctx context.Context, blob v1.Hash, size int64) ([]byte, error) {
-	src := newSource(ctx, c.blobs, blob, 0, size)
+	data, err := c.fetchOnce(ctx, blob, size)
+	if errors.Is(err, errCorrupt) && drop(c.blobs, blob) {
+		c.log.Warn("a damaged file was removed from the NAR cache", "blob", blob.String())
+		return c.fetchOnce(ctx, blob, size)
+	}
+	return data, err
+}
+
+func (c *packs) fetchOnce(ctx context.Context, blob v1.Hash, size int64) ([]byte, error) {
+	src := newSource(ctx, sized(c.blobs, size), blob, 0, size)
 	defer src.close()
 	data := make([]byte, size)
 	if err := src.fill(data, packTimeout); err != nil {
 		return nil, err
 	}
 	if sum := sha256.Sum256(data); hex.EncodeToString(sum[:]) != blob.Hex {
-		return nil, fmt.Errorf("blob %s has the digest sha256:%x", blob, sum)
+		return nil, fmt.Errorf("blob %s has the digest sha256:%x: %w", blob, sum, errCorrupt)
 	}
 	return data, nil
 }

@@ -1,5 +1,6 @@
 // Package proxy serves a cache over Nix's HTTP binary cache protocol: narinfos
-// from the cache index in memory, NARs streamed from the registry.
+// from the cache index in memory, NARs streamed from the registry, and the
+// listings, logs and realisations that the index has.
 //
 // A build must never fail because of the cache. Nix gives up a build when a
 // substituter answers a narinfo request with anything but a narinfo or a plain
@@ -7,8 +8,9 @@
 // goes wrong behind the proxy becomes a 404 here, after a bounded time: Nix
 // then asks the next substituter, or builds.
 //
-// The package reads; it never writes to the cache. It does not know how the
-// index or the registry work.
+// The package reads, unless Options.Push lets clients write as well: then it
+// takes paths one by one and acknowledges each when it is durable. It does not
+// know how the index or the registry work.
 package proxy
 
 import (
@@ -16,6 +18,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -64,12 +67,23 @@ type Options struct {
 	// given up; if less than or equal to 0, 90 seconds. Nix waits for five
 	// minutes.
 	Stall time.Duration
+	// UpstreamNARs says how clients get the NARs of paths that an upstream cache
+	// has.
+	UpstreamNARs UpstreamNARs
 	// UpstreamTimeout bounds a look-up on the upstream caches; if less than or
 	// equal to 0, 5 seconds.
 	UpstreamTimeout time.Duration
 	// PackMemory is how many bytes of packs are held in memory; if 0, 64 MiB;
 	// if negative, none.
 	PackMemory int64
+	// Redirect, if it is not nil, makes the proxy answer with where the
+	// registry's storage has a NAR, instead of with the NAR, if such a URL is
+	// to be had. Then the proxy neither verifies nor resumes.
+	Redirect Redirector
+	// Metrics counts what is done; nil means that nobody wants to know.
+	Metrics *Metrics
+	// Push lets clients write; nil means that they only read.
+	Push *PushOptions
 	// Logger receives what users of the cache would want to know; nil
 	// discards it.
 	Logger *slog.Logger
@@ -82,8 +96,12 @@ type Server struct {
 	started   time.Time
 	upstreams *upstreams
 	packs     *packs
+	documents *documents
 	registry  breaker // of NAR transfers
 	corrupt   *expiring
+	torn      *expiring // NARs of which somebody may have a damaged part
+	redirects *redirects
+	push      *push // nil if clients only read
 	orancTold atomic.Bool
 
 	snapshot atomic.Pointer[index.Snapshot]
@@ -104,11 +122,31 @@ const corruptTTL = 10 * time.Minute
 // New returns a Server that has nothing to serve yet; Prepare reads the index.
 // The only error is an upstream that CheckUpstream refuses.
 func New(o Options) (*Server, error) {
-	orDefault := func(d *time.Duration, value time.Duration) {
-		if *d <= 0 {
-			*d = value
-		}
+	o = o.withDefaults()
+	up, err := newUpstreams(o)
+	if err != nil {
+		return nil, err
 	}
+	s := &Server{
+		opts: o, log: o.Logger, started: time.Now(),
+		upstreams: up,
+		packs:     newPacks(o),
+		documents: newDocuments(),
+		corrupt:   newExpiring(10_000),
+		torn:      newExpiring(10_000),
+		redirects: newRedirects(o.Redirect),
+		refresh:   make(chan struct{}, 1),
+	}
+	if o.Metrics != nil {
+		s.counts.countIn(&o.Metrics.counts)
+	}
+	if o.Push != nil {
+		s.push = newPush(s, *o.Push)
+	}
+	return s, nil
+}
+
+func (o Options) withDefaults() Options {
 	orDefault(&o.Refresh, 5*time.Minute)
 	orDefault(&o.FirstByte, 20*time.Second)
 	orDefault(&o.Stall, 90*time.Second)
@@ -119,25 +157,29 @@ func New(o Options) (*Server, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	up, err := newUpstreams(o)
-	if err != nil {
-		return nil, err
+	return o
+}
+
+func orDefault(d *time.Duration, value time.Duration) {
+	if *d <= 0 {
+		*d = value
 	}
-	return &Server{
-		opts: o, log: o.Logger, started: time.Now(),
-		upstreams: up,
-		packs:     newPacks(o),
-		corrupt:   newExpiring(10_000),
-		refresh:   make(chan struct{}, 1),
-	}, nil
 }
 
 // Config returns what the cache says about itself, as far as it is known.
 func (s *Server) Config() index.Config {
+	var c index.Config
 	if snap := s.snapshot.Load(); snap != nil {
-		return snap.Config()
+		c = snap.Config()
 	}
-	return index.Config{}
+	if s.push != nil { // the cache learns them with the first push
+		for _, k := range s.push.opts.Keys.PublicKeys() {
+			if !slices.Contains(c.PublicKeys, k) {
+				c.PublicKeys = append(slices.Clip(c.PublicKeys), k)
+			}
+		}
+	}
+	return c
 }
 
 // Len returns the number of store paths that can be served.
@@ -148,25 +190,30 @@ func (s *Server) Len() int {
 	return 0
 }
 
-// ServeHTTP answers one request. Only nix-cache-info, narinfo, NAR,
-// /public-key, /_status and POST /_refresh exist; the rest is "not found".
+func (s *Server) servers() []*Server { return []*Server{s} }
+
+// ServeHTTP answers one request. Only nix-cache-info, narinfo, NAR, listings,
+// logs, realisations, debug info, /public-key, /_status and POST /_refresh
+// exist; the rest is "not found".
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	// A client that takes nothing for this long is gone. It is set anew for
 	// each piece of a NAR, so it does not bound a transfer that moves.
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(clientStall))
 	sw := &statusWriter{ResponseWriter: w}
-	defer s.recover(sw, r)
+	defer func() { survive(s.log, sw, r, recover()) }()
 	s.route(sw, r)
 }
 
-// recover turns a bug into a "not found", which Nix can live with. Left alone,
+// survive turns a bug into a "not found", which Nix can live with. Left alone,
 // net/http would drop the connection, and that breaks a build.
-func (s *Server) recover(w *statusWriter, r *http.Request) {
-	p := recover()
-	if p == nil {
+func survive(log *slog.Logger, w *statusWriter, r *http.Request, p any) {
+	switch p {
+	case nil:
 		return
+	case http.ErrAbortHandler:
+		panic(p)
 	}
-	s.log.Error("a request hit a bug in the proxy, please report it", "path", r.URL.Path, "panic", p)
+	log.Error("a request hit a bug in the proxy, please report it", "path", r.URL.Path, "panic", p)
 	if w.status == 0 {
 		clear(w.Header())
 		http.Error(w, "not found", http.StatusNotFound)

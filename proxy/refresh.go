@@ -51,8 +51,27 @@ func (s *Server) Prepare(ctx context.Context) error {
 	return fmt.Errorf("serving nothing until the registry answers: %w", err)
 }
 
-// Run keeps the index fresh until ctx is cancelled.
+// Refresh reads the index now, the tag list included, and forgets what was not
+// found on upstream caches. On failure what is known stays.
+func (s *Server) Refresh(ctx context.Context) error {
+	ctx, cancel := within(ctx, refreshTimeout)
+	defer cancel()
+	err := s.reload(ctx, true)
+	s.upstreams.forget()
+	return err
+}
+
+// Run keeps the index fresh, and records what is pushed, until ctx is
+// cancelled. Pushes that are under way then may take some seconds more.
 func (s *Server) Run(ctx context.Context) {
+	if s.push != nil {
+		pushed := make(chan struct{})
+		go func() {
+			defer close(pushed)
+			s.push.run(ctx)
+		}()
+		defer func() { <-pushed }()
+	}
 	// At once after the start comes the look at the tag list, for which the
 	// start itself does not wait.
 	timer := time.NewTimer(0)
@@ -107,6 +126,9 @@ func (s *Server) reload(ctx context.Context, sweep bool) error {
 	if err != nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
+	if err != nil {
+		s.counts.refreshFailures.Add(1)
+	}
 	now := time.Now()
 	s.mu.Lock()
 	s.refreshTime, s.refreshErr = now, err
@@ -129,6 +151,9 @@ func (s *Server) adopt(snap *index.Snapshot) {
 	}
 	snap.LookupNAR(strings.Repeat("0", 52)) // makes the table that the first NAR would wait for
 	old := s.snapshot.Swap(snap)
+	if s.push != nil {
+		s.push.group.Seen(snap)
+	}
 	s.noticeOranc(snap)
 	if old == nil || old.Len() != snap.Len() || old.Digest() != snap.Digest() {
 		s.log.Info("the cache index is in use", "paths", snap.Len())

@@ -223,7 +223,7 @@ func TestStopLetsTransfersFinish(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- s.Serve(ctx, l) }()
+	go func() { done <- serve(ctx, s, l) }()
 	resp, err := http.Get("http://" + l.Addr().String() + "/" + e.URL())
 	if err != nil {
 		t.Fatal(err)

@@ -23,6 +23,7 @@ type source struct {
 	blob  v1.Hash
 	off   int64
 	left  int64 // bytes
+	local bool  // it was on disk when this began
 
 	ctx  context.Context //nolint:containedctx // the transfer's own, ended by close
 	end  context.CancelCauseFunc

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"net"
 	"net/http"
-	"sync/atomic"
 	"time"
 
 	"github.com/org/nixoci-action/index"
@@ -12,8 +11,22 @@ import (
 
 // counts is what has been served since the start.
 type counts struct {
-	hits, upstreamHits, misses  atomic.Int64 // narinfos
-	nars, narFailures, narBytes atomic.Int64
+	hits, upstreamHits, misses  tally // narinfos
+	nars, narFailures, narBytes tally
+	redirects                   tally // of NARs, to the registry's storage
+	refreshFailures             tally
+	documents, documentFailures tally // listings and logs
+
+	pushedPaths, pushedNARs, refused tally
+}
+
+// countIn has all be counted in a sum as well.
+func (c *counts) countIn(sum *counts) {
+	c.hits.sum, c.upstreamHits.sum, c.misses.sum = &sum.hits, &sum.upstreamHits, &sum.misses
+	c.nars.sum, c.narFailures.sum, c.narBytes.sum = &sum.nars, &sum.narFailures, &sum.narBytes
+	c.redirects.sum, c.refreshFailures.sum = &sum.redirects, &sum.refreshFailures
+	c.pushedPaths.sum, c.pushedNARs.sum, c.refused.sum = &sum.pushedPaths, &sum.pushedNARs, &sum.refused
+	c.documents.sum, c.documentFailures.sum = &sum.documents, &sum.documentFailures
 }
 
 // status is the answer to /_status and /_refresh.
@@ -28,9 +41,23 @@ type status struct {
 	// RegistryUnwell tells that NARs are not asked for at the moment.
 	RegistryUnwell bool         `json:"registryUnwell"`
 	Served         servedStatus `json:"served"`
+	// NARCache is missing if there is none.
+	NARCache *DiskStatus `json:"narCache,omitempty"`
+	// Pushed is left out where pushing is not allowed.
+	Pushed *pushedStatus `json:"pushed,omitempty"`
 	// Refreshed is true in the answer to a /_refresh that has succeeded.
 	Refreshed bool `json:"refreshed,omitempty"`
 	nixcacheStatus
+}
+
+type pushedStatus struct {
+	Paths   int64 `json:"paths"`
+	NARs    int64 `json:"nars"`
+	Refused int64 `json:"refused"`
+	// Segments is the number of segments written for them.
+	Segments int `json:"segments"`
+	// Unsettled tells that others may not see all of it yet.
+	Unsettled bool `json:"unsettled"`
 }
 
 type refreshStatus struct {
@@ -42,12 +69,15 @@ type refreshStatus struct {
 }
 
 type servedStatus struct {
-	NarinfoHits     int64 `json:"narinfoHits"`
-	NarinfoUpstream int64 `json:"narinfoUpstream"`
-	NarinfoMisses   int64 `json:"narinfoMisses"`
-	NARs            int64 `json:"nars"`
-	NARFailures     int64 `json:"narFailures"`
-	NARBytes        int64 `json:"narBytes"`
+	NarinfoHits      int64 `json:"narinfoHits"`
+	NarinfoUpstream  int64 `json:"narinfoUpstream"`
+	NarinfoMisses    int64 `json:"narinfoMisses"`
+	NARs             int64 `json:"nars"`
+	NARFailures      int64 `json:"narFailures"`
+	NARBytes         int64 `json:"narBytes"`
+	NARRedirects     int64 `json:"narRedirects"`
+	Documents        int64 `json:"documents"`
+	DocumentFailures int64 `json:"documentFailures"`
 }
 
 func (s *Server) status() status {
@@ -58,12 +88,23 @@ func (s *Server) status() status {
 		Served: servedStatus{
 			s.counts.hits.Load(), s.counts.upstreamHits.Load(), s.counts.misses.Load(),
 			s.counts.nars.Load(), s.counts.narFailures.Load(), s.counts.narBytes.Load(),
+			s.counts.redirects.Load(),
+			s.counts.documents.Load(), s.counts.documentFailures.Load(),
 		},
+	}
+	if d, ok := s.opts.Blobs.(*DiskBlobs); ok {
+		st.NARCache = new(d.Status())
 	}
 	snap := s.snapshot.Load()
 	st.nixcacheStatus = s.nixcacheStatus(snap)
 	if snap != nil {
 		st.Entries, st.Root, st.Segments = snap.Len(), snap.Digest(), snap.Segments()
+	}
+	if s.push != nil {
+		st.Pushed = &pushedStatus{
+			s.counts.pushedPaths.Load(), s.counts.pushedNARs.Load(), s.counts.refused.Load(),
+			s.push.group.Written(), s.push.group.Unsettled(),
+		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -86,19 +127,27 @@ func (s *Server) serveStatus(w http.ResponseWriter, r *http.Request) {
 // serveRefresh reads the index again, tag list included, and answers with the
 // status when that is done: 200, or 502 if the registry did not answer.
 func (s *Server) serveRefresh(w http.ResponseWriter, r *http.Request) {
-	// A page in a browser on this machine must not make us ask the registry,
-	// nor should the network.
-	if err := http.NewCrossOriginProtection().Check(r); err != nil || !fromLoopback(r) {
-		http.Error(w, "refused: only for programs on this machine", http.StatusForbidden)
+	if !mayRefresh(w, r) {
 		return
 	}
-	ctx, cancel := within(r.Context(), refreshTimeout)
-	defer cancel()
-	err := s.reload(ctx, true)
-	s.upstreams.forget()
+	err := s.Refresh(r.Context())
 	st := s.status()
 	st.Refreshed = err == nil
-	body, jsonErr := json.MarshalIndent(st, "", "  ")
+	answerRefresh(w, st, err)
+}
+
+// mayRefresh answers those who may not: a page in a browser on this machine
+// must not make us ask the registry, nor should the network.
+func mayRefresh(w http.ResponseWriter, r *http.Request) bool {
+	if err := http.NewCrossOriginProtection().Check(r); err != nil || !fromLoopback(r) {
+		http.Error(w, "refused: only for programs on this machine", http.StatusForbidden)
+		return false
+	}
+	return true
+}
+
+func answerRefresh(w http.ResponseWriter, status any, err error) {
+	body, jsonErr := json.MarshalIndent(status, "", "  ")
 	if jsonErr != nil {
 		err = jsonErr
 	}

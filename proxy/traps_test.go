@@ -219,64 +219,67 @@ func cutAfter(n int) fault {
 	})
 }
 
+// registryFaults is what a registry may do, and what comes of it.
+var registryFaults = []struct {
+	name  string
+	fault fault
+	want  string
+}{
+	{"fine", nil, "substituted"},
+	{"500", answering(500), "built"},
+	{"503", answering(503), "built"},
+	{"429", answering(429), "built"},
+	{"400", answering(400), "built"},
+	{"blobs lost", blobsOnly(answering(404)), "built"},
+	{"access lost", blobsOnly(answering(403)), "built"},
+	{"hangs", func(_ http.ResponseWriter, r *http.Request, _ http.Handler) { <-r.Context().Done() }, "built"},
+	{"hangs after the headers", blobsOnly(sending(func(w io.Writer, r *http.Request, _ []byte) {
+		w.(http.Flusher).Flush()
+		<-r.Context().Done()
+	})), "built"},
+	{"hangs half way", blobsOnly(sending(func(w io.Writer, r *http.Request, body []byte) {
+		if len(body) < pieceSize {
+			_, _ = w.Write(body) // lib; app is on its way when it stops
+			return
+		}
+		_, _ = w.Write(body[:len(body)/2])
+		w.(http.Flusher).Flush()
+		<-r.Context().Done()
+	})), "built"},
+	{"drops connections", func(http.ResponseWriter, *http.Request, http.Handler) { panic(http.ErrAbortHandler) }, "built"},
+	{"cuts off again and again", blobsOnly(cutAfter(200_000)), "substituted"},
+	{"cuts off and is gone", blobsOnly(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		if strings.HasPrefix(r.Header.Get("Range"), "bytes=0-") {
+			cutAfter(500_000)(w, r, next)
+			return
+		}
+		answering(500)(w, r, next)
+	}), "built"},
+	{"other bytes", blobsOnly(sending(func(w io.Writer, _ *http.Request, body []byte) {
+		body[len(body)-1] ^= 1
+		_, _ = w.Write(body)
+	})), "built"},
+	{"other bytes at the end of a large NAR", blobsOnly(sending(func(w io.Writer, _ *http.Request, body []byte) {
+		if len(body) > pieceSize {
+			body[len(body)-100] ^= 1
+		}
+		_, _ = w.Write(body)
+	})), "built"},
+	{"slow", blobsOnly(sending(func(w io.Writer, _ *http.Request, body []byte) {
+		for len(body) > 0 {
+			n := min(len(body), 50_000)
+			_, _ = w.Write(body[:n])
+			w.(http.Flusher).Flush()
+			body = body[n:]
+			time.Sleep(50 * time.Millisecond)
+		}
+	})), "substituted"},
+}
+
 // Traps 1 and 2: whatever the registry does, the build succeeds, with the path
 // from the cache if there is any way to get it.
 func TestNixBuildsWhateverTheRegistryDoes(t *testing.T) {
-	for _, tc := range []struct {
-		name  string
-		fault fault
-		want  string
-	}{
-		{"fine", nil, "substituted"},
-		{"500", answering(500), "built"},
-		{"503", answering(503), "built"},
-		{"429", answering(429), "built"},
-		{"400", answering(400), "built"},
-		{"blobs lost", blobsOnly(answering(404)), "built"},
-		{"access lost", blobsOnly(answering(403)), "built"},
-		{"hangs", func(_ http.ResponseWriter, r *http.Request, _ http.Handler) { <-r.Context().Done() }, "built"},
-		{"hangs after the headers", blobsOnly(sending(func(w io.Writer, r *http.Request, _ []byte) {
-			w.(http.Flusher).Flush()
-			<-r.Context().Done()
-		})), "built"},
-		{"hangs half way", blobsOnly(sending(func(w io.Writer, r *http.Request, body []byte) {
-			if len(body) < pieceSize {
-				_, _ = w.Write(body) // lib; app is on its way when it stops
-				return
-			}
-			_, _ = w.Write(body[:len(body)/2])
-			w.(http.Flusher).Flush()
-			<-r.Context().Done()
-		})), "built"},
-		{"drops connections", func(http.ResponseWriter, *http.Request, http.Handler) { panic(http.ErrAbortHandler) }, "built"},
-		{"cuts off again and again", blobsOnly(cutAfter(200_000)), "substituted"},
-		{"cuts off and is gone", blobsOnly(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
-			if strings.HasPrefix(r.Header.Get("Range"), "bytes=0-") {
-				cutAfter(500_000)(w, r, next)
-				return
-			}
-			answering(500)(w, r, next)
-		}), "built"},
-		{"other bytes", blobsOnly(sending(func(w io.Writer, _ *http.Request, body []byte) {
-			body[len(body)-1] ^= 1
-			_, _ = w.Write(body)
-		})), "built"},
-		{"other bytes at the end of a large NAR", blobsOnly(sending(func(w io.Writer, _ *http.Request, body []byte) {
-			if len(body) > pieceSize {
-				body[len(body)-100] ^= 1
-			}
-			_, _ = w.Write(body)
-		})), "built"},
-		{"slow", blobsOnly(sending(func(w io.Writer, _ *http.Request, body []byte) {
-			for len(body) > 0 {
-				n := min(len(body), 50_000)
-				_, _ = w.Write(body[:n])
-				w.(http.Flusher).Flush()
-				body = body[n:]
-				time.Sleep(50 * time.Millisecond)
-			}
-		})), "substituted"},
-	} {
+	for _, tc := range registryFaults {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
 			s := newSite(t)

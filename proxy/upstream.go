@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/singleflight"
+
+	"github.com/org/nixoci-action/internal/storepath"
 )
 
 const (
@@ -26,7 +28,8 @@ const (
 	maxMisses = 100_000
 )
 
-// upstreams looks up narinfos on other binary caches, all at once.
+// upstreams looks up narinfos on other binary caches, all at once, and leads
+// clients to their NARs.
 type upstreams struct {
 	caches  []*upstream
 	client  *http.Client
@@ -35,10 +38,16 @@ type upstreams struct {
 	log     *slog.Logger
 	misses  *expiring
 	flight  singleflight.Group // by hash part
+	nars    *foundNARs
+	mode    UpstreamNARs
+	hits    tally // narinfos, of serve
+
+	firstByte, stall time.Duration // for NARs
 }
 
 type upstream struct {
 	base    *url.URL // with a slash at its end
+	id      string   // in our URLs; the same whatever other upstreams there are
 	breaker breaker
 }
 
@@ -70,13 +79,15 @@ func newUpstreams(o Options) (*upstreams, error) {
 		timeout: o.UpstreamTimeout,
 		log:     o.Logger,
 		misses:  newExpiring(maxMisses),
+		nars:    &foundNARs{}, mode: o.UpstreamNARs,
+		firstByte: o.FirstByte, stall: o.Stall,
 	}
 	for _, s := range o.Upstreams {
 		base, err := parseUpstream(s)
 		if err != nil {
 			return nil, err
 		}
-		u.caches = append(u.caches, &upstream{base: base})
+		u.caches = append(u.caches, &upstream{base: base, id: upstreamID(base)})
 	}
 	t := http.DefaultTransport.(*http.Transport).Clone()
 	t.MaxIdleConnsPerHost = 32 // Nix asks with 25 connections
@@ -87,8 +98,26 @@ func newUpstreams(o Options) (*upstreams, error) {
 // forget makes the next look-ups ask again.
 func (u *upstreams) forget() { u.misses.reset() }
 
+// serve answers a request with what the upstream caches have.
+func (u *upstreams) serve(w http.ResponseWriter, r *http.Request, storeDir string) {
+	path := r.URL.Path
+	if strings.HasPrefix(path, prefixUpstream) {
+		u.serveNAR(w, r, path, storeDir)
+		return
+	}
+	hashPart, ok := strings.CutSuffix(strings.TrimPrefix(path, "/"), suffixNarinfo)
+	if ok && storepath.ValidHashPart(hashPart) {
+		if text, ok := u.narinfo(r.Context(), hashPart, storeDir); ok {
+			u.hits.Add(1)
+			serveText(w, r, typeNarinfo, text)
+			return
+		}
+	}
+	notFound(w)
+}
+
 // narinfo returns the narinfo of a store path from one of the upstream caches,
-// with the NAR's URL made absolute. Signatures do not cover the URL, so they
+// with a URL of ours for the NAR. Signatures do not cover the URL, so they
 // stay what they are. Every failure is a miss.
 func (u *upstreams) narinfo(ctx context.Context, hashPart, storeDir string) (string, bool) {
 	if len(u.caches) == 0 || u.misses.has(hashPart) {
@@ -147,7 +176,10 @@ func (u *upstreams) askOne(ctx context.Context, c *upstream, hashPart, storeDir 
 	if !c.breaker.allow() {
 		return "", errUpstreamUnwell
 	}
-	text, err := u.get(ctx, c, hashPart, storeDir)
+	text, nar, err := u.get(ctx, c, hashPart, storeDir)
+	if text != "" {
+		u.nars.add(c.id+hashPart, nar)
+	}
 	if errors.Is(err, context.Canceled) {
 		return "", err // another upstream had it
 	}
@@ -157,8 +189,18 @@ func (u *upstreams) askOne(ctx context.Context, c *upstream, hashPart, storeDir 
 	return text, err
 }
 
-// get returns "" for a miss.
-func (u *upstreams) get(ctx context.Context, c *upstream, hashPart, storeDir string) (string, error) {
+// get returns the narinfo as we serve it, and where its NAR is; "" for a miss.
+func (u *upstreams) get(ctx context.Context, c *upstream, hashPart, storeDir string) (string, upstreamNAR, error) {
+	text, err := u.fetch(ctx, c, hashPart, storeDir)
+	if text == "" || err != nil {
+		return "", upstreamNAR{}, err
+	}
+	text, nar := ownURL(text, c.id, hashPart)
+	return text, nar, nil
+}
+
+// fetch returns the narinfo with the NAR's URL made absolute; "" for a miss.
+func (u *upstreams) fetch(ctx context.Context, c *upstream, hashPart, storeDir string) (string, error) {
 	at := c.base.JoinPath(hashPart + suffixNarinfo)
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, at.String(), nil)
 	if err != nil {

@@ -67,7 +67,8 @@ func TestUpstreamAnswersMisses(t *testing.T) {
 	s := withUpstreams(t, hasNot.url, hangs.url, has.url+"/a/cache/")
 
 	got := get(s, "GET", "/"+e.Path.HashPart+".narinfo")
-	want := strings.Replace(e.Narinfo(), "URL: nar/", "URL: "+has.url+"/a/cache/nar/", 1)
+	ours := "upstream/" + s.upstreams.caches[2].id + "/" + e.Path.HashPart + "-" + shortHash(e.NarHash) + ".nar"
+	want := strings.Replace(e.Narinfo(), "URL: "+e.URL(), "URL: "+ours, 1)
 	if got.Code != 200 || got.Body.String() != want {
 		t.Errorf("got %d, %q; want %q", got.Code, got.Body, want)
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/sethvargo/go-githubactions"
 
+	"github.com/org/nixoci-action/internal/ci"
 	"github.com/org/nixoci-action/internal/cli"
 	"github.com/org/nixoci-action/internal/registry"
 )
@@ -19,6 +20,7 @@ import (
 // stays text.
 type config struct {
 	text     map[string]string // all inputs by name, defaults filled in
+	job      ci.Job
 	dryRun   bool
 	gc       bool
 	warn     bool
@@ -28,7 +30,7 @@ type config struct {
 
 // parseConfig reads the inputs. Its error has the status ExitUsage.
 func parseConfig(getenv func(string) string) (config, error) {
-	c := config{text: map[string]string{}}
+	c := config{text: map[string]string{}, job: ci.Detect(getenv)}
 	action := githubactions.New(githubactions.WithGetenv(getenv))
 	for _, f := range inputs {
 		value := action.GetInput(f.name)
@@ -82,13 +84,6 @@ func parseConfig(getenv func(string) string) (config, error) {
 
 func (c *config) cache() string { return c.text["cache"] }
 
-const ghcr = "ghcr.io"
-
-// onGHCR reports whether the cache is where the job's own token is valid.
-func (c *config) onGHCR() bool {
-	return strings.HasPrefix(strings.TrimPrefix(c.cache(), "https://"), ghcr+"/")
-}
-
 // secrets are the inputs that nobody may see; of a key also what follows its
 // name.
 func (c *config) secrets() []string {
@@ -131,8 +126,10 @@ func (c *config) environ(command string, env []string) []string {
 	case token == "":
 	case user != "":
 		env = append(env, cli.Login[0].Name+"="+user, cli.Login[1].Name+"="+token)
-	case c.onGHCR(): // no other registry may see the job's token
-		env = append(env, "GITHUB_TOKEN="+token)
+	default:
+		if _, own := c.job.Own(c.cache()); own { // no other registry may see the job's token
+			env = append(env, "GITHUB_TOKEN="+token)
+		}
 	}
 	return env
 }

@@ -48,7 +48,7 @@ func TestConfig(t *testing.T) {
 // A command gets the inputs that are for it, and no secret that is not.
 func TestEnviron(t *testing.T) {
 	t.Parallel()
-	all := []string{"HOME", "/h", "INPUT_FLAKE", ".", "INPUT_TOKEN", "t0ken", "INPUT_SIGNING-KEY", "k3y", "INPUT_INCLUDE", "a b\nc", "INPUT_EXTRA-NIX-ARGS", "--option  cores 2", "INPUT_RETENTION-DAYS", "7"}
+	all := []string{"GITHUB_ACTIONS", "true", "HOME", "/h", "INPUT_FLAKE", ".", "INPUT_TOKEN", "t0ken", "INPUT_SIGNING-KEY", "k3y", "INPUT_INCLUDE", "a b\nc", "INPUT_EXTRA-NIX-ARGS", "--option  cores 2", "INPUT_RETENTION-DAYS", "7"}
 	for _, tc := range []struct {
 		command, cache, user string
 		want, lacks          []string
@@ -58,10 +58,17 @@ func TestEnviron(t *testing.T) {
 		{publishCommand, "localhost:1/o/r", "", nil, []string{"t0ken"}},
 		{publishCommand, "ghcr.io.example.org/o/r", "", nil, []string{"t0ken"}},
 		{publishCommand, "localhost:1/o/r", "me", []string{"NIXOCI_USERNAME=me", "NIXOCI_PASSWORD=t0ken"}, []string{"GITHUB_TOKEN"}},
+		{publishCommand, "git.example.org/o/r", "", []string{"GITHUB_TOKEN=t0ken"}, nil},
+		{publishCommand, "http://git.example.org/o/r", "", nil, []string{"t0ken"}},
+		{publishCommand, "ghcr.io/git.example.org/r", "", nil, []string{"t0ken"}},
 		{proxyCommand, "ghcr.io/o/r", "", []string{"NIXOCI_CACHE=ghcr.io/o/r", "GITHUB_TOKEN=t0ken"}, []string{"k3y", "NIXOCI_FLAKE", "NIXOCI_UPSTREAM"}},
 		{gcCommand, "ghcr.io/o/r", "", []string{"NIXOCI_RETENTION=7d", "NIXOCI_KEEP_LAST=1", "NIXOCI_FLAKE=."}, []string{"k3y"}},
 	} {
-		c, err := parseConfig(env(append(all, "INPUT_CACHE", tc.cache, "INPUT_USERNAME", tc.user)...))
+		vars := append(all, "INPUT_CACHE", tc.cache, "INPUT_USERNAME", tc.user)
+		if strings.Contains(tc.cache, "git.example.org") {
+			vars = append(vars, "GITEA_ACTIONS", "true", "GITHUB_SERVER_URL", "https://git.example.org")
+		}
+		c, err := parseConfig(env(vars...))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/authn"
 
+	"github.com/org/nixoci-action/internal/ci"
 	"github.com/org/nixoci-action/internal/cli"
 )
 
@@ -34,13 +35,14 @@ func choose(c config, getenv func(string) string) (mode, string, error) {
 	if err != nil {
 		return "", "", err
 	}
+	registry, own := c.job.Own(c.cache())
 	switch {
 	case fork != "":
 		return modeReadOnly, "the pull request is from " + fork + ", so the job's token may not write", nil
 	case c.text["username"] != "" && c.text["token"] == "":
 		return modeReadOnly, "there is a username, but no token", nil
-	case c.onGHCR() && c.text["token"] == "" && !loggedIn(getenv):
-		return modeReadOnly, "there is no token for " + ghcr, nil
+	case own && c.text["token"] == "" && !loggedIn(getenv, registry):
+		return modeReadOnly, "there is no token for " + registry.Host, nil
 	case c.text["part"] != "":
 		return modePublish, "the input part is set", nil
 	case c.text["matrix"] == matrixRecord:
@@ -51,27 +53,30 @@ func choose(c config, getenv func(string) string) (mode, string, error) {
 	return modeCache, "without the input flake, what the job builds is published at its end", nil
 }
 
-// loggedIn reports whether the commands would find credentials for ghcr.io.
-func loggedIn(getenv func(string) string) bool {
-	auth, err := cli.Keychain(getenv).Resolve(ghcrRegistry{})
+// loggedIn reports whether the commands would find credentials for a registry.
+func loggedIn(getenv func(string) string, r ci.Registry) bool {
+	auth, err := cli.Keychain(getenv).Resolve(host(r.Host))
 	return err == nil && auth != authn.Anonymous
 }
 
-type ghcrRegistry struct{}
+// host is a registry of which only the name matters.
+type host string
 
-func (ghcrRegistry) String() string      { return ghcr }
-func (ghcrRegistry) RegistryStr() string { return ghcr }
+func (h host) String() string      { return string(h) }
+func (h host) RegistryStr() string { return string(h) }
 
 // maxEvent bounds what is read of an event, in bytes; GitHub's are at most 25 MB.
 const maxEvent = 64 << 20
 
-// forkOf names the repository that a pull request comes from, if that is
-// another one; "" otherwise. Then GitHub gives a token that only reads, whatever
-// the workflow asks for. The exception is pull_request_target, which runs the
-// workflow of the target.
+// forkOf names where a pull request comes from, if that is not this repository;
+// "" otherwise. Then GitHub gives a token that only reads, whatever the workflow
+// asks for, and so do Gitea and Forgejo. The exception is pull_request_target,
+// which runs the workflow of the target.
 func forkOf(getenv func(string) string) (string, error) {
 	name := getenv("GITHUB_EVENT_NAME")
-	if !strings.HasPrefix(name, "pull_request") || name == "pull_request_target" {
+	// what calls a reusable workflow Gitea does not say
+	called := name == "workflow_call" && strings.HasPrefix(getenv("GITHUB_REF"), pullRefs)
+	if !called && (!strings.HasPrefix(name, "pull_request") || name == "pull_request_target") {
 		return "", nil
 	}
 	text, err := readFile(getenv("GITHUB_EVENT_PATH"), maxEvent)
@@ -84,6 +89,7 @@ func forkOf(getenv func(string) string) (string, error) {
 	var event struct {
 		PullRequest *struct {
 			Head struct {
+				Ref  string      `json:"ref"`
 				Repo *repository `json:"repo"`
 			} `json:"head"`
 		} `json:"pull_request"`
@@ -103,9 +109,15 @@ func forkOf(getenv func(string) string) (string, error) {
 		return "a deleted repository", nil
 	case !strings.EqualFold(event.PullRequest.Head.Repo.FullName, here):
 		return event.PullRequest.Head.Repo.FullName, nil
+	case strings.HasPrefix(event.PullRequest.Head.Ref, pullRefs):
+		return "a push without a branch (AGit)", nil
 	}
 	return "", nil
 }
+
+// pullRefs is where Gitea and Forgejo keep what a pull request is made of. One
+// that was pushed there, with AGit, seems to be from the repository itself.
+const pullRefs = "refs/pull/"
 
 // readFile reads a file of at most limit bytes.
 func readFile(name string, limit int64) ([]byte, error) {

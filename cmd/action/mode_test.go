@@ -12,7 +12,11 @@ func TestChoose(t *testing.T) {
 		fork    = `{"pull_request": {"head": {"repo": {"full_name": "x/fork"}}}, "repository": {"full_name": "o/r"}}`
 		same    = `{"pull_request": {"head": {"repo": {"full_name": "O/R"}}}, "repository": {"full_name": "o/r"}}`
 		deleted = `{"pull_request": {"head": {"repo": null}}, "repository": {"full_name": "o/r"}}`
+		agit    = `{"pull_request": {"head": {"label": "", "ref": "refs/pull/3/head", "repo_id": 1, "repo": {"full_name": "o/r"}}}, "repository": {"full_name": "o/r"}}`
 		token   = "INPUT_TOKEN=t"
+		gitea   = "GITEA_ACTIONS=true"
+		server  = "GITHUB_SERVER_URL=https://git.example.org"
+		pull    = "GITHUB_REF=refs/pull/3/head"
 		local   = "INPUT_CACHE=localhost:1/x"
 		flake   = "INPUT_FLAKE=."
 	)
@@ -41,6 +45,14 @@ func TestChoose(t *testing.T) {
 		{"fork and a login", "pull_request", fork, []string{token, local, "INPUT_USERNAME=me"}, modeReadOnly, "x/fork"},
 		{"deleted fork", "pull_request_review", deleted, []string{token}, modeReadOnly, "a deleted repository"},
 		{"own branch", "pull_request", same, []string{token, flake}, modePublish, "flake"},
+		{"Gitea, own branch", "pull_request", same, []string{gitea, server, pull, token, flake}, modePublish, "flake"},
+		{"Gitea, fork", "pull_request", fork, []string{gitea, server, pull, token, flake}, modeReadOnly, "x/fork"},
+		{"Gitea, fork in a called workflow", "workflow_call", fork, []string{gitea, server, pull, token, flake}, modeReadOnly, "x/fork"},
+		{"Gitea, target in a called workflow", "workflow_call", fork, []string{gitea, server, "GITHUB_REF=refs/heads/main", token, flake}, modePublish, "flake"},
+		{"AGit", "pull_request", agit, []string{gitea, server, pull, token, flake}, modeReadOnly, "AGit"},
+		{"Gitea, no token", "push", "{}", []string{gitea, server, flake}, modeReadOnly, "no token for git.example.org"},
+		{"Forgejo, the job's token", "push", "{}", []string{gitea, "FORGEJO_ACTIONS=true", "GITHUB_TOKEN=t", server, flake}, modePublish, "flake"},
+		{"Gitea, a GitHub token is none", "push", "{}", []string{gitea, server, "INPUT_CACHE=ghcr.io/o/r", token, flake}, modePublish, "flake"},
 		{"target", "pull_request_target", fork, []string{token, flake}, modePublish, "flake"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"time"
 
 	"github.com/org/nixoci-action/discover"
@@ -46,10 +47,8 @@ var command = &cli.Command{
 		gc --cache ghcr.io/owner/repo/nix-cache --retention 14d --keep-last 3
 		gc --branch main --branch 'release-*'
 		gc --flake . --unpin production`,
-	Environment: append([]cli.Variable{
-		{Name: "GITHUB_TOKEN", Usage: "password for ghcr.io, if no docker or podman login has one"},
-	}, cli.Login...),
-	Partly: "the cache index is pruned, but the registry refuses to delete something, or has lost something",
+	Environment: slices.Concat(cli.Tokens, cli.Login),
+	Partly:      "the cache index is pruned, but the registry refuses to delete something, or has lost something",
 }
 
 // safeDelay is the delay that suits every publisher and reader.

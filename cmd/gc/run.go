@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/internal/ci"
 	"github.com/org/nixoci-action/internal/cli"
 	"github.com/org/nixoci-action/internal/hint"
 	"github.com/org/nixoci-action/internal/nix"
@@ -63,11 +64,14 @@ func newCollector(cfg config, getenv func(string) string, stderr io.Writer) (*co
 	}
 	nixLog := msg.Log()
 	log := msg.Logger(level)
+	job := ci.Detect(getenv)
+	own, _ := job.Own(cfg.Cache)
 	repo, err := registry.Open(cfg.Cache, registry.Options{
 		Push:      !cfg.DryRun,
 		Keychain:  cli.Keychain(getenv),
+		Advice:    own.Advice,
 		UserAgent: "nixoci-action/" + cli.Version(),
-		GitHubAPI: getenv("GITHUB_API_URL"),
+		GitHubAPI: job.GitHubAPI,
 		Logger:    log,
 	})
 	if err != nil {

@@ -3,26 +3,52 @@ package main
 import (
 	"errors"
 	"fmt"
-	"net"
 	"slices"
-	"strconv"
+	"strings"
 	"time"
 
 	"github.com/org/nixoci-action/internal/cli"
+	"github.com/org/nixoci-action/internal/httpd"
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/proxy"
 )
 
 // config is what the user wants.
 type config struct {
-	cache    string
-	listen   string
+	caches   []string
+	listen   []string // empty: the default, or the sockets of the service manager
 	upstream []string
 	refresh  time.Duration
 	cacheDir string // empty: nothing is kept
 
+	narCache        int64 // bytes; 0 for none
+	redirect        bool
+	tlsCert, tlsKey string // files; empty: plain HTTP
+	maxConnections  int
+	drain           time.Duration
+	grace           time.Duration
+	accessLog       string // a file, "-" or "off"
+
+	allow          []string
+	ownCredentials bool
+	indexMemory    int64 // bytes
+	upstreamNARs   string
+
+	allowPush  bool
+	tokenFile  string
+	keyFiles   []string
+	keyText    string // secret
+	requireSig bool
+	series     string
+
 	understood string // what nixcache-oci's variables have said
 }
+
+// defaultListen is where to listen if nobody says.
+const defaultListen = "127.0.0.1:37515"
+
+// accessLogOff is --access-log's default.
+const accessLogOff = "off"
 
 var command = cli.Command{
 	Name:     "proxy",
@@ -35,14 +61,15 @@ var command = cli.Command{
 	Examples: `
 		proxy
 		proxy --cache ghcr.io/owner/repo/nix-cache
+		proxy --cache ghcr.io/owner/repo/nix-cache --cache ghcr.io/other/repo/nix-cache
+		proxy --allow 'ghcr.io/my-org/*/nix-cache'
 		proxy --cache localhost:5000/x/y --listen 127.0.0.1:0 --upstream https://cache.nixos.org
-		curl -X POST http://127.0.0.1:37515/_refresh`,
-	Environment: append([]cli.Variable{
-		{Name: "GITHUB_TOKEN", Usage: "read access to a private cache on ghcr.io, if docker, podman or crane are not logged in there"},
-	}, append(cli.Login, theirVariables...)...),
+		curl -X POST http://127.0.0.1:37515/_refresh
+		proxy --allow-push --sign-key-file key.sec & nix copy --to 'http://127.0.0.1:37515?compression=zstd' ./result`,
+	Environment: slices.Concat([]cli.Variable{
+		{Name: "NIX_SIGNING_KEY", Usage: "with --allow-push, secret signing keys themselves, one a line, in addition to --sign-key-file"},
+	}, cli.Tokens, cli.Login, theirVariables),
 }
-
-const defaultListen = "127.0.0.1:37515"
 
 // parseConfig reads the arguments and the environment.
 func parseConfig(args []string, getenv func(string) string) (config, error) {
@@ -52,17 +79,44 @@ func parseConfig(args []string, getenv func(string) string) (config, error) {
 	// without a home directory the copy on disk is missed, nothing else
 	cacheDir, _ := cli.CacheDir(getenv)
 	f := command.Flags(getenv)
-	f.Cache(&c.cache)
-	f.String(&c.listen, "listen", defaultListen, "the `ADDRESS` to serve on; port 0 picks a free one")
+	f.Caches(&c.caches, "the `CACHE`: HOST/NAME in a registry, or oci:DIR for a directory in the OCI image layout; by default where publish without --cache writes, or none with --allow. Several are served as one: a path comes from the first that has it")
+	f.Strings(&c.listen, "listen", nil, "the `ADDRESS` to serve on, by default "+defaultListen+" or the sockets that systemd passes; port 0 picks a free one")
 	f.Strings(&c.upstream, "upstream", nil, "the `URL` of a binary cache that is asked for what the cache lacks; by default none is, because Nix asks its own substituters itself")
 	f.Duration(&c.refresh, "refresh", 5*time.Minute, "the `TIME` between looks for what was published")
 	f.String(&c.cacheDir, "cache-dir", cacheDir, "the `DIRECTORY` for a copy of the cache's index, which serves when the registry is away")
+	f.Size(&c.narCache, "nar-cache", 0, "keep up to this `SIZE` of NARs, such as 20GB, in the cache directory, for the machines of a network: each is read from the registry once")
+	f.Bool(&c.redirect, "redirect", "send clients to the registry's storage for NARs, where the registry does so; they are then not verified here")
+	f.String(&c.tlsCert, "tls-cert", "", "the `FILE` with the TLS certificate, and those between it and its root, in PEM; without it, plain HTTP")
+	f.String(&c.tlsKey, "tls-key", "", "the `FILE` with the certificate's key, in PEM")
+	f.Int(&c.maxConnections, "max-connections", httpd.DefaultMaxConnections, "the `NUMBER` of connections at a time; Nix opens 25")
+	f.Duration(&c.drain, "drain", httpd.DefaultDrain, "the `TIME` that requests under way may take after a signal to stop")
+	f.Duration(&c.grace, "grace", 0, "the `TIME` to go on after a signal to stop, while /readyz says 503, so that a load balancer goes elsewhere")
+	f.String(&c.accessLog, "access-log", accessLogOff, "log each request as JSON, to a `FILE` or, for \"-\", to standard error")
+	f.Strings(&c.allow, "allow", nil, "serve any cache whose name matches the `GLOB`, as /HOST/NAME: ghcr.io/my-org/*, registry.example.org/**; * matches within one part of a name, ** one part or more")
+	f.Bool(&c.ownCredentials, "own-credentials", "for --allow: read with the proxy's own logins where a client sends no user and password, so that everybody who reaches the proxy can read what it can")
+	f.Size(&c.indexMemory, "index-memory", 512<<20, "for --allow: the `SIZE` of memory for the indexes of the caches in use, about 1 MB for 1,000 paths")
+	f.Choice(&c.upstreamNARs, "upstream-nars", []string{string(proxy.RedirectNARs), string(proxy.StreamNARs)}, "`HOW` clients get what an upstream has: redirect sends them there, stream passes it on, for clients that reach only the proxy")
+	f.Bool(&c.allowPush, "allow-push", "let nix copy --to write to the cache, from this machine only unless there is a --push-token-file")
+	f.String(&c.tokenFile, "push-token-file", "", "the `FILE` with the tokens, one a line, of which clients must give one to push, as the password in netrc; it is asked for on this machine, too")
+	f.Strings(&c.keyFiles, "sign-key-file", nil, "a `FILE` with a secret key to sign with what is pushed")
+	f.Bool(&c.requireSig, "require-signatures", "take only what is signed by one of the cache's keys already when it is pushed")
+	f.String(&c.series, "push-series", "", "`NAME` of a series of pushes: the newer ones take the place of the older ones, whatever packages they have (default: by the names of the packages)")
 	rest, err := f.Parse(args)
 	if err != nil {
 		return c, err
 	}
 	if len(rest) > 0 {
 		return c, f.Usage(fmt.Errorf("unexpected argument %q", rest[0]))
+	}
+	if len(c.caches) == 0 && len(c.allow) == 0 {
+		cache, err := cli.DefaultCache(getenv)
+		if err != nil {
+			return c, f.Usage(err)
+		}
+		c.caches = []string{cache}
+	}
+	if c.keyText = getenv("NIX_SIGNING_KEY"); !c.allowPush {
+		c.keyText = "" // it may be there for publish
 	}
 	// the variable is publish's too, where "none" switches the default off
 	c.upstream = slices.DeleteFunc(slices.Clone(c.upstream), func(s string) bool { return s == "none" })
@@ -71,16 +125,58 @@ func parseConfig(args []string, getenv func(string) string) (config, error) {
 }
 
 func (c *config) validate() error {
-	errs := []error{registry.Check(c.cache)}
-	_, port, err := net.SplitHostPort(c.listen)
-	if _, portErr := strconv.ParseUint(port, 10, 16); err != nil || portErr != nil {
-		errs = append(errs, fmt.Errorf("--listen %q is no address with a port", c.listen))
+	var errs []error
+	for i, cache := range c.caches {
+		errs = append(errs, registry.Check(cache))
+		if slices.Contains(c.caches[:i], cache) {
+			errs = append(errs, fmt.Errorf("--cache %s is given twice", cache))
+		}
+	}
+	for _, glob := range c.allow {
+		errs = append(errs, proxy.CheckAllow(glob))
+	}
+	switch {
+	case len(c.allow) == 0 && c.ownCredentials:
+		errs = append(errs, errors.New("--own-credentials is for --allow; a cache named by --cache is always read with the proxy's own"))
+	case len(c.caches) == 0 && len(c.upstream) > 0:
+		errs = append(errs, errors.New("--upstream is for the caches named by --cache, and there are none; Nix asks its other substituters itself"))
+	}
+	if c.indexMemory < 16<<20 {
+		errs = append(errs, fmt.Errorf("--index-memory %s is less than 16MiB", cli.FormatSize(c.indexMemory)))
+	}
+	for _, addr := range c.listen {
+		if err := httpd.CheckAddress(addr); err != nil {
+			errs = append(errs, fmt.Errorf("--listen %w", err))
+		}
 	}
 	for _, u := range c.upstream {
 		errs = append(errs, proxy.CheckUpstream(u))
 	}
 	if c.refresh < time.Second {
 		errs = append(errs, fmt.Errorf("--refresh %s is less than a second", c.refresh))
+	}
+	if (c.tlsCert == "") != (c.tlsKey == "") {
+		errs = append(errs, errors.New("--tls-cert and --tls-key belong together"))
+	}
+	switch {
+	case c.narCache > 0 && c.redirect:
+		errs = append(errs, errors.New("--nar-cache and --redirect exclude each other: what clients get elsewhere is not kept here"))
+	case c.narCache > 0 && c.cacheDir == "":
+		errs = append(errs, errors.New("--nar-cache needs a --cache-dir"))
+	case c.narCache > 0 && len(c.allow) > 0:
+		// who knows a digest would get the NAR, whatever he may read
+		errs = append(errs, errors.New("--nar-cache and --allow exclude each other: what some may read is not for all"))
+	case c.redirect && slices.ContainsFunc(c.caches, func(cache string) bool { return strings.HasPrefix(cache, "oci:") }):
+		errs = append(errs, errors.New("--redirect needs a registry, a directory has no URLs"))
+	}
+	if c.maxConnections < 1 {
+		errs = append(errs, fmt.Errorf("--max-connections %d is less than 1", c.maxConnections))
+	}
+	if c.allowPush && len(c.caches) != 1 {
+		errs = append(errs, errors.New("--allow-push needs one --cache, to which what is pushed goes"))
+	}
+	if !c.allowPush && (c.tokenFile != "" || c.requireSig || c.series != "") {
+		errs = append(errs, errors.New("--push-token-file, --require-signatures and --push-series need --allow-push"))
 	}
 	return errors.Join(errs...)
 }

@@ -103,8 +103,8 @@ func (t their) env(getenv func(string) string) func(string) string {
 func (t their) understood(c config) string {
 	var parts []string
 	for _, f := range []struct{ flag, now string }{
-		{"cache", c.cache},
-		{"listen", c.listen},
+		{"cache", strings.Join(c.caches, " ")},
+		{"listen", strings.Join(c.listen, " ")},
 		{"upstream", strings.Join(c.upstream, " ")},
 		{"refresh", seconds(c.refresh.Seconds())},
 	} {

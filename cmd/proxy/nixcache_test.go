@@ -25,10 +25,10 @@ func TestNixcacheVariables(t *testing.T) {
 	}
 	const own = "oci:/home/u/.local/share/nixoci/cache"
 	for _, tc := range []row{
-		{name: "none", cache: own, listen: defaultListen, refresh: 5 * time.Minute, understoodEmpty: true},
+		{name: "none", cache: own, refresh: 5 * time.Minute, understoodEmpty: true},
 		{
 			name: "one line", env: []string{"NIXCACHE_REPO", "Own/Repo"},
-			cache: "ghcr.io/own/repo/nix-cache", listen: defaultListen, upstream: "https://cache.nixos.org", refresh: 5 * time.Minute,
+			cache: "ghcr.io/own/repo/nix-cache", upstream: "https://cache.nixos.org", refresh: 5 * time.Minute,
 			said: "--cache ghcr.io/own/repo/nix-cache (NIXCACHE_REPO)|--upstream https://cache.nixos.org (nixcache-oci's default)", notSaid: "--listen|--refresh",
 		},
 		{
@@ -70,7 +70,7 @@ func TestNixcacheVariables(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if up := strings.Join(c.upstream, " "); c.cache != tc.cache || c.listen != tc.listen || up != tc.upstream || c.refresh != tc.refresh {
+			if strings.Join(c.caches, " ") != tc.cache || strings.Join(c.listen, " ") != tc.listen || strings.Join(c.upstream, " ") != tc.upstream || c.refresh != tc.refresh {
 				t.Errorf("got %+v", c)
 			}
 			for _, part := range strings.Split(tc.said, "|") {

@@ -33,8 +33,9 @@ func env(pairs ...string) func(string) string {
 func TestConfig(t *testing.T) {
 	home := []string{"HOME", "/home/u"}
 	fallback := config{
-		cache: "oci:/home/u/.local/share/nixoci/cache", listen: "127.0.0.1:37515",
-		refresh: 5 * time.Minute, cacheDir: "/home/u/.cache/nixoci",
+		caches: []string{"oci:/home/u/.local/share/nixoci/cache"}, refresh: 5 * time.Minute, cacheDir: "/home/u/.cache/nixoci",
+		maxConnections: 4096, drain: 10 * time.Second, accessLog: "off",
+		indexMemory: 512 << 20, upstreamNARs: "redirect",
 	}
 	with := func(change func(*config)) config {
 		c := fallback
@@ -53,17 +54,70 @@ func TestConfig(t *testing.T) {
 			name: "flags",
 			args: []string{"--cache", "localhost:5000/x/y", "--listen", "[::1]:0", "--upstream", "https://a.example", "--upstream", "https://b.example", "--refresh", "30s", "--cache-dir", "/d"},
 			env:  append(home, "NIXOCI_CACHE", "localhost:1/no/no", "NIXOCI_REFRESH", "1h"),
-			want: config{cache: "localhost:5000/x/y", listen: "[::1]:0", upstream: []string{"https://a.example", "https://b.example"}, refresh: 30 * time.Second, cacheDir: "/d"},
+			want: with(func(c *config) {
+				c.caches, c.listen, c.upstream = []string{"localhost:5000/x/y"}, []string{"[::1]:0"}, []string{"https://a.example", "https://b.example"}
+				c.refresh, c.cacheDir = 30*time.Second, "/d"
+			}),
 		},
 		{
 			name: "environment",
 			env:  append(home, "NIXOCI_CACHE", "oci:/c", "NIXOCI_LISTEN", "127.0.0.1:1", "NIXOCI_UPSTREAM", "https://a.example https://b.example", "NIXOCI_REFRESH", "1m", "NIXOCI_CACHE_DIR", "/d"),
-			want: config{cache: "oci:/c", listen: "127.0.0.1:1", upstream: []string{"https://a.example", "https://b.example"}, refresh: time.Minute, cacheDir: "/d"},
+			want: with(func(c *config) {
+				c.caches, c.listen, c.upstream = []string{"oci:/c"}, []string{"127.0.0.1:1"}, []string{"https://a.example", "https://b.example"}
+				c.refresh, c.cacheDir = time.Minute, "/d"
+			}),
 		},
-		{name: "in Actions", env: append(home, "GITHUB_ACTIONS", "true", "GITHUB_REPOSITORY", "Own/Repo"), want: with(func(c *config) { c.cache = "ghcr.io/own/repo/nix-cache" })},
+		{
+			name: "as a service",
+			args: []string{"--listen", "127.0.0.1:1", "--listen", "[::1]:1", "--nar-cache", "20GB", "--tls-cert", "/c", "--tls-key", "/k", "--max-connections", "9", "--drain", "5m", "--access-log", "-"},
+			env:  home,
+			want: with(func(c *config) {
+				c.listen, c.narCache, c.tlsCert, c.tlsKey = []string{"127.0.0.1:1", "[::1]:1"}, 20e9, "/c", "/k"
+				c.maxConnections, c.drain, c.accessLog = 9, 5*time.Minute, "-"
+			}),
+		},
+		{name: "redirect", env: home, args: []string{"--cache", "localhost:5000/x/y", "--redirect"}, want: with(func(c *config) { c.caches, c.redirect = []string{"localhost:5000/x/y"}, true })},
+		{name: "redirect to a directory", env: home, args: []string{"--redirect"}, err: "--redirect needs a registry"},
+		{name: "two of one", env: home, args: []string{"--cache", "localhost:5000/x/y", "--redirect", "--nar-cache", "1GB"}, err: "exclude each other"},
+		{name: "half of TLS", env: home, args: []string{"--tls-key", "/k", "--max-connections", "0"}, err: "belong together|--max-connections 0"},
+		{name: "NARs nowhere", args: []string{"--cache", "oci:/c", "--nar-cache", "1GB"}, err: "needs a --cache-dir"},
+		{name: "in Actions", env: append(home, "GITHUB_ACTIONS", "true", "GITHUB_REPOSITORY", "Own/Repo"), want: with(func(c *config) { c.caches = []string{"ghcr.io/own/repo/nix-cache"} })},
+		{
+			name: "several", env: append(home, "NIXOCI_CACHE", "oci:/with a space\nghcr.io/o/r"),
+			want: with(func(c *config) { c.caches = []string{"oci:/with a space", "ghcr.io/o/r"} }),
+		},
+		{name: "one with a space", env: append(home, "NIXOCI_CACHE", "oci:/with a space"), want: with(func(c *config) { c.caches = []string{"oci:/with a space"} })},
+		{
+			name: "any", args: []string{"--allow", "ghcr.io/o/*", "--allow", "http://r.lan:5000/**", "--own-credentials", "--index-memory", "2GiB"}, env: home,
+			want: with(func(c *config) {
+				c.caches, c.allow, c.ownCredentials, c.indexMemory = nil, []string{"ghcr.io/o/*", "http://r.lan:5000/**"}, true, 2<<30
+			}),
+		},
+		{name: "any, without a home", args: []string{"--allow", "**", "--cache-dir", "/d"}, want: with(func(c *config) { c.caches, c.allow, c.cacheDir = nil, []string{"**"}, "/d" })},
+		{
+			name: "any, and some at the root", args: []string{"--allow", "**", "--cache", "oci:/c", "--upstream", "https://a.example", "--upstream-nars", "stream"}, env: home,
+			want: with(func(c *config) {
+				c.caches, c.allow, c.upstream, c.upstreamNARs = []string{"oci:/c"}, []string{"**"}, []string{"https://a.example"}, "stream"
+			}),
+		},
+		{name: "any, wrong", args: []string{"--allow", "x", "--allow", "http://*/y", "--upstream", "https://a.example", "--index-memory", "1MB"}, env: home, err: "names no repository|wildcard|--upstream is for|--index-memory"},
+		{name: "own credentials of one cache", args: []string{"--own-credentials"}, env: home, err: "--own-credentials is for --allow"},
+		{name: "NARs of many", env: home, args: []string{"--allow", "**", "--nar-cache", "1GB"}, err: "--nar-cache and --allow"},
+		{name: "twice", args: []string{"--cache", "oci:/c", "--cache", "oci:/c"}, env: home, err: "given twice"},
 		{name: "publish's none", env: append(home, "NIXOCI_UPSTREAM", "none"), want: with(func(c *config) { c.upstream = []string{} })},
-		{name: "no home", args: []string{"--cache", "oci:/c"}, want: with(func(c *config) { c.cache, c.cacheDir = "oci:/c", "" })},
+		{name: "no home", args: []string{"--cache", "oci:/c"}, want: with(func(c *config) { c.caches, c.cacheDir = []string{"oci:/c"}, "" })},
 		{name: "no home, no cache", err: "HOME"},
+		{
+			name: "push", env: append(home, "NIX_SIGNING_KEY", "k"),
+			args: []string{"--allow-push", "--push-token-file", "t", "--sign-key-file", "a", "--sign-key-file", "b", "--require-signatures", "--push-series", "s"},
+			want: with(func(c *config) {
+				c.allowPush, c.tokenFile, c.keyFiles, c.keyText, c.requireSig, c.series = true, "t", []string{"a", "b"}, "k", true, "s"
+			}),
+		},
+		{name: "a key for publish", env: append(home, "NIX_SIGNING_KEY", "k"), want: fallback},
+		{name: "push to several", args: []string{"--cache", "oci:/a", "--cache", "oci:/b", "--allow-push"}, env: home, err: "--allow-push needs one --cache"},
+		{name: "push to any", args: []string{"--allow", "**", "--allow-push"}, env: home, err: "--allow-push needs one --cache"},
+		{name: "no push", env: home, args: []string{"--require-signatures"}, err: "need --allow-push"},
 		{name: "argument", env: home, args: []string{"x"}, err: `unexpected argument "x"`},
 		{name: "all that is wrong", env: home, args: []string{"--cache", "nowhere", "--listen", "37515", "--upstream", "ftp://x", "--refresh", "1ms"}, err: "nowhere|37515|ftp://x|1ms"},
 		{name: "port by name", env: home, args: []string{"--listen", "localhost:http"}, err: "no address"},
@@ -259,8 +313,11 @@ func TestClientURL(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := clientURL(a); got != want {
+		if got := clientURL(a, false); got != want {
 			t.Errorf("%s: got %s, want %s", addr, got, want)
+		}
+		if got, want := clientURL(a, true), strings.Replace(want, "http:", "https:", 1); got != want {
+			t.Errorf("%s with TLS: got %s, want %s", addr, got, want)
 		}
 	}
 }

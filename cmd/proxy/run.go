@@ -7,12 +7,16 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os"
+	"os/signal"
 	"strings"
+	"syscall"
 
-	"github.com/org/nixoci-action/index"
+	"golang.org/x/sync/errgroup"
+
 	"github.com/org/nixoci-action/internal/cli"
 	"github.com/org/nixoci-action/internal/hint"
-	"github.com/org/nixoci-action/internal/registry"
+	"github.com/org/nixoci-action/internal/httpd"
 	"github.com/org/nixoci-action/internal/ui"
 	"github.com/org/nixoci-action/proxy"
 )
@@ -20,84 +24,142 @@ import (
 func run(ctx context.Context, args []string, getenv func(string) string, _ io.Reader, stdout, stderr io.Writer) int {
 	c, err := parseConfig(args, getenv)
 	if err == nil {
-		err = serve(ctx, c, getenv, stdout, ui.New(stderr, getenv))
+		err = serve(ctx, c, getenv, stdout, stderr)
 	}
 	return cli.Report(ctx, err, getenv, stdout, stderr)
 }
 
 // serve returns nil when ctx is cancelled: that is how a proxy ends.
-func serve(ctx context.Context, c config, getenv func(string) string, stdout io.Writer, m *ui.Messages) error {
+func serve(ctx context.Context, c config, getenv func(string) string, stdout, stderr io.Writer) (err error) {
+	m := ui.New(stderr, getenv)
 	log := m.Logger(slog.LevelInfo)
 	if c.understood != "" {
 		m.Printf("%s", c.understood)
 	}
-	repo, err := registry.Open(c.cache, registry.Options{
-		Keychain:  cli.Keychain(getenv),
-		UserAgent: "nixoci-proxy/" + cli.Version(),
-		// no Logger: what the proxy says about a failure is enough; each of its
-		// retries, for each of many paths, would bury it
-	})
+	o := opener{config: c, getenv: getenv, msg: m, log: log, metrics: proxy.NewMetrics()}
+	defer func() { err = errors.Join(err, o.close()) }()
+	s, err := o.service(ctx)
 	if err != nil {
 		return err
 	}
-	s, err := proxy.New(proxy.Options{
-		Index:     index.Open(repo, index.Options{Dir: c.cacheDir, Logger: log}),
-		Blobs:     repo,
-		Cache:     c.cache,
-		Version:   cli.Version(),
-		Upstreams: c.upstream,
-		Refresh:   c.refresh,
-		Logger:    log,
-	})
+	access, err := openAccessLog(c, stderr, log)
 	if err != nil {
 		return err
 	}
-	// Listening comes first: a port that is taken should not wait for the
-	// registry, and a client that comes early waits instead of being refused.
-	l, err := net.Listen("tcp", c.listen)
+	defer access.Close()
+	reloads := make(chan os.Signal, 1)
+	signal.Notify(reloads, syscall.SIGHUP)
+	defer signal.Stop(reloads)
+	srv, err := newService(c, httpd.Options{
+		Handler:    o.metrics.Measure(s),
+		AccessLog:  access,
+		Reloads:    reloads,
+		Reload:     func(ctx context.Context) error { return o.reload(ctx, s) },
+		Supervisor: httpd.NewSupervisor(getenv),
+		Logger:     log,
+	}, o.measured())
 	if err != nil {
-		return hint.Wrap(fmt.Errorf("listening on %s: %w", c.listen, err), "is another proxy running? --listen 127.0.0.1:0 picks a free port")
+		return err
 	}
-	if err := s.Prepare(ctx); err != nil {
-		if ctx.Err() != nil {
-			return errors.Join(ctx.Err(), l.Close())
+	// Listening comes before reading: a port that is taken should not wait for
+	// the registry, and a client that comes early waits instead of being refused.
+	listeners, err := listen(c, getenv)
+	if err != nil {
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return srv.Serve(ctx, listeners) })
+	g.Go(func() error {
+		if err := s.Prepare(ctx); err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			if errors.As(err, new(*proxy.StoreDirError)) {
+				return hint.Wrap(err, "serve them with a proxy each")
+			}
+			m.Warn(err)
 		}
-		m.Warn(err)
-	}
-	if err := announce(s, c.cache, l.Addr().(*net.TCPAddr), stdout, m); err != nil {
-		return errors.Join(err, l.Close())
-	}
-	return s.Serve(ctx, l)
+		status, err := announce(s, c, listeners, stdout, m)
+		if err != nil {
+			return err
+		}
+		srv.Ready(status)
+		s.Run(ctx)
+		return nil
+	})
+	return g.Wait()
 }
 
-// announce tells that the proxy serves from now on. What it writes to standard
-// output is text for nix.conf and nothing else, in one write, so that a script
-// can wait for it.
-func announce(s *proxy.Server, cache string, addr *net.TCPAddr, stdout io.Writer, m *ui.Messages) error {
-	url := clientURL(addr)
-	lines := "extra-substituters = " + url + "\n"
+// announce tells that the proxy serves from now on, and returns the same for
+// the service manager. What it writes to standard output is text for nix.conf
+// and nothing else, in one write, so that a script can wait for it.
+func announce(s proxy.Service, c config, listeners []net.Listener, stdout io.Writer, m *ui.Messages) (status string, err error) {
+	url := ""
+	for _, l := range listeners {
+		addr, ok := l.Addr().(*net.TCPAddr)
+		if !ok {
+			continue // Nix speaks TCP only
+		}
+		if url == "" {
+			url = clientURL(addr, c.tlsCert != "")
+		}
+		if !addr.IP.IsLoopback() {
+			warnOpen(c, addr, m)
+		}
+	}
 	keys := s.Config().PublicKeys
-	if len(keys) > 0 {
-		lines += "extra-trusted-public-keys = " + strings.Join(keys, " ") + "\n"
-	}
-	if !addr.IP.IsLoopback() {
-		m.Warn(fmt.Errorf("everybody who reaches %s can read the cache", addr))
-	}
 	if len(keys) == 0 && s.Len() > 0 {
 		m.Warn(hint.Wrap(errors.New("the cache has no public key; Nix takes its paths only if they carry a signature it trusts"),
 			"publish with --sign-key-file, or, if you trust everybody who can write to the cache, append ?trusted=1 to the substituter"))
 	}
-	m.Printf("ready: %d store paths of %s on %s", s.Len(), cache, url)
-	_, err := io.WriteString(stdout, lines)
-	return err
+	names := "nothing"
+	switch {
+	case len(c.caches) > 0:
+		names = strings.Join(c.caches, ", ")
+	case len(c.allow) > 0:
+		names = "caches that match " + strings.Join(c.allow, ", ")
+	}
+	if url == "" {
+		m.Printf("ready: %d store paths of %s on %s", s.Len(), names, listeners[0].Addr())
+		return "serving " + names, nil
+	}
+	lines := "extra-substituters = " + url + "\n"
+	if len(c.caches) == 0 {
+		lines = "# extra-substituters = " + url + "/HOST/NAME\n" // for those that wait for it
+	}
+	if len(keys) > 0 {
+		lines += "extra-trusted-public-keys = " + strings.Join(keys, " ") + "\n"
+	}
+	if len(c.caches) > 0 {
+		m.Printf("ready: %d store paths of %s on %s", s.Len(), names, url)
+	}
+	if len(c.allow) > 0 {
+		m.Printf("ready: caches that match %s on %s/HOST/NAME", strings.Join(c.allow, ", "), url)
+	}
+	_, err = io.WriteString(stdout, lines)
+	return "serving " + names + " on " + url, err
+}
+
+// warnOpen says what it means that not only this machine reaches the proxy.
+func warnOpen(c config, addr *net.TCPAddr, m *ui.Messages) {
+	if len(c.caches) > 0 || c.ownCredentials {
+		m.Warn(fmt.Errorf("everybody who reaches %s can read the cache", addr))
+	}
+	if len(c.allow) > 0 && c.tlsCert == "" {
+		m.Warn(fmt.Errorf("passwords that clients send to %s for their registries can be read on the way", addr))
+	}
 }
 
 // clientURL is where programs on this machine reach the proxy. It has no slash
 // at its end, as in most configurations: Nix keeps what it learns by URL.
-func clientURL(addr *net.TCPAddr) string {
+func clientURL(addr *net.TCPAddr, tls bool) string {
 	host := addr.IP.String()
 	if addr.IP.IsUnspecified() {
 		host = "127.0.0.1"
 	}
-	return "http://" + net.JoinHostPort(host, fmt.Sprint(addr.Port))
+	scheme := "http://"
+	if tls {
+		scheme = "https://"
+	}
+	return scheme + net.JoinHostPort(host, fmt.Sprint(addr.Port))
 }

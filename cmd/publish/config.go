@@ -49,6 +49,7 @@ type config struct {
 	JSON         bool
 	Verbose      bool
 	CacheDir     string
+	NoLogs       bool
 }
 
 var command = &cli.Command{
@@ -64,10 +65,9 @@ var command = &cli.Command{
 		publish --flake . --dry-run
 		publish --flake . --matrix plan --system x86_64-linux --system aarch64-linux
 		nix-build | publish --cache localhost:5000/my/cache -`,
-	Environment: append([]cli.Variable{
+	Environment: slices.Concat([]cli.Variable{
 		{Name: "NIX_SIGNING_KEY", Usage: "secret signing keys themselves, one a line, in addition to --sign-key-file"},
-		{Name: "GITHUB_TOKEN", Usage: "password for ghcr.io, if no docker or podman login has one"},
-	}, cli.Login...),
+	}, cli.Tokens, cli.Login),
 	Partly: "what could be built and uploaded is published, the rest is named",
 }
 
@@ -117,6 +117,7 @@ func parseConfig(args []string, getenv func(string) string) (config, error) {
 	f.Bool(&c.JSON, "json", "print the result as JSON on standard output")
 	f.Bool(&c.Verbose, "verbose", "log every request and command")
 	f.String(&c.CacheDir, "cache-dir", "", "`DIR` for local copies of the index (default: the user's cache folder)")
+	f.Bool(&c.NoLogs, "no-logs", "keep the logs of builds to this machine; else those of what is built here and uploaded are published, too")
 	rest, err := f.Parse(args)
 	if err != nil {
 		return config{}, err

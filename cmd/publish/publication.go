@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/internal/ci"
 )
 
 // publication is the record of this run. Where it runs is known in CI only.
@@ -27,14 +28,10 @@ func (p *publisher) publication(roots []root) index.Publication {
 	if p.cfg.Pin != "" && p.complete { // else it would take the place of one that is
 		pub.Pin, pub.PinKeep = p.cfg.Pin, p.cfg.PinKeep
 	}
-	if p.getenv("GITHUB_ACTIONS") == "true" {
-		pub.Ref = p.getenv("GITHUB_REF")
-		if pub.Revision == "" {
-			pub.Revision = p.getenv("GITHUB_SHA")
-		}
-		if id := p.getenv("GITHUB_RUN_ID"); id != "" {
-			pub.RunURL = p.getenv("GITHUB_SERVER_URL") + "/" + p.getenv("GITHUB_REPOSITORY") + "/actions/runs/" + id
-		}
+	job := ci.Detect(p.getenv)
+	pub.Ref, pub.RunURL = job.Ref, job.RunURL
+	if pub.Revision == "" {
+		pub.Revision = job.Revision
 	}
 	for _, r := range roots {
 		pub.Roots = append(pub.Roots, index.Root{Attr: r.attr, Path: path.Base(r.path)})

@@ -67,7 +67,11 @@ func (f *Flags) help() string {
 		b.WriteString("\nEnvironment:\n")
 		for _, v := range c.Environment {
 			b.WriteString("  " + v.Name + "\n")
-			wrap(&b, "      ", v.Usage)
+			usage := v.Usage
+			if mayBeFile(v.Name) {
+				usage += "; or " + v.Name + "_FILE, a file with it"
+			}
+			wrap(&b, "      ", usage)
 		}
 	}
 	b.WriteString("\nExit status:\n")

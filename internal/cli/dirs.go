@@ -5,22 +5,19 @@ import (
 	"fmt"
 	"path/filepath"
 	"runtime"
-	"strings"
 
+	"github.com/org/nixoci-action/internal/ci"
 	"github.com/org/nixoci-action/internal/hint"
 )
 
-// DefaultCache names the cache that is used when none is given: in GitHub
-// Actions the repository's own on ghcr.io, elsewhere a directory of the user.
+// DefaultCache names the cache that is used when none is given: in CI the
+// repository's own in the registry of the CI system, elsewhere a directory of
+// the user.
 func DefaultCache(getenv func(string) string) (string, error) {
 	const nameIt = "name the cache with --cache or " + EnvPrefix + "CACHE"
-	if repo := getenv("GITHUB_REPOSITORY"); getenv("GITHUB_ACTIONS") == "true" && repo != "" {
-		// Gitea, Forgejo and GitHub Enterprise set the same variables, and
-		// their packages are not on ghcr.io.
-		if server := getenv("GITHUB_SERVER_URL"); server != "" && server != "https://github.com" {
-			return "", hint.Wrap(fmt.Errorf("no default cache for the server %s", server), nameIt)
-		}
-		return "ghcr.io/" + strings.ToLower(repo) + "/nix-cache", nil
+	cache, err := ci.Detect(getenv).DefaultCache()
+	if cache != "" || err != nil {
+		return cache, hint.Wrap(err, nameIt)
 	}
 	dir, err := userDir(runtime.GOOS, getenv, "XDG_DATA_HOME", ".local/share", "Library/Application Support")
 	if err != nil {

@@ -23,7 +23,9 @@ func TestDefaultCache(t *testing.T) {
 		"nothing":         {[]string{"XDG_DATA_HOME", "", "HOME", ""}, ""},
 		"actions":         {actions, "ghcr.io/owner/some.repo/nix-cache"},
 		"actions, github": {append(actions, "GITHUB_SERVER_URL", "https://github.com"), "ghcr.io/owner/some.repo/nix-cache"},
-		"actions, gitea":  {append(actions, "GITHUB_SERVER_URL", "https://git.example.org"), ""},
+		"actions, gitea":  {append(actions, "GITHUB_SERVER_URL", "https://git.example.org", "GITEA_ACTIONS", "true"), "git.example.org/owner/some.repo/nix-cache"},
+		"actions, nobody": {actions[:2], ""},
+		"gitlab":          {[]string{"GITLAB_CI", "true", "CI_REGISTRY_IMAGE", "registry.example.org/o/r"}, "registry.example.org/o/r/nix-cache"},
 		"not in actions":  {actions[2:], "oci:/data/nixoci/cache"},
 	}
 	for name, tt := range tests {

@@ -38,10 +38,11 @@ type definition struct {
 	flag       *flag.Flag
 	env        string
 	repeatable bool
+	lines      bool // only newlines separate values
 }
 
 func (f *Flags) define(name string, repeatable bool) {
-	f.defined = append(f.defined, definition{f.set.Lookup(name), EnvName(name), repeatable})
+	f.defined = append(f.defined, definition{flag: f.set.Lookup(name), env: EnvName(name), repeatable: repeatable})
 }
 
 // String defines a flag for a string.
@@ -66,6 +67,13 @@ func (f *Flags) Int(p *int, name string, value int, usage string) {
 func (f *Flags) Duration(p *time.Duration, name string, value time.Duration, usage string) {
 	*p = value
 	f.set.Var((*durationValue)(p), name, usage)
+	f.define(name, false)
+}
+
+// Size defines a flag for a number of bytes, written as by ParseSize.
+func (f *Flags) Size(p *int64, name string, value int64, usage string) {
+	*p = value
+	f.set.Var((*sizeValue)(p), name, usage)
 	f.define(name, false)
 }
 
@@ -95,6 +103,14 @@ func (f *Flags) Cache(p *string) {
 	value, err := DefaultCache(f.getenv)
 	f.cacheErr = err
 	f.String(p, "cache", value, "the `CACHE`: HOST/NAME in a registry, or oci:DIR for a directory in the OCI image layout")
+}
+
+// Caches defines --cache for a command that takes several. If none is given *p
+// is empty, and DefaultCache tells what is meant. In the environment they stand
+// one in each line: the name of a directory may have spaces in it.
+func (f *Flags) Caches(p *[]string, usage string) {
+	f.Strings(p, "cache", nil, usage)
+	f.defined[len(f.defined)-1].lines = true
 }
 
 // Parse parses the arguments, which may stand before, between and after the
@@ -163,7 +179,10 @@ func (f *Flags) parseEnv() error {
 			continue
 		}
 		values := []string{text}
-		if d.repeatable {
+		switch {
+		case d.lines:
+			values = splitList(text + "\n")
+		case d.repeatable:
 			values = splitList(text)
 		}
 		for _, v := range values {

@@ -170,7 +170,7 @@ Flags (a flag wins over its environment variable, which wins over the default):
 
 Environment:
   NIX_SIGNING_KEY
-      secret key to sign with
+      secret key to sign with; or NIX_SIGNING_KEY_FILE, a file with it
 
 Exit status:
   0    done

@@ -13,13 +13,18 @@ import (
 // but what it is given, and returns the exit status.
 type Run func(ctx context.Context, args []string, getenv func(string) string, stdin io.Reader, stdout, stderr io.Writer) int
 
-// Main runs a command as the process and exits. The first SIGINT or SIGTERM
-// cancels the context, a second one kills.
+// Main runs a command as the process and exits, in the environment with secrets
+// from files (see WithSecretFiles). The first SIGINT or SIGTERM cancels the
+// context, a second one kills.
 func Main(run Run) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, func() {
 		stop() // from here on a signal has its default effect
 		fmt.Fprintln(os.Stderr, "stopping; interrupt again to stop at once")
 	})
-	os.Exit(run(ctx, os.Args[1:], os.Getenv, os.Stdin, os.Stdout, os.Stderr))
+	getenv, err := WithSecretFiles(os.Getenv)
+	if err != nil {
+		os.Exit(Report(ctx, err, os.Getenv, os.Stdout, os.Stderr))
+	}
+	os.Exit(run(ctx, os.Args[1:], getenv, os.Stdin, os.Stdout, os.Stderr))
 }

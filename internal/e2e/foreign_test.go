@@ -252,9 +252,8 @@ func TestNixcacheVariables(t *testing.T) {
 	app := strings.Fields(w.Env.Run(t, flake, "nix-store", "--query", "--requisites", w.Nix(t, flake, "eval", "--raw", "path:"+flake+"#app.outPath")))
 	addr := registrytest.GGCR(t)
 	w.theirs(addr+"/own/repo/nix-cache").write(theirIndex{Version: 1, PublicKey: strings.TrimSpace(w.publicKey)}, files, app)
-	cmd := w.command("proxy")
-	cmd.Env = append(cmd.Env, "NIXCACHE_REPO=Own/repo", "NIXCACHE_REGISTRY="+addr, "NIXCACHE_LISTEN=127.0.0.1", "NIXCACHE_PORT=0", "NIXCACHE_INDEX_TTL=60", "NIXCACHE_UPSTREAM=http://127.0.0.1:1")
-	conf := w.awaitProxy(cmd, 2)
+	w.Vars = append(w.Vars, "NIXCACHE_REPO=Own/repo", "NIXCACHE_REGISTRY="+addr, "NIXCACHE_INDEX_TTL=60", "NIXCACHE_UPSTREAM=http://127.0.0.1:1")
+	conf, _ := w.runProxy(2)
 	w.newClient(conf).substitute(app...)
 
 	url, _, _ := strings.Cut(strings.TrimPrefix(conf, "extra-substituters = "), "\n")

@@ -7,14 +7,16 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-containerregistry/pkg/authn"
+
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/internal/registry"
 )
 
 // publications reads what a cache records.
-func publications(t *testing.T, cache string) []index.Publication {
+func publications(t *testing.T, cache string, login ...authn.Keychain) []index.Publication {
 	t.Helper()
-	repo, err := registry.Open(cache, registry.Options{})
+	repo, err := registry.Open(cache, registry.Options{Keychain: authn.NewMultiKeychain(login...)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -151,11 +151,13 @@ func TestTemplate(t *testing.T) {
 	if err := os.CopyFS(filepath.Join(source, "template"), os.DirFS("../../template")); err != nil {
 		t.Fatal(err)
 	}
-	flake, err := os.ReadFile("../../flake.nix")
-	if err != nil {
-		t.Fatal(err)
+	for _, name := range []string{"flake.nix", "flake.lock"} { // locked, it needs no nixpkgs
+		text, err := os.ReadFile("../../" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		nixtest.Write(t, source, name, string(text))
 	}
-	nixtest.Write(t, source, "flake.nix", string(flake))
 	w.Git(t, source)
 	nixtest.Write(t, repo, "README.md", "what GitHub has put there")
 	w.Git(t, repo)

@@ -188,14 +188,25 @@ func (w *world) proxy(cache string) string {
 // startProxy starts a proxy that will print so many lines.
 func (w *world) startProxy(cache string, n int, args ...string) string {
 	w.Helper()
-	return w.awaitProxy(w.command("proxy", append([]string{"--cache", cache, "--listen", "127.0.0.1:0", "--cache-dir", w.TempDir()}, args...)...), n)
+	lines, _ := w.runProxy(n, append([]string{"--cache", cache}, args...)...)
+	return lines
 }
 
-// awaitProxy starts cmd, a proxy that will print so many lines.
-func (w *world) awaitProxy(cmd *exec.Cmd, n int) string {
+// runProxy starts a proxy that will print so many lines, and also returns the
+// file with what it says to people.
+func (w *world) runProxy(n int, args ...string) (printed, messages string) {
 	w.Helper()
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
+	cmd := w.command("proxy", append([]string{"--listen", "127.0.0.1:0", "--cache-dir", w.TempDir()}, args...)...)
+	stderr, err := os.Create(filepath.Join(w.TempDir(), "stderr"))
+	if err != nil {
+		w.Fatal(err)
+	}
+	defer stderr.Close()
+	said := func() string {
+		b, _ := os.ReadFile(stderr.Name())
+		return string(b)
+	}
+	cmd.Stderr = stderr
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
 		w.Fatal(err)
@@ -221,19 +232,19 @@ func (w *world) awaitProxy(cmd *exec.Cmd, n int) string {
 		select {
 		case err := <-ended:
 			if err != nil {
-				w.Errorf("the proxy ended with %v:\n%s", err, stderr.String())
+				w.Errorf("the proxy ended with %v:\n%s", err, said())
 			}
 		case <-time.After(20 * time.Second):
 			_ = cmd.Process.Kill()
-			w.Errorf("the proxy did not stop:\n%s", stderr.String())
+			w.Errorf("the proxy did not stop:\n%s", said())
 		}
 	})
 	select {
 	case <-ready:
 	case <-time.After(30 * time.Second):
-		w.Fatalf("the proxy is not ready:\n%s", stderr.String())
+		w.Fatalf("the proxy is not ready:\n%s", said())
 	}
-	return strings.Join(lines[:n], "\n") + "\n"
+	return strings.Join(lines[:n], "\n") + "\n", stderr.Name()
 }
 
 // refresh has a proxy look at its cache now; conf is what it printed.

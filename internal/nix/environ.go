@@ -39,12 +39,13 @@ func secret(name string) bool {
 	if strings.HasPrefix(name, "ACTIONS_") && strings.HasSuffix(name, "URL") {
 		return true
 	}
-	for _, word := range []string{"TOKEN", "SECRET", "PASSWORD", "PASSWD", "PASSPHRASE", "CREDENTIAL", "PRIVATE_KEY", "SIGNING_KEY", "API_KEY", "APIKEY"} {
+	for _, word := range []string{"TOKEN", "JWT", "SECRET", "PASSWORD", "PASSWD", "PASSPHRASE", "CREDENTIAL", "PRIVATE_KEY", "SIGNING_KEY", "API_KEY", "APIKEY"} {
 		if strings.Contains(name, word) {
 			return true
 		}
 	}
-	return name == "GH_PAT" || strings.HasSuffix(name, "_PAT")
+	// GitLab's address of the repository has the job's token in it
+	return name == "GH_PAT" || name == "CI_REPOSITORY_URL" || strings.HasSuffix(name, "_PAT")
 }
 
 // envValue returns the value of a variable; the last one counts.

@@ -66,11 +66,13 @@ func TestChildEnv(t *testing.T) {
 	keep := []string{
 		"PATH=/bin", "HOME=/h", "NIX_CONFIG=access-tokens = x", "NIX_SSL_CERT_FILE=/c", "NIX_REMOTE=daemon", "AWS_SECRET_ACCESS_KEY=s3",
 		"GITHUB_ACTIONS=true", "SSH_AUTH_SOCK=/s", "REGISTRY_AUTH_FILE=/a", "GIT_TERMINAL_PROMPT=0", "EMPTY=", "TMPDIR=/t",
+		"GITLAB_CI=true", "CI_PROJECT_URL=https://h/o/r", "CI_REGISTRY_USER=u",
 	}
 	drop := []string{
 		"NIX_SIGNING_KEY=k", "NIX_SIGNING_KEY_2=k", "NIXOCI_CACHE=x", "GITHUB_TOKEN=t", "GH_TOKEN=t", "GH_PAT=t", "ACTIONS_RUNTIME_TOKEN=t",
 		"ACTIONS_ID_TOKEN_REQUEST_URL=u", "ACTIONS_CACHE_URL=u", "INPUT_TOKEN=t", "INPUT_SIGNING-KEY=k", "DOCKER_AUTH_CONFIG={}",
 		"REGISTRY_PASSWORD=p", "CACHIX_AUTH_TOKEN=t", "MY_SECRET=s", "my_api_key=k", "SIGNING_PRIVATE_KEY=k", "nonsense",
+		"GITEA_TOKEN=t", "FORGEJO_TOKEN=t", "CI_JOB_TOKEN=t", "CI_REGISTRY_PASSWORD=p", "CI_DEPLOY_PASSWORD=p", "CI_JOB_JWT=t", "CI_REPOSITORY_URL=https://u:t@h",
 	}
 	got := childEnv(append(slices.Clone(keep), drop...))
 	if !slices.Equal(got, keep) {

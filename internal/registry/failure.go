@@ -66,6 +66,8 @@ func (r *remote) hint(status int) string {
 
 func (r *remote) permissionHint() string {
 	switch {
+	case r.opts.Advice != "":
+		return r.opts.Advice
 	case r.repo.RegistryStr() != ghcrHost:
 		return "log in with `docker login " + r.repo.RegistryStr() + "` (or podman, or crane), and check that the account may use " + r.repo.RepositoryStr()
 	case r.opts.Push:

@@ -19,6 +19,9 @@ type Options struct {
 	Push bool
 	// Keychain gives the credentials; nil means anonymous.
 	Keychain authn.Keychain
+	// Advice is what helps if the registry refuses these credentials; "" means
+	// what helps everywhere.
+	Advice string
 	// Transport sends the HTTP requests; nil means one of its own, with
 	// connections enough for parallel transfers.
 	Transport http.RoundTripper

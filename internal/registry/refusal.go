@@ -39,6 +39,8 @@ func refusesAll(te *transport.Error) bool {
 // remedy is what the user can do about a refusal; "" where nothing is known.
 func (r *remote) remedy(te *transport.Error) string {
 	switch {
+	case r.opts.Advice != "" && (te.StatusCode == http.StatusUnauthorized || te.StatusCode == http.StatusForbidden):
+		return r.opts.Advice
 	case te.StatusCode == http.StatusUnauthorized, te.StatusCode == http.StatusForbidden, te.StatusCode == http.StatusNotFound:
 		return "log in to " + r.repo.RegistryStr() + " with an account that may delete from " + r.repo.RepositoryStr()
 	case refusesAll(te):

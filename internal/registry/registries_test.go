@@ -29,6 +29,14 @@ func everywhere(t *testing.T, f func(t *testing.T, r Repository)) {
 	t.Run("oci", func(t *testing.T) { f(t, opener("oci:"+t.TempDir())(t)) })
 	t.Run("ggcr", func(t *testing.T) { f(t, opener(registrytest.GGCR(t)+"/a/b")(t)) })
 	t.Run("distribution", func(t *testing.T) { f(t, opener(registrytest.NewDistribution(t).Addr+"/a/b")(t)) })
+	t.Run("forge", func(t *testing.T) {
+		forge := registrytest.NewForge(t)
+		r, err := Open(forge.Cache("a/b"), Options{Push: true, Keychain: forge})
+		if err != nil {
+			t.Fatal(err)
+		}
+		f(t, r)
+	})
 	t.Run("fake", func(t *testing.T) { f(t, newFake(t).open()) })
 }
 

@@ -41,22 +41,10 @@ var _ Repository = (*remote)(nil)
 // bufferSize is how much of a blob is held in memory before it is streamed.
 const bufferSize = 8 << 20
 
-// connections that stay open between transfers; uploads and index reads of
-// one run share them.
-const idleConnections = 64
-
 func newRemote(repo name.Repository, o Options) *remote {
 	next := o.Transport
 	if next == nil {
-		t := http.DefaultTransport.(*http.Transport).Clone()
-		t.MaxIdleConnsPerHost = idleConnections
-		t.DisableCompression = true // bodies are digests' subjects
-		t.WriteBufferSize = 64 << 10
-		t.ReadBufferSize = 64 << 10
-		// a dead HTTP/2 connection must be left before the stall guard fires:
-		// a request that is cancelled leaves it in place for the next try
-		t.HTTP2 = &http.HTTP2Config{SendPingTimeout: stallTimeout / 4, PingTimeout: stallTimeout / 4}
-		next = t
+		next = NewTransport(false)
 	}
 	r := &remote{
 		repo: repo, opts: o, retry: defaultRetry, small: bufferSize, chunk: chunkSize, deletePatience: deletePatience,
@@ -106,6 +94,7 @@ type request struct {
 	stream *stream
 	accept []int
 	delete bool // with the right to delete
+	stay   bool // take a redirect as the answer
 }
 
 // send makes one try. The caller closes the response's body.
@@ -127,6 +116,9 @@ func (r *remote) send(ctx context.Context, q request) (*http.Response, error) {
 	}
 	if q.stream != nil {
 		req.Body, req.GetBody, req.ContentLength = q.stream, nil, -1
+	}
+	if q.stay {
+		client = &http.Client{Transport: client.Transport, CheckRedirect: stay}
 	}
 	start := time.Now()
 	resp, err := client.Do(req)

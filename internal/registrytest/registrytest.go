@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/registry"
 )
 
@@ -49,17 +50,44 @@ const program = "docker-registry"
 // what it is asked to. Without the program the test is skipped; in CI it fails.
 func NewDistribution(tb testing.TB) *Distribution {
 	tb.Helper()
-	return newDistribution(tb, true)
+	return newDistribution(tb, true, "")
 }
 
 // NewUndeleting starts a distribution that deletes nothing, which is its
 // default.
 func NewUndeleting(tb testing.TB) *Distribution {
 	tb.Helper()
-	return newDistribution(tb, false)
+	return newDistribution(tb, false, "")
 }
 
-func newDistribution(tb testing.TB, deletes bool) *Distribution {
+// The login of a distribution that NewLocked started.
+const (
+	LockedUser     = "gitlab-ci-token"
+	LockedPassword = "ci-registry-passw0rd"
+	// lockedEntry is both as htpasswd has them.
+	lockedEntry = LockedUser + ":$2b$04$o3ZqSn9cu01KKV4aVa8Y/.mAxXGX7/QDslZY9DZbDko9WWa9lv0NW\n"
+)
+
+// Locked is that login as a keychain.
+type Locked struct{}
+
+// Resolve gives the login, whatever the registry.
+func (Locked) Resolve(authn.Resource) (authn.Authenticator, error) {
+	return authn.FromConfig(authn.AuthConfig{Username: LockedUser, Password: LockedPassword}), nil
+}
+
+// NewLocked starts a distribution with basic authentication.
+func NewLocked(tb testing.TB) *Distribution {
+	tb.Helper()
+	file := filepath.Join(tb.TempDir(), "htpasswd")
+	if err := os.WriteFile(file, []byte(lockedEntry), 0o600); err != nil {
+		tb.Fatal(err)
+	}
+	return newDistribution(tb, true, fmt.Sprintf("auth:\n  htpasswd: {realm: test, path: %q}\n", file))
+}
+
+// newDistribution adds lines to the configuration.
+func newDistribution(tb testing.TB, deletes bool, more string) *Distribution {
 	tb.Helper()
 	if _, err := exec.LookPath(program); err != nil {
 		Missing(tb, program+" is not installed (on Debian: apt-get install docker-registry)")
@@ -74,7 +102,7 @@ storage:
   delete: {enabled: %t}
   maintenance: {uploadpurging: {enabled: false}}
 http: {addr: %s}
-`, d.Dir, deletes, d.Addr)
+%s`, d.Dir, deletes, d.Addr, more)
 	if err := os.WriteFile(d.config, []byte(conf), 0o600); err != nil {
 		tb.Fatal(err)
 	}

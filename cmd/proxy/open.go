@@ -1,0 +1,202 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"path/filepath"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+
+	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/internal/cli"
+	"github.com/org/nixoci-action/internal/registry"
+	"github.com/org/nixoci-action/internal/ui"
+	"github.com/org/nixoci-action/proxy"
+)
+
+// opener opens what the proxy serves, and remembers what it has opened.
+type opener struct {
+	config
+	getenv  func(string) string
+	msg     *ui.Messages
+	log     *slog.Logger
+	metrics *proxy.Metrics
+
+	repos []registry.Repository // of --cache
+	disk  *proxy.DiskBlobs      // nil if NARs are not kept
+}
+
+// close gives back what service has opened.
+func (o *opener) close() error {
+	if o.disk == nil {
+		return nil
+	}
+	return o.disk.Close()
+}
+
+// service is all that the configuration names.
+func (o *opener) service(ctx context.Context) (proxy.Service, error) {
+	home, err := o.home(ctx)
+	if err != nil || len(o.allow) == 0 {
+		return home, err
+	}
+	many := newMany(o)
+	return proxy.NewRouter(proxy.RouterOptions{
+		Allow:       o.allow,
+		Open:        many.open,
+		Verify:      many.verify,
+		Home:        home,
+		Version:     cli.Version(),
+		Refresh:     o.refresh,
+		IndexMemory: o.indexMemory,
+		Logger:      o.log,
+	})
+}
+
+// home is what --cache names; nil if it names nothing.
+func (o *opener) home(ctx context.Context) (proxy.Service, error) {
+	if len(o.caches) == 0 {
+		return nil, nil
+	}
+	up := proxy.Options{Version: cli.Version(), Upstreams: o.upstream, UpstreamNARs: proxy.UpstreamNARs(o.upstreamNARs), Metrics: o.metrics, Logger: o.log}
+	if len(o.caches) == 1 {
+		return o.named(ctx, o.caches[0], up)
+	}
+	var servers []*proxy.Server
+	for _, cache := range o.caches {
+		s, err := o.named(ctx, cache, proxy.Options{Version: cli.Version(), Metrics: o.metrics, Logger: o.log.With("cache", cache)})
+		if err != nil {
+			return nil, err
+		}
+		servers = append(servers, s)
+	}
+	return proxy.NewUnion(servers, up)
+}
+
+// named opens a cache of --cache, with the proxy's own credentials.
+func (o *opener) named(ctx context.Context, cache string, p proxy.Options) (*proxy.Server, error) {
+	keychain := cli.HostKeychain(o.getenv)
+	if registry.Host(cache) == registry.Host(o.caches[0]) {
+		keychain = cli.Keychain(o.getenv) // the variables' login is one registry's
+	}
+	repo, err := registry.Open(cache, registry.Options{
+		Keychain:  keychain,
+		UserAgent: userAgent(),
+		Push:      o.allowPush,
+		// no Logger: what the proxy says about a failure is enough; each of its
+		// retries, for each of many paths, would bury it
+	})
+	if err != nil {
+		return nil, err
+	}
+	idx := index.Open(repo, index.Options{Dir: o.cacheDir, Logger: p.Logger})
+	if p.Push, err = o.pushOptions(ctx, idx, cache, repo); err != nil {
+		return nil, err
+	}
+	p.Index = idx
+	p.Blobs, p.Cache, p.Refresh = repo, cache, o.refresh
+	o.repos = append(o.repos, repo)
+	if o.redirect {
+		p.Redirect, _ = repo.(proxy.Redirector) // every registry is one; see validate
+	}
+	if o.narCache > 0 {
+		if p.Blobs, err = o.kept(repo); err != nil {
+			return nil, err
+		}
+	}
+	return proxy.New(p)
+}
+
+// kept keeps on disk what is read from a repository. All caches of --cache share
+// the directory: whoever reaches the proxy may read them all.
+func (o *opener) kept(repo registry.Repository) (proxy.Blobs, error) {
+	if o.disk != nil {
+		return o.disk.From(repo), nil
+	}
+	disk, err := proxy.OpenDiskBlobs(repo, proxy.DiskOptions{Dir: filepath.Join(o.cacheDir, "blobs"), MaxSize: o.narCache, Logger: o.log})
+	if err != nil {
+		return nil, err
+	}
+	o.disk = disk
+	return disk, nil
+}
+
+// reload takes what has changed outside: who we are to the registries, and what
+// the caches hold.
+func (o *opener) reload(ctx context.Context, s proxy.Service) error {
+	for _, repo := range o.repos {
+		if r, ok := repo.(interface{ Renew() }); ok {
+			r.Renew()
+		}
+	}
+	return s.Refresh(ctx)
+}
+
+func userAgent() string { return "nixoci-proxy/" + cli.Version() }
+
+// many opens the caches that clients name. Nothing of them is kept on disk,
+// where it would outlive the credentials with which it was read, and nothing
+// is read from there: what the proxy's user once published or read himself is
+// not for those who ask the proxy.
+type many struct {
+	*opener
+	// connections are shared by all repositories: to registries named in full,
+	// and to others
+	trusted, public http.RoundTripper
+}
+
+func newMany(o *opener) *many {
+	return &many{o, registry.NewTransport(false), registry.NewTransport(true)}
+}
+
+func (m *many) repository(a proxy.Access) (registry.Repository, error) {
+	o := registry.Options{Transport: m.public, UserAgent: userAgent()}
+	var keychain authn.Keychain // anonymous
+	if a.Named {
+		o.Transport = m.trusted
+	}
+	switch {
+	case a.Credentials != nil:
+		keychain = cli.Password(a.Credentials.User, a.Credentials.Password)
+	case m.ownCredentials && a.Named:
+		keychain = cli.HostKeychain(m.getenv) // not NIXOCI_USERNAME: it is for one registry
+	}
+	o.Keychain = keychain
+	return registry.Open(a.Cache, o)
+}
+
+func (m *many) open(a proxy.Access) (*proxy.Server, error) {
+	repo, err := m.repository(a)
+	if err != nil {
+		return nil, err
+	}
+	log := m.log.With("cache", a.Cache)
+	o := proxy.Options{
+		Index:   index.Open(repo, index.Options{Logger: log, Reserve: a.Reserve}),
+		Blobs:   repo,
+		Cache:   a.Cache,
+		Version: cli.Version(),
+		Refresh: m.refresh,
+		Metrics: m.metrics,
+		Logger:  log,
+	}
+	if m.redirect {
+		o.Redirect, _ = repo.(proxy.Redirector)
+	}
+	return proxy.New(o)
+}
+
+// verify makes a connection of its own: a token that was given to an earlier
+// one may be valid for longer than the credentials are.
+func (m *many) verify(ctx context.Context, a proxy.Access) error {
+	repo, err := m.repository(a)
+	if err != nil {
+		return err
+	}
+	if _, err := repo.Resolve(ctx, index.RootTag); err != nil {
+		return fmt.Errorf("verifying access to %s: %w", a.Cache, err)
+	}
+	return nil
+}

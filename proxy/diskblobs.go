@@ -1,0 +1,326 @@
+package proxy
+
+import (
+	"container/list"
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/org/nixoci-action/internal/hint"
+)
+
+const (
+	// partPrefix starts the names of files that are not complete.
+	partPrefix = "part-"
+	lockName   = "lock"
+	// maxAhead is how far before the fetch of a blob somebody who wants its
+	// later part still waits for it.
+	maxAhead = 32 << 20
+	// diskPause is how long nothing is stored after a write has failed.
+	diskPause = time.Minute
+)
+
+// DiskBlobs is a Blobs that keeps what it reads from another in a directory,
+// whole and verified, up to a number of bytes; what was not used for longest
+// makes room. Each blob is fetched once, however many readers want it at a
+// time: they follow the file as it grows. Where the disk fails, a fetch does,
+// or there is no room, readers go on with the other Blobs by themselves.
+//
+// Whoever can ask gets what is there, so caches whose readers differ need a
+// directory each. It is safe for concurrent use.
+type DiskBlobs struct {
+	*diskStore
+	next Blobs
+}
+
+// diskStore is a directory.
+type diskStore struct {
+	dir      string
+	max      int64 // bytes
+	log      *slog.Logger
+	lock     *os.File
+	patience time.Duration // for the first bytes of a fetch
+
+	ctx     context.Context //nolint:containedctx // of fetches, which outlive who begins them; ended by Close
+	end     context.CancelFunc
+	fetches sync.WaitGroup
+
+	mu       sync.Mutex
+	closed   bool
+	size     int64                     // bytes, of files and of what is being fetched
+	held     map[v1.Hash]*list.Element // of *diskFile
+	recent   *list.List                // the last used first
+	fetching map[v1.Hash]*diskFetch
+	paused   time.Time // nothing is stored before
+	unwell   bool      // the last write failed
+	counts   DiskStatus
+}
+
+type diskFile struct {
+	blob v1.Hash
+	size int64
+}
+
+// DiskOptions configures OpenDiskBlobs. Dir and MaxSize are required.
+type DiskOptions struct {
+	// Dir is the directory. It is made if needed, and belongs to one process
+	// at a time.
+	Dir string
+	// MaxSize is how much is kept, in bytes. A larger blob is never stored.
+	MaxSize int64
+	// Logger receives what operators would want to know; nil discards it.
+	Logger *slog.Logger
+}
+
+// OpenDiskBlobs opens a directory with what an earlier process has left in it.
+// The caller calls Close.
+func OpenDiskBlobs(next Blobs, o DiskOptions) (*DiskBlobs, error) {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	d := &DiskBlobs{&diskStore{
+		dir: o.Dir, max: o.MaxSize, log: o.Logger, patience: packWait,
+		held: map[v1.Hash]*list.Element{}, recent: list.New(), fetching: map[v1.Hash]*diskFetch{},
+	}, next}
+	if err := d.prepare(); err != nil {
+		return nil, fmt.Errorf("opening the NAR cache: %w", err)
+	}
+	d.ctx, d.end = context.WithCancel(context.Background())
+	return d, nil
+}
+
+// From returns a Blobs that keeps what it reads from next in the same directory,
+// within the same bound. What either has read, both have.
+func (d *DiskBlobs) From(next Blobs) *DiskBlobs { return &DiskBlobs{d.diskStore, next} }
+
+func (d *DiskBlobs) prepare() error {
+	if err := os.MkdirAll(d.dir, 0o700); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(filepath.Join(d.dir, lockName), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	// the system drops it when its holder dies
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return hint.Wrap(fmt.Errorf("another process uses %s", d.dir), "give each proxy a --cache-dir of its own")
+		}
+		return err
+	}
+	d.lock = f
+	if err := d.scan(); err != nil {
+		f.Close()
+		return err
+	}
+	return nil
+}
+
+// scan takes over what is there, and removes what was never completed.
+func (d *DiskBlobs) scan() error {
+	found, err := os.ReadDir(d.dir)
+	if err != nil {
+		return err
+	}
+	type old struct {
+		diskFile
+		used time.Time
+	}
+	var files []old
+	for _, entry := range found {
+		name := entry.Name()
+		if strings.HasPrefix(name, partPrefix) {
+			if err := os.Remove(filepath.Join(d.dir, name)); err != nil {
+				return err
+			}
+		}
+		sum, err := hex.DecodeString(name)
+		if err != nil || len(sum) != 32 || !entry.Type().IsRegular() {
+			continue // not ours
+		}
+		if info, err := entry.Info(); err == nil {
+			files = append(files, old{diskFile{v1.Hash{Algorithm: "sha256", Hex: name}, info.Size()}, info.ModTime()})
+		}
+	}
+	slices.SortFunc(files, func(a, b old) int { return a.used.Compare(b.used) })
+	for _, f := range files {
+		d.add(f.diskFile)
+	}
+	d.reserve(0) // the bound may have been lowered
+	d.counts.Evicted = 0
+	return nil
+}
+
+// Close ends the fetches and lets go of the directory. Readers that are open
+// read on.
+func (d *DiskBlobs) Close() error {
+	d.mu.Lock()
+	d.closed = true
+	d.mu.Unlock()
+	d.end()
+	d.fetches.Wait()
+	return d.lock.Close()
+}
+
+func (d *DiskBlobs) path(blob v1.Hash) string { return filepath.Join(d.dir, blob.Hex) }
+
+// add notes a file as the last used. Like all that changes the maps, it needs
+// the lock.
+func (d *DiskBlobs) add(f diskFile) {
+	d.held[f.blob] = d.recent.PushFront(&f)
+	d.size += f.size
+}
+
+// remove forgets a file and deletes it. Who reads it reads on.
+func (d *DiskBlobs) remove(e *list.Element) {
+	f := d.recent.Remove(e).(*diskFile)
+	delete(d.held, f.blob)
+	d.size -= f.size
+	if err := os.Remove(d.path(f.blob)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		d.log.Warn("a file of the NAR cache could not be removed", "error", err)
+	}
+}
+
+// reserve makes room for n bytes, if what is being fetched leaves any.
+func (d *DiskBlobs) reserve(n int64) bool {
+	busy := int64(0)
+	for _, g := range d.fetching {
+		busy += g.size
+	}
+	if n > d.max-busy {
+		return false
+	}
+	for d.size+n > d.max && d.recent.Len() > 0 {
+		d.remove(d.recent.Back())
+		d.counts.Evicted++
+	}
+	d.size += n
+	return true
+}
+
+// Holds reports whether a blob is read from the disk alone.
+func (d *DiskBlobs) Holds(blob v1.Hash) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.held[blob] != nil
+}
+
+// Drop removes a blob that turned out to be damaged. It returns false if it is
+// not there.
+func (d *DiskBlobs) Drop(blob v1.Hash) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	e := d.held[blob]
+	if e == nil {
+		return false
+	}
+	d.counts.Damaged++
+	d.remove(e)
+	return true
+}
+
+// Blob is that of Blobs. Only what is there already is read from the disk,
+// since the size of the whole is not known here; see Sized.
+func (d *DiskBlobs) Blob(ctx context.Context, digest v1.Hash, offset, length int64) (io.ReadCloser, error) {
+	return d.open(ctx, digest, -1, offset, length)
+}
+
+// Sized returns the Blobs to read a blob of this size from, in bytes.
+func (d *DiskBlobs) Sized(size int64) Blobs { return sizedBlobs{d, size} }
+
+type sizedBlobs struct {
+	*DiskBlobs
+	size int64
+}
+
+func (s sizedBlobs) Blob(ctx context.Context, digest v1.Hash, offset, length int64) (io.ReadCloser, error) {
+	return s.open(ctx, digest, s.size, offset, length)
+}
+
+func (d *DiskBlobs) open(ctx context.Context, blob v1.Hash, size, offset, length int64) (io.ReadCloser, error) {
+	if r := d.reader(ctx, blob, size, offset, length); r != nil {
+		return r, nil
+	}
+	return d.next.Blob(ctx, blob, offset, length)
+}
+
+// reader returns a reader of a blob's file, which is begun if need be; nil if
+// there should be none.
+func (d *DiskBlobs) reader(ctx context.Context, blob v1.Hash, size, offset, length int64) *diskReader {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	r := &diskReader{from: d, ctx: ctx, blob: blob, off: offset, left: length}
+	if e := d.held[blob]; e != nil {
+		has := e.Value.(*diskFile).size
+		if length < 0 {
+			r.left = has - offset
+		}
+		var err error
+		switch r.file, err = os.Open(d.path(blob)); {
+		case err == nil && (size >= 0 && size != has || r.left > has-offset): // cut short while nobody looked
+			r.file.Close()
+			d.counts.Damaged++
+		case err == nil:
+			d.recent.MoveToFront(e)
+			d.counts.Hits++
+			now := time.Now()
+			_ = os.Chtimes(d.path(blob), now, now) // for the order after a restart
+			return r
+		}
+		d.remove(e)
+	}
+	if size < 0 || offset > size || length < 0 || length > size-offset {
+		return nil
+	}
+	if r.fetch = d.fetching[blob]; r.fetch != nil && r.fetch.size == size && offset-r.fetch.progress() <= maxAhead {
+		d.counts.Shared++
+	} else if r.fetch == nil && offset <= maxAhead {
+		r.fetch = d.begin(blob, size)
+	} else {
+		r.fetch = nil
+	}
+	if r.fetch == nil {
+		d.counts.Bypassed++
+		return nil
+	}
+	var err error
+	if r.file, err = os.Open(r.fetch.name); err != nil {
+		d.counts.Bypassed++
+		return nil
+	}
+	return r
+}
+
+// sized tells Blobs that keep whole blobs how large this one is.
+func sized(b Blobs, size int64) Blobs {
+	if d, ok := b.(interface{ Sized(size int64) Blobs }); ok {
+		return d.Sized(size)
+	}
+	return b
+}
+
+// drop tells Blobs that keep blobs that this one is damaged, and reports
+// whether it was kept.
+func drop(b Blobs, blob v1.Hash) bool {
+	d, ok := b.(interface{ Drop(blob v1.Hash) bool })
+	return ok && d.Drop(blob)
+}
+
+// holds reports whether Blobs need no registry to deliver this one.
+func holds(b Blobs, blob v1.Hash) bool {
+	d, ok := b.(interface{ Holds(blob v1.Hash) bool })
+	return ok && d.Holds(blob)
+}

@@ -1,0 +1,34 @@
+package proxy
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/org/nixoci-action/index"
+)
+
+// Service is what a proxy serves: one cache, a Union of several, or a Router.
+// All of it is safe for concurrent use.
+type Service interface {
+	http.Handler
+	// Prepare reads what is to be served. Its error is a warning: the service
+	// can serve in every case.
+	Prepare(ctx context.Context) error
+	// Run keeps what is served fresh until ctx is cancelled.
+	Run(ctx context.Context)
+	// Config is what it says about itself, as far as it is known.
+	Config() index.Config
+	// Len is the number of store paths that can be served.
+	Len() int
+	// Refresh reads anew what is served, as long as it is served without a
+	// name, and forgets what is known of the rest.
+	Refresh(ctx context.Context) error
+
+	servers() []*Server // those that are open
+}
+
+var (
+	_ Service = (*Server)(nil)
+	_ Service = (*Union)(nil)
+	_ Service = (*Router)(nil)
+)

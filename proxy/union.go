@@ -1,0 +1,252 @@
+package proxy
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/internal/storepath"
+)
+
+// Union serves several caches as one. Each request is answered by the first
+// cache that can. A NAR is named by the hash of its contents, so it does not
+// matter from which of them it comes. It is safe for concurrent use.
+type Union struct {
+	members   []*member
+	upstreams *upstreams
+	log       *slog.Logger
+	storeDir  atomic.Pointer[string] // nil until a cache has said
+}
+
+type member struct {
+	*Server
+	left atomic.Bool // left out, for its store directory
+}
+
+// NewUnion merges caches, the most important one first. Of the Options those
+// that concern upstream caches, the Metrics and the Logger are used: what none of the
+// caches has is looked up there. The servers themselves should have no
+// upstreams; those of an earlier one would be asked before the next cache is.
+func NewUnion(servers []*Server, o Options) (*Union, error) {
+	o = o.withDefaults()
+	up, err := newUpstreams(o)
+	if err != nil {
+		return nil, err
+	}
+	u := &Union{upstreams: up, log: o.Logger}
+	if o.Metrics != nil {
+		up.hits.sum = &o.Metrics.counts.upstreamHits
+	}
+	packs := &share{max: o.PackMemory}
+	for _, s := range servers {
+		s.packs.shared = packs
+		u.members = append(u.members, &member{Server: s})
+	}
+	return u, nil
+}
+
+// Prepare prepares all caches, as each would be by itself. Its error is a
+// warning, unless it is a *StoreDirError.
+func (u *Union) Prepare(ctx context.Context) error {
+	errs := make([]error, len(u.members))
+	var wg sync.WaitGroup
+	for i, m := range u.members {
+		wg.Go(func() {
+			if err := m.Prepare(ctx); err != nil {
+				errs[i] = fmt.Errorf("cache %s: %w", m.opts.Cache, err)
+			}
+		})
+	}
+	wg.Wait()
+	var first *member
+	for _, m := range u.members {
+		switch {
+		case m.blank():
+		case first == nil:
+			first = m
+		case m.storeDir() != first.storeDir():
+			return &StoreDirError{first.opts.Cache, first.storeDir(), m.opts.Cache, m.storeDir()}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// StoreDirError tells that caches cannot be merged, because their paths are
+// those of different stores.
+type StoreDirError struct{ Cache, StoreDir, Other, OtherStoreDir string }
+
+func (e *StoreDirError) Error() string {
+	return fmt.Sprintf("cache %s has paths of the store %s, and cache %s of %s", e.Cache, e.StoreDir, e.Other, e.OtherStoreDir)
+}
+
+// Run keeps all indexes fresh until ctx is cancelled.
+func (u *Union) Run(ctx context.Context) {
+	var wg sync.WaitGroup
+	for _, m := range u.members {
+		wg.Go(func() { m.Run(ctx) })
+	}
+	wg.Wait()
+}
+
+// Len returns the number of store paths, of all caches together: those that
+// several caches have are counted for each.
+func (u *Union) Len() int {
+	n := 0
+	for m := range u.serving {
+		n += m.Len()
+	}
+	return n
+}
+
+// Config merges what the caches say: all public keys, and the best priority.
+func (u *Union) Config() index.Config {
+	var c index.Config
+	for m := range u.serving {
+		if m.blank() {
+			continue
+		}
+		d := m.Config()
+		for _, k := range d.PublicKeys {
+			if !slices.Contains(c.PublicKeys, k) {
+				c.PublicKeys = append(c.PublicKeys, k)
+			}
+		}
+		if p := d.Priority; p > 0 && (c.Priority == 0 || p < c.Priority) {
+			c.Priority = p
+		}
+	}
+	c.StoreDir = u.dir()
+	return c
+}
+
+func (u *Union) dir() string {
+	if dir := u.storeDir.Load(); dir != nil {
+		return *dir
+	}
+	return storepath.DefaultDir
+}
+
+// serving yields the caches that are merged at the moment. The first that has
+// anything determines the store directory; one that disagrees is left out
+// until it does not any more: Nix would refuse its paths, and fail.
+func (u *Union) serving(yield func(*member) bool) {
+	for _, m := range u.members {
+		if !m.blank() {
+			dir := m.storeDir()
+			if u.storeDir.Load() == nil {
+				u.storeDir.CompareAndSwap(nil, &dir)
+			}
+			differs := dir != u.dir()
+			if m.left.Swap(differs) != differs && differs {
+				u.log.Warn("a cache is left out, because its paths are of another store", "cache", m.opts.Cache, "its", dir, "ours", u.dir())
+			}
+			if differs {
+				continue
+			}
+		}
+		if !yield(m) {
+			return
+		}
+	}
+}
+
+// ServeHTTP answers one request.
+func (u *Union) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	sw := &statusWriter{ResponseWriter: w}
+	defer func() { survive(u.log, sw, r, recover()) }()
+	path := r.URL.Path
+	if path == pathRefresh && r.Method == http.MethodPost {
+		u.serveRefresh(sw, r)
+		return
+	}
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		refuse(sw, r)
+		return
+	}
+	switch path {
+	case pathCacheInfo:
+		c := u.Config()
+		serveText(sw, r, typeCacheInfo, cacheInfo(c.StoreDir, c.Priority))
+		return
+	case pathPublicKey:
+		servePublicKeys(sw, r, u.Config().PublicKeys)
+		return
+	case pathStatus:
+		u.serveStatus(sw, r)
+		return
+	}
+	for m := range u.serving {
+		if try(m.Server, sw, r) {
+			return
+		}
+	}
+	u.upstreams.serve(sw, r, u.dir())
+}
+
+// unionStatus is the answer to /_status and /_refresh.
+type unionStatus struct {
+	// Caches are in the order in which they are asked.
+	Caches []memberStatus `json:"caches"`
+	// NarinfoUpstream counts what upstream caches had.
+	NarinfoUpstream int64 `json:"narinfoUpstream"`
+}
+
+type memberStatus struct {
+	status
+	// LeftOut tells that the cache's paths are of another store.
+	LeftOut bool `json:"leftOut,omitempty"`
+}
+
+func (u *Union) status() unionStatus {
+	st := unionStatus{NarinfoUpstream: u.upstreams.hits.Load()}
+	for _, m := range u.members {
+		st.Caches = append(st.Caches, memberStatus{m.status(), m.left.Load()})
+	}
+	return st
+}
+
+func (u *Union) serveStatus(w http.ResponseWriter, r *http.Request) {
+	body, err := json.MarshalIndent(u.status(), "", "  ")
+	if err != nil {
+		http.Error(w, "internal error", http.StatusInternalServerError)
+		return
+	}
+	serveText(w, r, typeJSON, string(body)+"\n")
+}
+
+// serveRefresh reads all indexes again: 200, or 502 if a registry did not
+// answer.
+func (u *Union) serveRefresh(w http.ResponseWriter, r *http.Request) {
+	if !mayRefresh(w, r) {
+		return
+	}
+	err := u.Refresh(r.Context())
+	answerRefresh(w, u.status(), err)
+}
+
+// Refresh reads all indexes again, tag lists included.
+func (u *Union) Refresh(ctx context.Context) error {
+	errs := make([]error, len(u.members))
+	var wg sync.WaitGroup
+	for i, m := range u.members {
+		wg.Go(func() { errs[i] = m.Refresh(ctx) })
+	}
+	wg.Wait()
+	u.upstreams.forget()
+	return errors.Join(errs...)
+}
+
+func (u *Union) servers() []*Server {
+	var all []*Server
+	for _, m := range u.members {
+		all = append(all, m.Server)
+	}
+	return all
+}

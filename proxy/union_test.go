@@ -1,0 +1,240 @@
+package proxy
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/org/nixoci-action/index"
+)
+
+const otherKey = "other-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="
+
+// shelf is a repository with entries whose NARs are there.
+func shelf(tb testing.TB, conf index.Config, entries map[string]uint64) (*Server, map[string]*index.Entry) {
+	tb.Helper()
+	repo := openRepo(tb, "oci:"+tb.TempDir())
+	all := map[string]*index.Entry{}
+	var list []index.Entry
+	for name, seed := range entries {
+		data := randomBytes(seed, 300_000)
+		putBlob(tb, repo, data)
+		e := fileEntry(name, data)
+		if conf.StoreDir != "" {
+			e.Path.Dir = conf.StoreDir
+		}
+		all[name] = &e
+		list = append(list, e)
+	}
+	publish(tb, repo, conf, list...)
+	return newServer(tb, repo, func(o *Options) { o.Logger = logTo(tb) }), all
+}
+
+func newUnion(tb testing.TB, servers ...*Server) *Union {
+	tb.Helper()
+	u, err := NewUnion(servers, Options{Logger: logTo(tb)})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return u
+}
+
+func TestUnion(t *testing.T) {
+	first, a := shelf(t, index.Config{PublicKeys: []string{testKey}, Priority: 45}, map[string]uint64{"both": 1, "only-first": 2, "same": 3})
+	second, b := shelf(t, index.Config{PublicKeys: []string{otherKey, testKey}, Priority: 35}, map[string]uint64{"both": 11, "only-second": 12, "same": 3})
+	third, _ := shelf(t, index.Config{}, map[string]uint64{})
+	u := newUnion(t, first, second, third)
+	if err := u.Prepare(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		method, path string
+		status       int
+		body         string // "" is not compared
+	}{
+		{"GET", "/nix-cache-info", 200, "StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 35\n"},
+		{"GET", "/public-key", 200, testKey + "\n" + otherKey + "\n"},
+		{"GET", "/" + a["both"].Path.HashPart + ".narinfo", 200, a["both"].Narinfo()}, // not b's
+		{"GET", "/" + a["only-first"].Path.HashPart + ".narinfo", 200, a["only-first"].Narinfo()},
+		{"GET", "/" + b["only-second"].Path.HashPart + ".narinfo", 200, b["only-second"].Narinfo()},
+		{"HEAD", "/" + b["only-second"].Path.HashPart + ".narinfo", 200, ""},
+		{"GET", "/" + a["both"].URL(), 200, string(randomBytes(1, 300_000))},
+		{"GET", "/" + b["both"].URL(), 200, string(randomBytes(11, 300_000))}, // whoever has kept the narinfo gets its NAR
+		{"GET", "/" + b["only-second"].URL(), 200, string(randomBytes(12, 300_000))},
+		{"HEAD", "/" + b["only-second"].URL(), 200, ""},
+		{"GET", "/" + strings.Repeat("0", 32) + ".narinfo", 404, ""},
+		{"GET", "/nar/" + strings.Repeat("0", 52) + ".nar.zst", 404, ""},
+		{"GET", "/log/x.drv", 404, ""},
+		{"GET", "/", 404, ""},
+		{"GET", "/_refresh", 405, ""},
+		{"PUT", "/nix-cache-info", 405, ""},
+		{"POST", "/_refresh", 200, ""},
+	} {
+		got := get(u, tc.method, tc.path)
+		if got.Code != tc.status || tc.body != "" && got.Body.String() != tc.body {
+			t.Errorf("%s %s: got %d, %.100q; want %d, %.100q", tc.method, tc.path, got.Code, got.Body, tc.status, tc.body)
+		}
+	}
+	part := get(u, "GET", "/"+b["only-second"].URL(), "Range", "bytes=299990-")
+	if part.Code != 206 || part.Header().Get("Content-Range") != "bytes 299990-299999/300000" || !bytes.Equal(part.Body.Bytes(), randomBytes(12, 300_000)[299_990:]) {
+		t.Errorf("a range: got %d, %v", part.Code, part.Header())
+	}
+	if got := get(u, "GET", "/"+b["only-second"].URL(), "Range", "bytes=300000-").Code; got != 416 {
+		t.Errorf("a range beyond the end: got %d", got)
+	}
+	var st unionStatus
+	if err := json.Unmarshal(get(u, "GET", "/_status").Body.Bytes(), &st); err != nil || len(st.Caches) != 3 || st.Caches[0].Entries != 3 || st.Caches[1].Entries != 3 || st.Caches[2].Entries != 0 {
+		t.Errorf("the status: %+v, %v", st, err)
+	}
+	if u.Len() != 6 {
+		t.Errorf("got %d paths", u.Len())
+	}
+}
+
+// A cache that is down takes nothing from the others, and where two have a NAR
+// the second one gives it.
+func TestUnionWithoutOne(t *testing.T) {
+	bare, a := shelf(t, index.Config{}, map[string]uint64{"same": 3, "lost": 4})
+	up, _ := shelf(t, index.Config{}, map[string]uint64{"same": 3, "other": 5})
+	bare.opts.Blobs = &fakeBlobs{} // has none
+	never, err := New(Options{Index: newFakeIndex(none, down), Blobs: &fakeBlobs{}, Cache: "never"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	u := newUnion(t, never, bare, up)
+	begin := time.Now()
+	if err := u.Prepare(t.Context()); err == nil || !strings.Contains(err.Error(), "never") || !strings.Contains(err.Error(), "connection refused") {
+		t.Errorf("got %v", err)
+	}
+	if took := time.Since(begin); took > 5*time.Second {
+		t.Errorf("it took %s", took)
+	}
+	url := start(t, u)
+	resp, body, err := fetch(t, url+"/"+a["same"].URL())
+	if err != nil || resp.StatusCode != 200 || !bytes.Equal(body, randomBytes(3, 300_000)) {
+		t.Errorf("what both have: got %d, %v", resp.StatusCode, err)
+	}
+	if resp.ContentLength != 300_000 || resp.Header.Get("Content-Type") != typeNAR {
+		t.Errorf("got %v", resp.Header)
+	}
+	if resp, _, _ := fetch(t, url+"/"+a["lost"].URL()); resp.StatusCode != 404 {
+		t.Errorf("what the other alone has: got %d, want 404", resp.StatusCode)
+	}
+	if resp, _, _ := fetch(t, url+"/nix-cache-info"); resp.StatusCode != 200 {
+		t.Errorf("nix-cache-info: got %d", resp.StatusCode)
+	}
+}
+
+// Paths of two stores cannot be served as one.
+func TestUnionOfTwoStores(t *testing.T) {
+	here, a := shelf(t, index.Config{}, map[string]uint64{"a": 1})
+	there, b := shelf(t, index.Config{StoreDir: "/gnu/store", PublicKeys: []string{otherKey}}, map[string]uint64{"b": 2})
+	u := newUnion(t, here, there)
+	var differs *StoreDirError
+	if err := u.Prepare(t.Context()); !errors.As(err, &differs) || differs.StoreDir != "/nix/store" || differs.OtherStoreDir != "/gnu/store" {
+		t.Fatalf("got %v", err)
+	}
+
+	// one that turns out to be of another store later is left out
+	late := openRepo(t, "oci:"+t.TempDir())
+	var log bytes.Buffer
+	s := newServer(t, late)
+	u = newUnion(t, s, here)
+	u.log = slog.New(slog.NewTextHandler(&log, nil))
+	if err := u.Prepare(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := get(u, "GET", "/"+a["a"].Path.HashPart+".narinfo").Code; got != 200 {
+		t.Fatalf("got %d", got)
+	}
+	data := randomBytes(2, 300_000)
+	putBlob(t, late, data)
+	publish(t, late, index.Config{StoreDir: "/gnu/store", PublicKeys: []string{otherKey}}, *b["b"])
+	if got := get(u, "POST", "/_refresh").Code; got != 200 {
+		t.Fatalf("refresh: got %d", got)
+	}
+	for range 10 {
+		if got := get(u, "GET", "/"+b["b"].Path.HashPart+".narinfo").Code; got != 404 {
+			t.Errorf("a path of another store: got %d", got)
+		}
+		if got := get(u, "GET", "/nix-cache-info").Body.String(); !strings.HasPrefix(got, "StoreDir: /nix/store\n") {
+			t.Errorf("got %q", got)
+		}
+	}
+	if got := get(u, "GET", "/public-key").Code; got != 404 {
+		t.Errorf("the key of a cache that is left out: got %d", got)
+	}
+	if got := strings.Count(log.String(), "left out"); got != 1 {
+		t.Errorf("it was said %d times: %s", got, &log)
+	}
+	if !strings.Contains(get(u, "GET", "/_status").Body.String(), `"leftOut": true`) {
+		t.Error("the status does not tell")
+	}
+}
+
+// What no cache has is looked up on the upstreams, once.
+func TestUnionWithUpstreams(t *testing.T) {
+	first, a := shelf(t, index.Config{}, map[string]uint64{"a": 1})
+	second, _ := shelf(t, index.Config{}, map[string]uint64{"b": 2})
+	e := fileEntry("elsewhere", randomBytes(20, 100))
+	up := newUpstreamCache(t, narinfoOf(e, *a["a"]))
+	u, err := NewUnion([]*Server{first, second}, Options{Upstreams: []string{up.url}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := get(u, "GET", "/"+a["a"].Path.HashPart+".narinfo"); got.Body.String() != a["a"].Narinfo() || up.requests.Load() != 0 {
+		t.Errorf("our own: got %q and %d requests to the upstream", got.Body, up.requests.Load())
+	}
+	got := get(u, "GET", "/"+e.Path.HashPart+".narinfo")
+	if got.Code != 200 || !strings.Contains(got.Body.String(), "\nURL: upstream/") || up.requests.Load() != 1 {
+		t.Fatalf("got %d, %q, and %d requests", got.Code, got.Body, up.requests.Load())
+	}
+	_, rest, _ := strings.Cut(got.Body.String(), "\nURL: ")
+	nar, _, _ := strings.Cut(rest, "\n")
+	if got := get(u, "GET", "/"+nar); got.Code != http.StatusFound || got.Header().Get("Location") != up.url+"/"+e.URL() {
+		t.Errorf("the NAR: got %d, %v", got.Code, got.Header())
+	}
+	if got := u.status().NarinfoUpstream; got != 1 {
+		t.Errorf("got %d upstream hits", got)
+	}
+	if _, err := NewUnion([]*Server{first}, Options{Upstreams: []string{"ftp://x"}}); err == nil {
+		t.Error("it takes any upstream")
+	}
+}
+
+// Each request of many goes to the cache that has it, while all are refreshed.
+func TestUnionInParallel(t *testing.T) {
+	var servers []*Server
+	var entries []*index.Entry
+	for i := range 4 {
+		s, all := shelf(t, index.Config{}, map[string]uint64{fmt.Sprint("p", i): uint64(i + 1)})
+		servers = append(servers, s)
+		for _, e := range all {
+			entries = append(entries, e)
+		}
+	}
+	u := newUnion(t, servers...)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for range 20 {
+			get(u, "POST", "/_refresh")
+		}
+	}()
+	for i := range 200 {
+		e := entries[i%4]
+		if got := get(u, "GET", "/"+e.Path.HashPart+".narinfo"); got.Code != 200 {
+			t.Fatalf("got %d", got.Code)
+		}
+		if got := get(u, "GET", "/"+e.URL()); got.Code != 200 || got.Body.Len() != 300_000 {
+			t.Fatalf("the NAR: got %d", got.Code)
+		}
+	}
+	<-done
+}
