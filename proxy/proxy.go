@@ -104,6 +104,7 @@ type Server struct {
 	torn      *expiring // NARs of which somebody may have a damaged part
 	redirects *redirects
 	push      *push // nil if clients only read
+	orancTold atomic.Bool
 
 	snapshot atomic.Pointer[index.Snapshot]
 	refresh  chan struct{} // holds one token: a refresh is under way

@@ -42,6 +42,8 @@ type config struct {
 	series     string
 
 	page string // pageAuto, pageOn or pageOff
+
+	understood string // what nixcache-oci's variables have said
 }
 
 // defaultListen is where to listen if nobody says.
@@ -68,12 +70,14 @@ var command = cli.Command{
 		proxy --allow-push --sign-key-file key.sec & nix copy --to 'http://127.0.0.1:37515?compression=zstd' ./result`,
 	Environment: slices.Concat([]cli.Variable{
 		{Name: "NIX_SIGNING_KEY", Usage: "with --allow-push, secret signing keys themselves, one a line, in addition to --sign-key-file"},
-	}, cli.Tokens, cli.Login),
+	}, cli.Tokens, cli.Login, theirVariables),
 }
 
 // parseConfig reads the arguments and the environment.
 func parseConfig(args []string, getenv func(string) string) (config, error) {
 	var c config
+	theirs, theirErr := parseTheir(getenv)
+	getenv = theirs.env(getenv)
 	// without a home directory the copy on disk is missed, nothing else
 	cacheDir, _ := cli.CacheDir(getenv)
 	f := command.Flags(getenv)
@@ -119,7 +123,8 @@ func parseConfig(args []string, getenv func(string) string) (config, error) {
 	}
 	// the variable is publish's too, where "none" switches the default off
 	c.upstream = slices.DeleteFunc(slices.Clone(c.upstream), func(s string) bool { return s == "none" })
-	return c, f.Usage(c.validate())
+	c.understood = theirs.understood(c)
+	return c, f.Usage(errors.Join(theirErr, c.validate()))
 }
 
 func (c *config) validate() error {

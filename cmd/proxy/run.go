@@ -33,6 +33,9 @@ func run(ctx context.Context, args []string, getenv func(string) string, _ io.Re
 func serve(ctx context.Context, c config, getenv func(string) string, stdout, stderr io.Writer) (err error) {
 	m := ui.New(stderr, getenv)
 	log := m.Logger(slog.LevelInfo)
+	if c.understood != "" {
+		m.Printf("%s", c.understood)
+	}
 	page := &people{mode: c.page}
 	o := opener{config: c, page: page, getenv: getenv, msg: m, log: log, metrics: proxy.NewMetrics()}
 	defer func() { err = errors.Join(err, o.close()) }()
