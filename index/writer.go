@@ -486,11 +486,16 @@ func (w *Writer) putSegmentManifest(ctx context.Context, info *SegmentInfo, entr
 }
 
 // ownMissing reports whether err says that only blobs are missing which are
-// written together with a manifest.
+// written together with a manifest. Of a registry that does not say which, it
+// may be these.
 func (w *Writer) ownMissing(err error, entries v1.Hash) bool {
 	var missing *registry.MissingBlobsError
-	if !errors.As(err, &missing) || len(missing.Digests) == 0 {
+	if !errors.As(err, &missing) {
 		return false
+	}
+	if len(missing.Digests) == 0 {
+		w.emptyDone = false
+		return true
 	}
 	if slices.Contains(missing.Digests, emptyConfig.Digest) {
 		w.emptyDone = false
