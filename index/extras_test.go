@@ -488,12 +488,18 @@ func TestCheckListing(t *testing.T) {
 		tree(`"01":null`): nil,
 		strings.Replace(tree(""), `{"entries":{".build-id"`, `null,"x":{"entries":{".build-id"`, 1): nil,
 	} {
-		if got, err := CheckListing([]byte(doc)); err != nil || !slices.Equal(got, want) {
-			t.Errorf("%s: got %q, %v, want %q", doc, got, err, want)
+		got, end, err := CheckListing([]byte(doc))
+		wantEnd := int64(0)
+		if strings.Contains(doc, `"size":1`) {
+			wantEnd = 2
+		}
+		if err != nil || !slices.Equal(got, want) || end != wantEnd {
+			t.Errorf("%s: got %q, %d, %v, want %q, %d", doc, got, end, err, want, wantEnd)
 		}
 	}
-	for _, bad := range []string{``, `[]`, `{}`, `{"version":1}`, `{"version":2,"root":` + file + `}`, `{"version":1,"root":7}`} {
-		if got, err := CheckListing([]byte(bad)); err == nil {
+	for _, bad := range []string{``, `[]`, `{}`, `{"version":1}`, `{"version":2,"root":` + file + `}`, `{"version":1,"root":7}`,
+		tree(`"01":{"narOffset":-1,"size":1,"type":"regular"}`), tree(`"01":{"narOffset":9223372036854775807,"size":1,"type":"regular"}`), tree(`"01":{"size":-1}`)} {
+		if got, _, err := CheckListing([]byte(bad)); err == nil {
 			t.Errorf("%s: got %q", bad, got)
 		}
 	}

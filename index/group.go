@@ -41,6 +41,9 @@ type Addition struct {
 	// Upstream are the hash parts of those references that are on an upstream
 	// cache.
 	Upstream []string
+	// Listing is the NAR's listing, as EncodeDocument makes it; nil if there is
+	// none. It may get lost: Add makes the path durable.
+	Listing []byte
 }
 
 // Group makes entries durable one by one, as they come; those that come at the
@@ -68,7 +71,9 @@ type Group struct {
 
 type addition struct {
 	Addition
-	done chan error
+	attached *Attachment // to what there is; nil if the path is new
+	failed   error       // why it was left out
+	done     chan error
 }
 
 // IncompleteError tells that a path was not added because it refers to paths
@@ -109,15 +114,21 @@ func (c *Cache) NewGroup(o GroupOptions) *Group {
 // Add returns when the entry is durable, or cannot be. What it refers to must
 // be in the cache, on an upstream, or be added at the same time. Its errors are
 // *IncompleteError, *LostError, those of NewWriter, and those of the registry.
-// If ctx ends first the entry may become durable all the same.
+// If ctx ends first the entry may become durable all the same. Of a path that
+// is there with the same contents its signatures and its extras stay.
 func (g *Group) Add(ctx context.Context, a Addition) error {
 	if a.Data != nil {
 		a.Entry.NAR = whole(a.Data)
 	}
-	if err := a.Entry.Validate(); err != nil {
+	return g.enter(ctx, &addition{Addition: a})
+}
+
+// enter waits until an addition's turn has come.
+func (g *Group) enter(ctx context.Context, w *addition) error {
+	if err := w.Entry.Validate(); err != nil {
 		return err
 	}
-	w := &addition{Addition: a, done: make(chan error, 1)}
+	w.done = make(chan error, 1)
 	g.mu.Lock()
 	g.queue = append(g.queue, w)
 	if !g.busy {
@@ -171,8 +182,11 @@ func (g *Group) outcome(w *Writer, a *addition, err error) error {
 	if w == nil {
 		return err
 	}
+	if a.failed != nil {
+		return a.failed
+	}
 	if _, pending := w.pending[hashPart]; !pending && w.committed[hashPart] {
-		return nil
+		return a.taken(w.wrote[hashPart])
 	}
 	if err != nil {
 		return err
@@ -215,29 +229,16 @@ func (g *Group) write(ctx context.Context, batch []*addition) (*Writer, error) {
 		g.sureSince = g.cache.opts.Now()
 	}
 	g.mu.Unlock()
-	for _, a := range batch {
-		for _, hashPart := range a.Upstream {
-			upstream[hashPart] = true
-		}
-		e := a.Entry
-		if same, ok := w.pending[e.Path.HashPart]; ok && same.NarHash == e.NarHash {
-			e.Signatures = union(same.Signatures, e.Signatures)
-		}
-		w.pending[e.Path.HashPart] = e
-		delete(w.committed, e.Path.HashPart) // it may be there already, and is to be replaced
-	}
+	w.wrote = map[string]Entry{}
+	g.place(w, batch, upstream)
 	looked := map[string]bool{}
 	for _, a := range batch {
-		g.repeat(w, a.Entry.References, looked, upstream)
-	}
-	now := g.cache.opts.Now()
-	entries := make(map[string]Entry, len(w.pending))
-	for hashPart, e := range w.pending {
-		e.Added = now
-		w.pending[hashPart], entries[hashPart] = e, e
+		if a.failed == nil {
+			g.repeat(w, a.Entry.References, looked, upstream)
+		}
 	}
 	err = w.writeSegments(ctx, nil)
-	g.remember(w, entries, looked)
+	g.remember(w, looked)
 	return w, err
 }
 
@@ -266,6 +267,7 @@ func (g *Group) repeat(w *Writer, references []string, looked, upstream map[stri
 		}
 		looked[hashPart] = true
 		if w.opened.Sub(e.Added) >= PinAfter {
+			e.Added = g.cache.opts.Now()
 			w.pending[hashPart] = e
 		}
 		for _, ref := range e.References {
@@ -279,16 +281,14 @@ func (g *Group) repeat(w *Writer, references []string, looked, upstream map[stri
 }
 
 // remember keeps what the segments have made durable.
-func (g *Group) remember(w *Writer, entries map[string]Entry, looked map[string]bool) {
+func (g *Group) remember(w *Writer, looked map[string]bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.unsettled = append(g.unsettled, w.written...)
 	g.written += len(w.written)
-	for hashPart, e := range entries {
-		if _, pending := w.pending[hashPart]; !pending && w.committed[hashPart] {
-			g.recent[hashPart] = e
-			g.files[e.FileHash] = hashPart
-		}
+	for hashPart, e := range w.wrote {
+		g.recent[hashPart] = e
+		g.files[e.FileHash] = hashPart
 	}
 	if len(w.pending) == 0 && len(w.lost) == 0 {
 		for hashPart := range looked {
@@ -378,6 +378,31 @@ func (g *Group) LookupNAR(fileHash string) (Entry, bool) {
 	defer g.mu.Unlock()
 	e, ok := g.recent[g.files["sha256:"+fileHash]]
 	return e, ok
+}
+
+// Find returns an entry that was added lately and that match wants. It looks at
+// all of them.
+func (g *Group) Find(match func(*Entry) bool) (Entry, bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, e := range g.recent {
+		if match(&e) {
+			return e, true
+		}
+	}
+	return Entry{}, false
+}
+
+// Derived is Snapshot.Derived for what was added lately.
+func (g *Group) Derived(drv string) (es []Entry) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, e := range g.recent {
+		if e.Deriver == drv {
+			es = append(es, e)
+		}
+	}
+	return es
 }
 
 // recentFor is how long an entry is remembered that no snapshot shows, though

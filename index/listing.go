@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 )
@@ -12,30 +13,59 @@ import (
 // listingNode is a file, link or directory in a listing.
 type listingNode struct {
 	Type    string                  `json:"type"`
+	Size    int64                   `json:"size"`
+	Offset  int64                   `json:"narOffset"`
 	Entries map[string]*listingNode `json:"entries"`
+}
+
+// end is where the last of the files ends in the NAR, or -1 if one of them is
+// nowhere.
+func (n *listingNode) end() int64 {
+	if n == nil { // as passed over below
+		return 0
+	}
+	if n.Size < 0 || n.Offset < 0 || n.Size > math.MaxInt64-n.Offset {
+		return -1
+	}
+	end := int64(0)
+	if n.Type == "regular" {
+		end = n.Offset + n.Size
+	}
+	for _, sub := range n.Entries {
+		e := sub.end()
+		if e < 0 {
+			return -1
+		}
+		end = max(end, e)
+	}
+	return end
 }
 
 // CheckListing checks that a document from elsewhere is a listing as Nix writes
 // it, and returns the ELF build IDs whose debug symbols it names, sorted, at
-// most MaxBuildIDs.
-func CheckListing(doc []byte) (buildIDs []string, err error) {
+// most MaxBuildIDs. end is where the last file ends in the NAR, which is so
+// many bytes long at least.
+func CheckListing(doc []byte) (buildIDs []string, end int64, err error) {
 	if len(doc) > MaxDocument {
-		return nil, fmt.Errorf("a listing of %d bytes", len(doc))
+		return nil, 0, fmt.Errorf("a listing of %d bytes", len(doc))
 	}
 	var l struct {
 		Version int          `json:"version"`
 		Root    *listingNode `json:"root"`
 	}
 	if err := json.Unmarshal(doc, &l); err != nil {
-		return nil, fmt.Errorf("reading a listing: %w", err)
+		return nil, 0, fmt.Errorf("reading a listing: %w", err)
 	}
 	if l.Version != 1 || l.Root == nil {
-		return nil, errors.New("reading a listing: it has no root, or not version 1")
+		return nil, 0, errors.New("reading a listing: it has no root, or not version 1")
+	}
+	if end = l.Root.end(); end < 0 {
+		return nil, 0, errors.New("reading a listing: a file in it is nowhere in the NAR")
 	}
 	dir := l.Root
 	for _, name := range []string{"lib", "debug", ".build-id"} {
 		if dir = dir.Entries[name]; dir == nil {
-			return nil, nil
+			return nil, end, nil
 		}
 	}
 	for _, first := range slices.Sorted(maps.Keys(dir.Entries)) {
@@ -50,5 +80,5 @@ func CheckListing(doc []byte) (buildIDs []string, err error) {
 			}
 		}
 	}
-	return buildIDs, nil
+	return buildIDs, end, nil
 }

@@ -45,7 +45,8 @@ func (m *model) pusher() func(*actor) error {
 		if _, err := fresh(ctx); err != nil {
 			return err
 		}
-		g := c.NewGroup(GroupOptions{Base: fresh, SegmentLayers: layers})
+		// in a model a request may take hours
+		g := c.NewGroup(GroupOptions{Base: fresh, SegmentLayers: layers, Timeout: maxRun})
 		var pushed []string
 		errs := make([]error, len(roots))
 		var wg sync.WaitGroup
@@ -100,7 +101,16 @@ func (m *model) push(ctx context.Context, a *actor, g *Group, base *Snapshot, ro
 			}
 			x.Entry.NAR = Location{Blob: desc.Digest, BlobSize: desc.Size, Size: desc.Size}
 		}
-		err := g.Add(ctx, x)
+		x.Entry.Realisations = []Realisation{modelRealisation(key)}
+		docs := modelDocuments(key)
+		var err error
+		if x.Listing, err = EncodeDocument(docs.Listing); err != nil {
+			return pushed, err
+		}
+		err = g.Add(ctx, x)
+		if e, ok := g.Lookup(x.Entry.Path.HashPart); ok && err == nil {
+			err = m.attach(ctx, g, e, docs.Log)
+		}
 		if errors.As(err, new(*LostError)) || errors.As(err, new(*IncompleteError)) {
 			m.logf("%s cannot push %s: %v", a.name, key, err)
 			return pushed, nil
@@ -114,6 +124,19 @@ func (m *model) push(ctx context.Context, a *actor, g *Group, base *Snapshot, ro
 		m.mu.Unlock()
 	}
 	return pushed, nil
+}
+
+// attach adds the log of a path. It is no failure that the cache has lost what
+// it belongs to, or loses the log itself.
+func (m *model) attach(ctx context.Context, g *Group, e Entry, log []byte) error {
+	enc, err := EncodeDocument(log)
+	if err == nil {
+		err = g.Attach(ctx, e, Attachment{Log: enc})
+	}
+	if errors.Is(err, ErrChanged) || errors.Is(err, errNotTaken) || errors.As(err, new(*LostError)) || errors.As(err, new(*IncompleteError)) {
+		return nil
+	}
+	return err
 }
 
 // publishPushed records what was pushed and nothing else that was refers to.

@@ -57,6 +57,7 @@ type Writer struct {
 	documents documents        // of pending entries, not yet in the registry
 	last      time.Time        // of the last commit
 	lost      []Entry          // whose blobs the registry has lost
+	wrote     map[string]Entry // by hash part: committed, as it stands in the segment; nil if nobody asks
 
 	committing sync.Mutex
 	written    []SegmentInfo
@@ -121,6 +122,7 @@ func (w *Writer) add(ctx context.Context, e Entry, d *encoded) error {
 		e.inherit(&old)
 	} else if old, ok := w.base.Lookup(e.Path.HashPart); ok {
 		e.inherit(&old)
+		e.Added = later(e.Added, old.Added)
 	}
 	w.pending[e.Path.HashPart] = e
 	w.documents.put(e.Path.HashPart, d)
@@ -416,6 +418,9 @@ func (w *Writer) writeSegment(ctx context.Context, entries []Entry, p *Publicati
 			delete(w.pending, e.Path.HashPart)
 		}
 		w.committed[e.Path.HashPart] = true
+		if w.wrote != nil {
+			w.wrote[e.Path.HashPart] = e
+		}
 	}
 	w.mu.Unlock()
 	if w.opts.Committed != nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -29,24 +30,16 @@ const (
 func (s *Server) serveExtra(w http.ResponseWriter, r *http.Request) bool {
 	path := r.URL.Path // "%21" is "!" here
 	name, listing := strings.CutSuffix(strings.TrimPrefix(path, "/"), suffixListing)
-	snap := s.snapshot.Load()
 	switch {
 	case listing && storepath.ValidHashPart(name):
-		var e index.Entry
-		if snap != nil {
-			e, _ = snap.Lookup(name)
-		}
+		e, _ := s.lookup(name)
 		s.serveDocument(w, r, typeJSON, e.Listing)
 	case strings.HasPrefix(path, prefixLog):
-		var e index.Entry
-		if snap != nil {
-			e, _ = snap.LookupLog(path[len(prefixLog):])
-		}
-		s.serveDocument(w, r, typeText, e.Log)
+		s.serveDocument(w, r, typeText, s.buildLog(path[len(prefixLog):]))
 	case strings.HasPrefix(path, prefixRealisations), strings.HasPrefix(path, prefixBuildTrace):
-		serveJSON(w, r, realisation(snap, path))
+		serveJSON(w, r, s.realisationJSON(path))
 	case strings.HasPrefix(path, prefixDebugInfo):
-		serveJSON(w, r, debugInfo(snap, path[len(prefixDebugInfo):]))
+		serveJSON(w, r, s.debugInfo(path[len(prefixDebugInfo):]))
 	default:
 		return false
 	}
@@ -62,22 +55,62 @@ func serveJSON(w http.ResponseWriter, r *http.Request, text string) {
 	serveText(w, r, typeJSON, text)
 }
 
-// realisation is that of an output of a content-addressed derivation: as Nix
+// recent returns an entry that was pushed just now and that match wants.
+func (s *Server) recent(match func(*index.Entry) bool) (index.Entry, bool) {
+	if s.push == nil {
+		return index.Entry{}, false
+	}
+	return s.push.group.Find(match)
+}
+
+// buildLog is where the log of a derivation is; drv is its base name, with or
+// without ".drv".
+func (s *Server) buildLog(drv string) index.Location {
+	drv = strings.TrimSuffix(drv, ".drv") + ".drv"
+	if e, ok := s.recent(func(e *index.Entry) bool { return e.Deriver == drv && e.Log.Size > 0 }); ok {
+		return e.Log
+	}
+	if snap := s.snapshot.Load(); snap != nil {
+		e, _ := snap.LookupLog(drv)
+		return e.Log
+	}
+	return index.Location{}
+}
+
+// realisation returns what the cache has under the name of r, and of which path.
+func (s *Server) realisation(r index.Realisation) (found index.Realisation, e index.Entry, ok bool) {
+	same := func(o index.Realisation) bool { return o.ID == r.ID && o.Drv == r.Drv && o.Output == r.Output }
+	if e, ok = s.recent(func(e *index.Entry) bool { return slices.ContainsFunc(e.Realisations, same) }); ok {
+		return e.Realisations[slices.IndexFunc(e.Realisations, same)], e, true
+	}
+	snap := s.snapshot.Load()
+	switch {
+	case snap == nil:
+		return index.Realisation{}, index.Entry{}, false
+	case r.ID != "":
+		return snap.LookupRealisation(r.ID)
+	}
+	return snap.LookupBuildTrace(r.Drv, r.Output)
+}
+
+// realisationJSON is that of an output of a content-addressed derivation: as Nix
 // up to 2.34 asks for it, "realisations/sha256:<hex>!<output>.doi", or as Nix
 // since 2.35 does, "build-trace-v2/<base name>.drv/<output>.doi".
-func realisation(snap *index.Snapshot, path string) string {
+func (s *Server) realisationJSON(path string) string {
 	path, ok := strings.CutSuffix(path, suffixRealisation)
-	if !ok || snap == nil {
+	if !ok {
 		return ""
 	}
-	var found index.Realisation
-	var e index.Entry
+	var r index.Realisation
 	if id, old := strings.CutPrefix(path, prefixRealisations); old {
-		found, e, ok = snap.LookupRealisation(id)
+		r.ID = id
 	} else {
-		drv, output, _ := strings.Cut(strings.TrimPrefix(path, prefixBuildTrace), "/")
-		found, e, ok = snap.LookupBuildTrace(drv, output)
+		r.Drv, r.Output, _ = strings.Cut(strings.TrimPrefix(path, prefixBuildTrace), "/")
 	}
+	if r.Validate() != nil {
+		return ""
+	}
+	found, e, ok := s.realisation(r)
 	if !ok {
 		return ""
 	}
@@ -87,12 +120,15 @@ func realisation(snap *index.Snapshot, path string) string {
 // debugInfo says in which NAR the debug symbols for a build ID are, in the form
 // that Nix writes with index-debug-info. Its own name for the file ends in
 // ".debug"; debuggers' tools ask for it without.
-func debugInfo(snap *index.Snapshot, name string) string {
+func (s *Server) debugInfo(name string) string {
 	id := strings.TrimSuffix(name, suffixDebug)
-	if snap == nil || !index.ValidBuildID(id) {
+	if !index.ValidBuildID(id) {
 		return ""
 	}
-	e, ok := snap.LookupBuildID(id)
+	e, ok := s.recent(func(e *index.Entry) bool { return slices.Contains(e.BuildIDs, id) })
+	if snap := s.snapshot.Load(); !ok && snap != nil {
+		e, ok = snap.LookupBuildID(id)
+	}
 	if !ok {
 		return ""
 	}

@@ -153,6 +153,7 @@ var measures = []measure{
 	measured(counter, "index_refresh_failures_total", "Times that a cache index could not be read.", tallied(func(c *counts) *tally { return &c.refreshFailures })),
 	measured(counter, "pushed_paths_total", "Store paths that were pushed.", tallied(func(c *counts) *tally { return &c.pushedPaths })),
 	measured(counter, "pushed_nars_total", "NARs that were pushed.", tallied(func(c *counts) *tally { return &c.pushedNARs })),
+	measured(counter, "pushed_extras_total", "Listings, build logs and realisations that were pushed, for each path.", tallied(func(c *counts) *tally { return &c.pushedExtras })),
 	measured(counter, "push_refusals_total", "Files that were refused when they were pushed.", tallied(func(c *counts) *tally { return &c.refused })),
 	measured(gauge, "caches", "Caches that are open.", summed(func(*Server) float64 { return 1 })),
 	measured(gauge, "index_entries", "Store paths in the indexes of the open caches.", summed(func(s *Server) float64 { return float64(s.Len()) })),

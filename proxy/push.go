@@ -13,10 +13,13 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/semaphore"
+
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/internal/hint"
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/signing"
+	"github.com/org/nixoci-action/internal/storepath"
 )
 
 // PushOptions lets clients write to the cache, as `nix copy --to` does. Cache,
@@ -58,6 +61,10 @@ type push struct {
 	kick     chan struct{} // holds one token: there is something to settle
 	lost     *expiring     // NARs that the registry has lost, by file hash
 
+	documents *semaphore.Weighted // bytes of listings and logs that are received
+	checking  sync.Mutex          // of a listing
+	listings  listings            // whose paths have not come yet
+
 	session session
 
 	mu          sync.Mutex
@@ -77,7 +84,8 @@ func newPush(s *Server, o PushOptions) *push {
 		s: s, opts: o, log: s.log,
 		spools: newSpools(o.Dir), decoders: make(chan struct{}, 2*runtime.GOMAXPROCS(0)),
 		kick: make(chan struct{}, 1), lost: newExpiring(10_000),
-		nars: map[string]*pendingNAR{},
+		documents: semaphore.NewWeighted(documentSize),
+		nars:      map[string]*pendingNAR{},
 	}
 	for _, t := range o.Tokens {
 		p.tokens = append(p.tokens, sha256.Sum256([]byte(t)))
@@ -93,17 +101,20 @@ func newPush(s *Server, o PushOptions) *push {
 // freshFor is how old the index may be that a push relies on.
 const freshFor = 30 * time.Minute
 
-// fresh returns an index that was read not long ago.
+// fresh returns an index that was read not long ago, and once with a look at the
+// tags: a proxy that died before it had written the root may have acknowledged
+// what the root does not show, and what takes the place of that must have it.
 func (s *Server) fresh(ctx context.Context) (*index.Snapshot, error) {
 	s.mu.Lock()
-	fresh := time.Since(s.refreshed) < freshFor
+	swept := !s.swept.IsZero()
+	fresh := time.Since(s.refreshed) < freshFor && swept
 	s.mu.Unlock()
 	if snap := s.snapshot.Load(); snap != nil && fresh {
 		return snap, nil
 	}
 	ctx, cancel := within(ctx, refreshTimeout)
 	defer cancel()
-	if err := s.reload(ctx, false); err != nil {
+	if err := s.reload(ctx, !swept); err != nil {
 		return nil, err
 	}
 	return s.snapshot.Load(), nil
@@ -129,8 +140,8 @@ func (p *push) serve(w http.ResponseWriter, r *http.Request) {
 	p.refuse(w, r, err)
 }
 
-// put takes what is pushed. Its status means that it is durable, or for a NAR
-// that it is here.
+// put takes what is pushed. 201 means that it is durable, or for a NAR that it
+// is here. Nix knows no other successes than 200, 201, 204 and 206.
 func (p *push) put(w http.ResponseWriter, r *http.Request) (int, error) {
 	path := r.URL.Path
 	switch {
@@ -140,25 +151,18 @@ func (p *push) put(w http.ResponseWriter, r *http.Request) (int, error) {
 		return p.putNAR(w, r, strings.TrimPrefix(path, prefixNAR))
 	case strings.HasSuffix(path, suffixNarinfo):
 		return p.putNarinfo(w, r, strings.TrimSuffix(path[1:], suffixNarinfo))
+	case strings.HasSuffix(path, suffixListing) && storepath.ValidHashPart(path[1:len(path)-len(suffixListing)]):
+		return p.putListing(w, r, strings.TrimSuffix(path[1:], suffixListing))
+	case strings.HasPrefix(path, prefixLog):
+		return p.putLog(w, r, strings.TrimPrefix(path, prefixLog))
+	case strings.HasPrefix(path, prefixRealisations):
+		return p.putRealisation(w, r, strings.TrimPrefix(path, prefixRealisations))
+	case strings.HasPrefix(path, prefixBuildTrace):
+		return p.putRealisation(w, r, strings.TrimPrefix(path, prefixBuildTrace))
+	case strings.HasPrefix(path, prefixDebugInfo):
+		return p.putDebugInfo(w, r, strings.TrimPrefix(path, prefixDebugInfo))
 	}
-	return 0, p.putOther(path)
-}
-
-// putOther answers for files of a binary cache that are not stored. What is not
-// stored is not acknowledged.
-func (p *push) putOther(path string) error {
-	what := "this file"
-	switch {
-	case strings.HasSuffix(path, ".ls"):
-		what = "listings; copy without write-nar-listing"
-	case strings.HasPrefix(path, "/log/"):
-		what = "build logs"
-	case strings.HasPrefix(path, "/realisations/"), strings.HasPrefix(path, "/build-trace-v2/"):
-		what = "realisations"
-	case strings.HasPrefix(path, "/debuginfo/"):
-		what = "debug information; copy without index-debug-info"
-	}
-	return &refusal{http.StatusMethodNotAllowed, "the proxy does not take " + what}
+	return 0, &refusal{http.StatusMethodNotAllowed, "the proxy does not take this file"}
 }
 
 // refuse answers a push that was not taken, in one line.
@@ -204,6 +208,9 @@ func (p *push) putCacheInfo(w http.ResponseWriter, r *http.Request) error {
 
 // text reads a body of at most limit bytes.
 func (p *push) text(w http.ResponseWriter, r *http.Request, limit int64) (string, error) {
+	if err := plain(r); err != nil {
+		return "", err
+	}
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyStall))
 	b, err := io.ReadAll(io.LimitReader(r.Body, limit+1))
 	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})

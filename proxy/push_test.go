@@ -410,8 +410,7 @@ func TestPushRefuses(t *testing.T) {
 		})
 	}
 	for path, text := range map[string]string{
-		"/" + p.entry.Path.HashPart + ".ls": "write-nar-listing", "/log/x.drv": "build logs",
-		"/realisations/sha256:x!out.doi": "realisations", "/debuginfo/x": "debug", "/x": "this file", "/_status": "this file",
+		"/x": "this file", "/_status": "this file", "/x.ls": "this file",
 	} {
 		refused(t, request(s, http.MethodPut, path, []byte("{}")), 405, text)
 	}

@@ -31,11 +31,13 @@ func (p *push) putNarinfo(w http.ResponseWriter, r *http.Request, hashPart strin
 	}
 	ctx, cancel := context.WithTimeoutCause(r.Context(), commitTimeout, fmt.Errorf("the registry did not take the path within %s", commitTimeout))
 	defer cancel()
-	a, hash, n, err := p.addition(ctx, text, hashPart)
+	held := p.listings.get(hashPart)
+	a, hash, n, err := p.addition(ctx, text, hashPart, held)
 	if err != nil {
 		return 0, err
 	}
 	if a == nil {
+		p.listings.drop(hashPart, held)
 		p.taken(hash, n)
 		return http.StatusOK, nil
 	}
@@ -44,6 +46,7 @@ func (p *push) putNarinfo(w http.ResponseWriter, r *http.Request, hashPart strin
 	var incomplete *index.IncompleteError
 	switch {
 	case err == nil:
+		p.listings.drop(hashPart, held)
 		p.taken(hash, n)
 		p.acknowledge(a.Entry)
 		return http.StatusCreated, nil
@@ -57,18 +60,21 @@ func (p *push) putNarinfo(w http.ResponseWriter, r *http.Request, hashPart strin
 	case errors.As(err, &incomplete):
 		return 0, missing(incomplete.Path, incomplete.Missing)
 	case errors.Is(err, index.ErrForeign):
-		return 0, &refusal{http.StatusForbidden, "the cache is one of nixcache-oci; run publish once, which takes it over"}
+		return 0, errForeign
 	}
 	return 0, fmt.Errorf("storing %s: %w", a.Entry.Path, err)
 }
+
+var errForeign = &refusal{http.StatusForbidden, "the cache is one of nixcache-oci; run publish once, which takes it over"}
 
 func missing(path storepath.Path, refs []string) error {
 	return &refusal{http.StatusConflict, fmt.Sprintf("%s refers to %s, which neither the cache nor an upstream cache has; copy the whole closure, with --refresh if Nix takes it to be there",
 		path.Base(), strings.Join(refs[:min(3, len(refs))], ", "))}
 }
 
-// addition makes of a narinfo what is to be stored; nil if all of it is there.
-func (p *push) addition(ctx context.Context, text, hashPart string) (*index.Addition, string, *pendingNAR, error) {
+// addition makes of a narinfo, and of the listing that came before, what is to be
+// stored; nil if all of it is there.
+func (p *push) addition(ctx context.Context, text, hashPart string, held *listing) (*index.Addition, string, *pendingNAR, error) {
 	bad := func(format string, args ...any) error {
 		return &refusal{http.StatusBadRequest, fmt.Sprintf(format, args...)}
 	}
@@ -106,6 +112,11 @@ func (p *push) addition(ctx context.Context, text, hashPart string) (*index.Addi
 		return nil, "", nil, err
 	}
 	a.Entry = e
+	if held != nil && held.end <= e.NarSize {
+		a.Listing, a.Entry.BuildIDs = held.doc, held.buildIDs
+	} else if held != nil {
+		p.log.Info("a listing that was pushed is not of the path, and left out", "path", e.Path.String())
+	}
 	if old, ok := p.s.lookup(hashPart); ok {
 		if a = p.renew(a, old); a == nil {
 			return nil, hash, n, nil
@@ -149,11 +160,16 @@ func (p *push) renew(a *index.Addition, old index.Entry) *index.Addition {
 			sigs = append(sigs, s)
 		}
 	}
-	if len(sigs) == len(old.Signatures) && time.Since(old.Added) < index.PinAfter {
+	if p.has(old.Listing) {
+		a.Listing = nil
+	} else if len(old.BuildIDs) == 0 {
+		old.BuildIDs = now.BuildIDs
+	}
+	if len(sigs) == len(old.Signatures) && a.Listing == nil && time.Since(old.Added) < index.PinAfter {
 		return nil
 	}
 	old.Signatures = sigs
-	return &index.Addition{Entry: old}
+	return &index.Addition{Entry: old, Listing: a.Listing}
 }
 
 // askJobs is how many references of a path are looked up at once.

@@ -130,6 +130,11 @@ func (s *session) recorded(roots []string) {
 func (p *push) acknowledge(e index.Entry) {
 	p.s.counts.pushedPaths.Add(1)
 	p.session.add(e)
+	p.kickRoot()
+}
+
+// kickRoot has the root written soon.
+func (p *push) kickRoot() {
 	select {
 	case p.kick <- struct{}{}:
 	default:
@@ -158,6 +163,7 @@ func (p *push) run(ctx context.Context) {
 		case <-timer.C:
 		}
 		p.expire()
+		p.listings.expire()
 		rest, next := p.session.atRest(p.opts.Idle)
 		if next == 0 {
 			next = p.opts.Idle

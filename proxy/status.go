@@ -17,7 +17,7 @@ type counts struct {
 	refreshFailures             tally
 	documents, documentFailures tally // listings and logs
 
-	pushedPaths, pushedNARs, refused tally
+	pushedPaths, pushedNARs, pushedExtras, refused tally
 }
 
 // countIn has all be counted in a sum as well.
@@ -25,7 +25,7 @@ func (c *counts) countIn(sum *counts) {
 	c.hits.sum, c.upstreamHits.sum, c.misses.sum = &sum.hits, &sum.upstreamHits, &sum.misses
 	c.nars.sum, c.narFailures.sum, c.narBytes.sum = &sum.nars, &sum.narFailures, &sum.narBytes
 	c.redirects.sum, c.refreshFailures.sum = &sum.redirects, &sum.refreshFailures
-	c.pushedPaths.sum, c.pushedNARs.sum, c.refused.sum = &sum.pushedPaths, &sum.pushedNARs, &sum.refused
+	c.pushedPaths.sum, c.pushedNARs.sum, c.pushedExtras.sum, c.refused.sum = &sum.pushedPaths, &sum.pushedNARs, &sum.pushedExtras, &sum.refused
 	c.documents.sum, c.documentFailures.sum = &sum.documents, &sum.documentFailures
 }
 
@@ -51,8 +51,10 @@ type status struct {
 }
 
 type pushedStatus struct {
-	Paths   int64 `json:"paths"`
-	NARs    int64 `json:"nars"`
+	Paths int64 `json:"paths"`
+	NARs  int64 `json:"nars"`
+	// Extras are listings, logs and realisations, counted for each path.
+	Extras  int64 `json:"extras"`
 	Refused int64 `json:"refused"`
 	// Segments is the number of segments written for them.
 	Segments int `json:"segments"`
@@ -102,7 +104,7 @@ func (s *Server) status() status {
 	}
 	if s.push != nil {
 		st.Pushed = &pushedStatus{
-			s.counts.pushedPaths.Load(), s.counts.pushedNARs.Load(), s.counts.refused.Load(),
+			s.counts.pushedPaths.Load(), s.counts.pushedNARs.Load(), s.counts.pushedExtras.Load(), s.counts.refused.Load(),
 			s.push.group.Written(), s.push.group.Unsettled(),
 		}
 	}

@@ -1,0 +1,271 @@
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/internal/registry"
+	"github.com/org/nixoci-action/internal/signing"
+)
+
+// symbolsListing is a listing with the symbols for testBuildID.
+var symbolsListing = `{"root":{"entries":{"lib":{"entries":{"debug":{"entries":{".build-id":{"entries":{"` + testBuildID[:2] + `":{"entries":{"` + testBuildID[2:] +
+	`.debug":{"narOffset":96,"size":1,"type":"regular"}},"type":"directory"}},"type":"directory"}},"type":"directory"}},"type":"directory"}},"type":"directory"},"version":1}`
+
+func realisationOf(id string, p pushed) (path, doc string) {
+	return "/realisations/" + id + ".doi", fmt.Sprintf(`{"dependentRealisations":{},"id":%q,"outPath":%q,"signatures":[]}`, id, p.base())
+}
+
+func answers(t *testing.T, h http.Handler, path string, want int, text string) {
+	t.Helper()
+	if w := get(h, http.MethodGet, path); w.Code != want || !strings.Contains(w.Body.String(), text) {
+		t.Errorf("%s: got %d, %s; want %d, %s", path, w.Code, w.Body, want, text)
+	}
+}
+
+func put(t *testing.T, h http.Handler, path, body string, want int) {
+	t.Helper()
+	if w := request(h, http.MethodPut, path, []byte(body)); w.Code != want {
+		t.Errorf("PUT %s: got %d, %s; want %d", path, w.Code, w.Body, want)
+	}
+}
+
+// The other files of a binary cache are stored with the paths they belong to,
+// served at once, and by others.
+func TestPushExtras(t *testing.T) {
+	onBackends(t, func(t *testing.T, repo registry.Repository) {
+		keys, public := newKeys(t, "server-1")
+		s := newPushServer(t, repo, func(o *Options) { o.Push.Keys = keys })
+		out := newPushed(t, "multi", index.CompressionZstd, []byte("out"))
+		dev := newPushed(t, "multi-dev", index.CompressionNone, []byte("dev"), out.base())
+		for _, p := range []*pushed{&out, &dev} {
+			p.entry.Deriver = testDrv
+		}
+		listing, debug := "/"+out.entry.Path.HashPart+".ls", "/debuginfo/"+testBuildID+".debug"
+		info := `{"archive":"../` + out.entry.URL() + `","member":"lib/debug/.build-id/` + testBuildID[:2] + "/" + testBuildID[2:] + `.debug"}`
+		realisation, real := realisationOf(testRealisation, out)
+
+		// as Nix sends them: first the listing, then what is in the path
+		put(t, s, debug, info, 409)
+		put(t, s, listing, symbolsListing, 200)
+		put(t, s, debug, info, 200)
+		put(t, s, realisation, real, 409)
+		put(t, s, "/log/"+testDrv, "building", 409)
+		answers(t, s, listing, 404, "")
+		answers(t, s, "/debuginfo/"+testBuildID, 404, "")
+		for _, p := range []pushed{out, dev} {
+			if w := copyTo(s, p); w.Code != http.StatusCreated {
+				t.Fatalf("got %d, %s", w.Code, w.Body)
+			}
+		}
+		put(t, s, "/log/"+testDrv, "", 200)
+		put(t, s, "/log/"+testDrv, "building", 201)
+		put(t, s, realisation, real, 201)
+		// again: all of it is there
+		put(t, s, "/log/"+testDrv, "building again", 200)
+		put(t, s, realisation, real, 200)
+		put(t, s, listing, `{"version":1,"root":{"type":"directory","entries":{}}}`, 200)
+		put(t, s, debug, info, 200)
+		// what came without a listing gets one
+		put(t, s, "/"+dev.entry.Path.HashPart+".ls", testListing, 201)
+		// of two paths for one output the cache keeps the first
+		_, other := realisationOf(testRealisation, dev)
+		put(t, s, realisation, other, 200)
+		// and the same path again loses nothing
+		if w := copyTo(s, out); w.Code != http.StatusOK {
+			t.Errorf("again: got %d, %s", w.Code, w.Body)
+		}
+		check := func(h http.Handler) {
+			t.Helper()
+			answers(t, h, listing, 200, symbolsListing)
+			answers(t, h, "/"+dev.entry.Path.HashPart+".ls", 200, testListing)
+			answers(t, h, "/log/"+testDrv, 200, "building")
+			answers(t, h, "/log/"+strings.TrimSuffix(testDrv, ".drv"), 200, "building")
+			answers(t, h, strings.Replace(realisation, "!", "%21", 1), 200, `"outPath":"`+out.base()+`"`)
+			answers(t, h, "/build-trace-v2/"+testDrv+"/out.doi", 200, `"outPath":"`+out.base()+`"`)
+			answers(t, h, "/debuginfo/"+testBuildID, 200, info)
+		}
+		check(s)
+		r, _, ok := s.realisation(index.Realisation{ID: testRealisation})
+		if !ok || len(r.Signatures) != 1 || !signing.SignedBy([]string{public}, r.Fingerprint(out.base()), r.Signatures) {
+			t.Errorf("the realisation has the signatures %q", r.Signatures)
+		}
+		if st := s.status().Pushed; st.Extras != 4 || st.Paths != 2 || st.Refused != 3 {
+			t.Errorf("got %+v, want a listing, two logs and a realisation", st)
+		}
+		if !s.push.settle(context.Background(), true, time.Minute) {
+			t.Fatal("not settled")
+		}
+		check(s)
+		restarted := newPushServer(t, repo)
+		check(restarted)
+		// by another key: nothing is lost that the first proxy has taken
+		signed := newPushServer(t, repo, func(o *Options) { o.Push.Keys, _ = newKeys(t, "another-1") })
+		if w := copyTo(signed, out); w.Code != http.StatusCreated {
+			t.Errorf("by another key: got %d, %s", w.Code, w.Body)
+		}
+		check(signed)
+		check(newServer(t, repo)) // that was not settled: the root shows the one before
+		if !signed.push.settle(context.Background(), false, time.Minute) {
+			t.Fatal("not settled")
+		}
+		check(newServer(t, repo))
+	})
+}
+
+// What a proxy has acknowledged, that died before it wrote the root, is not lost
+// when another one adds to the same path.
+func TestPushExtrasAfterACrash(t *testing.T) {
+	repo := openRepo(t, "oci:"+t.TempDir())
+	p := newPushed(t, "p", index.CompressionNone, []byte("p"))
+	p.entry.Deriver = testDrv
+	first := newPushServer(t, repo)
+	if w := copyTo(first, p); w.Code != http.StatusCreated || !first.push.settle(context.Background(), true, time.Minute) {
+		t.Fatalf("got %d, %s", w.Code, w.Body)
+	}
+	put(t, first, "/log/"+testDrv, "building", 201)
+	second := newPushServer(t, repo) // whose root does not show the log
+	realisation, real := realisationOf(testRealisation, p)
+	put(t, second, realisation, real, 201)
+	answers(t, second, "/log/"+testDrv, 200, "building")
+	answers(t, second, realisation, 200, p.base())
+}
+
+func TestPushExtrasRefuses(t *testing.T) {
+	k := &killable{Repository: openRepo(t, "oci:"+t.TempDir())}
+	s := newPushServer(t, k)
+	p := newPushed(t, "p", index.CompressionNone, []byte("p"))
+	p.entry.Deriver = testDrv
+	if w := copyTo(s, p); w.Code != http.StatusCreated {
+		t.Fatalf("got %d, %s", w.Code, w.Body)
+	}
+	listing := "/" + p.entry.Path.HashPart + ".ls"
+	realisation, real := realisationOf(testRealisation, p)
+	for name, tc := range map[string]struct {
+		path, body string
+		want       int
+		text       string
+	}{
+		"a listing of nothing":             {listing, "{}", 400, "no root"},
+		"a listing that is none":           {listing, "<html>", 400, "listing"},
+		"a listing of something larger":    {listing, `{"version":1,"root":{"type":"regular","size":9999,"narOffset":96}}`, 409, "not of " + p.base()},
+		"a log of nothing":                 {"/log/x", "x", 400, "derivation"},
+		"a log of a path":                  {"/log/" + p.base(), "x", 400, "derivation"},
+		"a log elsewhere":                  {"/log/../" + testDrv, "x", 400, "derivation"},
+		"a log of another derivation":      {"/log/" + strings.Replace(testDrv, testDrv[:4], "1111", 1), "x", 409, "copy one first"},
+		"a large log":                      {"/log/" + testDrv, strings.Repeat("x", maxLog+1), 413, "longer"},
+		"a realisation of another":         {strings.Replace(realisation, "ab", "cd", 1), real, 400, "it is about"},
+		"a realisation of nothing":         {"/realisations/x.doi", "{}", 400, "realisation"},
+		"a realisation that is none":       {realisation, "<html>", 400, "realisation"},
+		"a realisation that is not here":   {realisation, strings.Replace(real, p.base(), testDrv, 1), 409, "does not have"},
+		"a realisation with another name":  {realisation, strings.Replace(real, p.base(), p.base()+"x", 1), 409, "does not have"},
+		"a build trace of no derivation":   {"/build-trace-v2/x/out.doi", `{"outPath":"` + p.base() + `","signatures":[]}`, 400, "realisation"},
+		"a long realisation":               {realisation, real + strings.Repeat(" ", maxSmallExtra), 413, "longer"},
+		"debug info of no build ID":        {"/debuginfo/x", "{}", 400, "build ID"},
+		"debug info of something else":     {"/debuginfo/" + testBuildID, `{"archive":"../nar/x","member":"bin/sh"}`, 400, "symbols"},
+		"debug info that no listing names": {"/debuginfo/" + testBuildID, `{"archive":"../nar/x","member":"lib/debug/.build-id/` + testBuildID[:2] + "/" + testBuildID[2:] + `.debug"}`, 409, "write-nar-listing=1"},
+	} {
+		t.Run(name, func(t *testing.T) { refused(t, request(s, http.MethodPut, tc.path, []byte(tc.body)), tc.want, tc.text) })
+	}
+	for _, path := range []string{listing, "/log/" + testDrv, realisation, p.narinfo()} {
+		refused(t, request(s, http.MethodPut, path, []byte("x"), "Content-Encoding", "br"), 415, "uncompressed")
+	}
+	r := httptest.NewRequest(http.MethodPut, listing, struct{ *bytes.Buffer }{bytes.NewBufferString("x")})
+	r.RemoteAddr, r.ContentLength = "127.0.0.1:1", -1
+	w := httptest.NewRecorder()
+	s.ServeHTTP(w, r)
+	refused(t, w, 411, "length")
+	k.dead.Store(true)
+	for path, body := range map[string]string{listing: testListing, "/log/" + testDrv: "x", realisation: real} {
+		if w := request(s, http.MethodPut, path, []byte(body)); w.Code != http.StatusBadGateway {
+			t.Errorf("%s without the registry: got %d, %s", path, w.Code, w.Body)
+		}
+		answers(t, s, path, 404, "")
+	}
+	k.dead.Store(false)
+	put(t, s, "/log/"+testDrv, "x", 201)
+
+	token := newPushServer(t, k, func(o *Options) { o.Push.Tokens = []string{"0123456789abcdef"} })
+	for _, path := range []string{listing, "/log/" + testDrv, realisation, "/debuginfo/" + testBuildID} {
+		refused(t, request(token, http.MethodPut, path, []byte("x")), 401, "token")
+	}
+}
+
+// Who takes only what is signed takes only such realisations, which Nix believes
+// unseen.
+func TestPushRealisationSignatures(t *testing.T) {
+	repo := openRepo(t, "oci:"+t.TempDir())
+	keys, _ := newKeys(t, "cache-1")
+	s := newPushServer(t, repo, func(o *Options) { o.Push.Keys = keys })
+	p := newPushed(t, "p", index.CompressionNone, []byte("p"))
+	if w := copyTo(s, p); w.Code != http.StatusCreated || !s.push.settle(context.Background(), true, time.Minute) {
+		t.Fatalf("got %d, %s", w.Code, w.Body)
+	}
+	strict := newPushServer(t, repo, func(o *Options) { o.Push.RequireSignatures = true })
+	path, doc := realisationOf(testRealisation, p)
+	refused(t, request(strict, http.MethodPut, path, []byte(doc)), 403, "not signed")
+	r := index.Realisation{ID: testRealisation}
+	sigs, err := keys.Sign(r.Fingerprint(p.base()), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signed := strings.Replace(doc, "[]", `["`+sigs[0]+`"]`, 1)
+	depends := strings.Replace(signed, "{}", `{"x":"y"}`, 1)
+	refused(t, request(strict, http.MethodPut, path, []byte(depends)), 403, "not signed")
+	put(t, strict, path, signed, 201)
+	answers(t, strict, path, 200, sigs[0])
+}
+
+// Listings that wait are bounded, by their size and by time.
+func TestListingsMemory(t *testing.T) {
+	var x listings
+	began := time.Now()
+	for i := range 50 {
+		x.hold(fmt.Sprint(i), &listing{doc: make([]byte, 1<<20), since: began.Add(time.Duration(i))})
+	}
+	if x.size > listingsMemory || len(x.of) < 10 || x.get("49") == nil || x.get("0") != nil {
+		t.Errorf("%d bytes in %d listings", x.size, len(x.of))
+	}
+	x.hold("huge", &listing{doc: make([]byte, listingsMemory)})
+	x.hold("49", &listing{buildIDs: []string{testBuildID}, since: began})
+	if x.get("huge") != nil || len(x.get("49").doc) != 0 || !x.names(testBuildID) {
+		t.Error("the wrong ones are held")
+	}
+	old := x.get("49")
+	x.hold("49", &listing{since: began.Add(-2 * pendingFor)})
+	x.drop("49", old)
+	if x.get("49") == nil {
+		t.Error("another one was dropped")
+	}
+	x.expire()
+	if x.get("49") != nil {
+		t.Error("an old one is still held")
+	}
+	for k, l := range x.of {
+		x.drop(k, l)
+	}
+	if x.size != 0 {
+		t.Errorf("%d bytes are counted for nothing", x.size)
+	}
+
+	// too large, which must not end a copy
+	s := newPushServer(t, openRepo(t, "oci:"+t.TempDir()))
+	p := newPushed(t, "p", index.CompressionNone, []byte("p"))
+	put(t, s, "/"+p.entry.Path.HashPart+".ls", strings.Repeat("x", maxListing+1), 200)
+	// of another path
+	q := newPushed(t, "q", index.CompressionNone, []byte("q"))
+	put(t, s, "/"+q.entry.Path.HashPart+".ls", strings.Replace(testListing, `"size":1`, `"size":100000`, 1), 200)
+	for _, p := range []pushed{p, q} {
+		if w := copyTo(s, p); w.Code != http.StatusCreated {
+			t.Fatalf("got %d, %s", w.Code, w.Body)
+		}
+		answers(t, s, "/"+p.entry.Path.HashPart+".ls", 404, "")
+	}
+}
