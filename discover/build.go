@@ -83,8 +83,12 @@ func nameOutputs(d *Derivation, paths []string) error {
 type Built struct {
 	Output
 	// Valid and Missing are the paths of the output that are in the local
-	// store and that are not. Each is sorted.
+	// store and that are not. Each is sorted. An output that was not built, and
+	// whose path is not known therefore, is missing as "<derivation>!<outputs>".
 	Valid, Missing []string
+	// Realised are the outputs of the output's derivation, if it is
+	// content-addressed.
+	Realised []nix.Realisation
 }
 
 // Build builds outputs, all of them even if some fail, and returns what there
@@ -108,13 +112,19 @@ func Build(ctx context.Context, client *nix.Client, outputs []Output, maxJobs in
 	}
 	for i := range outputs {
 		for _, d := range outputs[i].derivations() {
-			if todo := d.without(before); todo != "" {
+			if d.floating() {
+				drvs = append(drvs, d.all())
+			} else if todo := d.without(before); todo != "" {
 				drvs = append(drvs, todo)
 			}
 		}
 	}
 	after := before
 	var buildErr error
+	built := make([]Built, len(outputs))
+	for i := range outputs {
+		built[i].Output = outputs[i]
+	}
 	if len(drvs) > 0 {
 		buildErr = client.Realise(ctx, drvs, nix.RealiseOptions{KeepGoing: true, MaxJobs: maxJobs})
 		// also after an interruption: what is built can still be used
@@ -123,10 +133,16 @@ func Build(ctx context.Context, client *nix.Client, outputs []Output, maxJobs in
 		if after, err = invalid(ask, client, all); err != nil {
 			return nil, errors.Join(buildErr, err)
 		}
+		for i := range built {
+			if err := built[i].realise(ask, client); err != nil && buildErr == nil {
+				buildErr = err
+			}
+		}
 	}
-	built := make([]Built, len(outputs))
+	missing := 0
 	for i := range outputs {
-		built[i].Output = outputs[i]
+		missing += len(built[i].Missing)
+		paths[i] = built[i].Paths()
 		for _, p := range paths[i] {
 			if after[p] {
 				built[i].Missing = append(built[i].Missing, p)
@@ -138,12 +154,37 @@ func Build(ctx context.Context, client *nix.Client, outputs []Output, maxJobs in
 	switch {
 	case ctx.Err() != nil:
 		return built, fmt.Errorf("building: %w", context.Cause(ctx))
-	case len(after) == 0:
+	case len(after)+missing == 0:
 		return built, nil
 	case buildErr == nil:
 		buildErr = fmt.Errorf("building: Nix reports success, but %w", &nix.InvalidPathsError{Paths: slices.Sorted(maps.Keys(after))})
 	}
 	return built, buildErr
+}
+
+// realise fills in the paths of a floating derivation that was built. Its error
+// is that of one that is not; the outputs are Missing then.
+func (b *Built) realise(ctx context.Context, client *nix.Client) error {
+	if !b.floating() {
+		return nil
+	}
+	names := b.Outputs
+	b.Outputs = maps.Clone(names) // the caller's stay as they are
+	rs, err := client.Realisations(ctx, b.DrvPath)
+	for _, r := range rs {
+		if _, wanted := names[r.Output]; wanted {
+			b.Outputs[r.Output] = r.Path
+			b.Realised = append(b.Realised, r)
+		}
+	}
+	if b.floating() {
+		b.Missing = append(b.Missing, b.all())
+		if err == nil {
+			err = fmt.Errorf("asking for the outputs of %s: Nix names only %d of %d", b.DrvPath, len(b.Realised), len(names))
+		}
+		return err
+	}
+	return nil
 }
 
 // without returns what to tell Nix to build so that none of the derivation's

@@ -62,6 +62,61 @@ func TestBuildKeepsGoing(t *testing.T) {
 	}
 }
 
+// A content-addressed derivation has its paths once it is built, and is missing
+// by its own name if it cannot be.
+func TestBuildFloating(t *testing.T) {
+	e := nixtest.New(t)
+	for i, v := range e.Vars {
+		if strings.HasPrefix(v, "NIX_CONFIG=") {
+			e.Vars[i] += "extra-experimental-features = ca-derivations\n"
+		}
+	}
+	dir := filepath.Join(e.Dir, "flake")
+	const floating = `__contentAddressed = true; outputHashMode = "recursive"; outputHashAlgo = "sha256";`
+	nixtest.Write(t, dir, "flake.nix", flake(`
+		packages.x86_64-linux.plain = good "plain";
+		packages.x86_64-linux.ca = make "ca" { `+floating+` outputs = [ "out" "dev" ]; args = [ "-c" "echo x > $out; echo y > $dev" ]; };
+		packages.x86_64-linux.bad = make "bad" { `+floating+` args = [ "-c" "exit 1" ]; };
+	`))
+	client := newClient(t, e)
+	skipped, err := Discover(t.Context(), client, Options{Flake: dir, Systems: []string{"x86_64-linux"}})
+	if err != nil || len(skipped.Outputs) != 1 || len(skipped.Skipped) != 2 || skipped.Skipped[0].Reason != UnknownPath {
+		t.Fatalf("by default: got %+v, %v", skipped, err)
+	}
+	r, err := Discover(t.Context(), client, Options{Flake: dir, Systems: []string{"x86_64-linux"}, Floating: true})
+	if err != nil || len(r.Outputs) != 3 || len(r.Skipped) != 0 {
+		t.Fatalf("got %+v, %v", r, err)
+	}
+	for _, o := range r.Outputs {
+		if paths := o.Paths(); o.Name == "plain" != (len(paths) == 1) || slices.Contains(paths, "") {
+			t.Errorf("before the build %s has the paths %q", o.Name, paths)
+		}
+	}
+	built, err := Build(t.Context(), client, r.Outputs, 0)
+	if !errors.As(err, new(*nix.CommandError)) {
+		t.Errorf("got %v, want Nix's error", err)
+	}
+	for _, b := range built {
+		want := map[string][3]int{"plain": {1, 0, 0}, "ca": {2, 0, 2}, "bad": {0, 1, 0}}[b.Name]
+		if got := [3]int{len(b.Valid), len(b.Missing), len(b.Realised)}; got != want {
+			t.Errorf("%s: got %v valid, missing and realised, want %v: %+v", b.Name, got, want, b)
+		}
+		if b.Name == "bad" && (len(b.Missing) != 1 || b.Missing[0] != b.DrvPath+"!out") {
+			t.Errorf("missing is %q", b.Missing)
+		}
+		for _, realised := range b.Realised {
+			if b.Outputs[realised.Output] != realised.Path {
+				t.Errorf("output %s is %s and %s", realised.Output, b.Outputs[realised.Output], realised.Path)
+			}
+		}
+	}
+	for _, o := range r.Outputs {
+		if o.Name == "ca" && o.Outputs["out"] != "" {
+			t.Error("the build has changed what was given to it")
+		}
+	}
+}
+
 // After an interruption, what was built by then is known.
 func TestBuildInterrupted(t *testing.T) {
 	e := nixtest.New(t)

@@ -67,6 +67,8 @@ func parseRecords(raw []byte) ([]Output, []pending, error) {
 			s.Reason, s.Message = NotDerivation, err.Error()
 			if errors.Is(err, errUnknownPath) {
 				s.Reason = UnknownPath
+				skipped = append(skipped, pending{Skipped: s, node: r.Node, floating: o})
+				continue
 			}
 		case skipThrows:
 			switch {
@@ -95,6 +97,8 @@ func parseRecords(raw []byte) ([]Output, []pending, error) {
 type pending struct {
 	Skipped
 	node []string
+	// floating is the output itself, if all that it lacks are its paths
+	floating Output
 }
 
 func (r *record) output() (Output, error) {
@@ -138,6 +142,7 @@ func derivation(drv string, outputs map[string]*string, open bool) (Derivation, 
 		return Derivation{}, errors.New("its outputs are not known")
 	}
 	d := Derivation{DrvPath: drv, Outputs: make(map[string]string, len(outputs))}
+	var unknown error
 	for name, path := range outputs {
 		// the name goes on command lines, after the derivation and a "!"
 		if _, err := storepath.ParseBase(strings.Repeat("0", storepath.HashPartLen) + "-" + name); err != nil {
@@ -149,11 +154,13 @@ func derivation(drv string, outputs map[string]*string, open bool) (Derivation, 
 		}
 		// floating content-addressed derivations have a placeholder here
 		if _, err := storepath.Parse(deref(path)); err != nil {
-			return Derivation{}, fmt.Errorf("the path of its output %q is %w: %w", name, errUnknownPath, err)
+			unknown = fmt.Errorf("the path of its output %q is %w: %w", name, errUnknownPath, err)
+			d.Outputs[name] = ""
+			continue
 		}
 		d.Outputs[name] = *path
 	}
-	return d, nil
+	return d, unknown
 }
 
 var errUnknownPath = errors.New("not known before it is built")

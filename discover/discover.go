@@ -35,6 +35,9 @@ type Options struct {
 	Include, Exclude []string
 	// DenyUnfree skips what says of itself that its license is not free.
 	DenyUnfree bool
+	// Floating includes content-addressed derivations, whose paths are not
+	// known before they are built. Else they are Skipped, as UnknownPath.
+	Floating bool
 	// Timeout bounds all evaluation. If less than or equal to 0, a default
 	// (currently 30 minutes) is used. What is not evaluated by then is skipped.
 	Timeout time.Duration
@@ -126,6 +129,14 @@ func Discover(ctx context.Context, client *nix.Client, opts Options) (Result, er
 	r := Result{Flake: flake, Systems: args.Systems, Evaluations: s.evaluations}
 	if r.Outputs, err = resolve(ctx, client, s.outputs); err != nil {
 		return Result{}, err
+	}
+	if opts.Floating {
+		s.skipped = slices.DeleteFunc(s.skipped, func(p pending) bool {
+			if p.Reason == UnknownPath {
+				r.Outputs = append(r.Outputs, p.floating)
+			}
+			return p.Reason == UnknownPath
+		})
 	}
 	if opts.DenyUnfree {
 		r.Outputs = slices.DeleteFunc(r.Outputs, func(o Output) bool {

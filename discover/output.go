@@ -2,6 +2,7 @@ package discover
 
 import (
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -76,8 +77,25 @@ func nixString(s string) string { return `"` + nixEscapes.Replace(s) + `"` }
 type Derivation struct {
 	// DrvPath is the absolute path of the .drv, which is in the local store.
 	DrvPath string
-	// Outputs are the wanted outputs: absolute store paths by name.
+	// Outputs are the wanted outputs: absolute store paths by name. Those of a
+	// floating derivation are "" until it is built.
 	Outputs map[string]string
+}
+
+// floating reports whether the derivation is content-addressed, so that its
+// paths depend on what is built.
+func (d Derivation) floating() bool {
+	for _, p := range d.Outputs {
+		if p == "" {
+			return true
+		}
+	}
+	return false
+}
+
+// all returns what to tell Nix to build all wanted outputs.
+func (d Derivation) all() string {
+	return d.DrvPath + "!" + strings.Join(slices.Sorted(maps.Keys(d.Outputs)), ",")
 }
 
 // Output is one thing of a flake that can be built and published.
@@ -102,12 +120,14 @@ type Output struct {
 }
 
 // Paths returns every store path to publish for the output, sorted, each once:
-// all outputs of its derivations, and its sources.
+// all outputs of its derivations whose paths are known, and its sources.
 func (o *Output) Paths() []string {
 	paths := slices.Clone(o.Sources)
 	for _, d := range o.derivations() {
 		for _, p := range d.Outputs {
-			paths = append(paths, p)
+			if p != "" {
+				paths = append(paths, p)
+			}
 		}
 	}
 	slices.Sort(paths)

@@ -125,10 +125,16 @@ func (s *Snapshot) unadopted() []Entry {
 			ours[e.key()] = e
 		}
 	})
-	return slices.DeleteFunc(todo, func(e Entry) bool {
+	todo = slices.DeleteFunc(todo, func(e Entry) bool {
 		own, ok := ours[e.key()]
 		return ok && e.Added.Sub(own.Added) < PinAfter
 	})
+	for i := range todo {
+		if own, ok := ours[todo[i].key()]; ok {
+			todo[i].inherit(&own)
+		}
+	}
+	return todo
 }
 
 // theirs is the position of nixcache-oci's index in a snapshot that is Foreign.

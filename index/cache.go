@@ -54,8 +54,16 @@ type Cache struct {
 	current *Snapshot              // nil until something was read
 	blobs   map[v1.Hash]*segment   // by entries blob, for the next snapshot
 	swept   map[string]SegmentInfo // segments that only the tag list shows
-	own     map[string]bool        // tags that this process has written, whatever the tag list says
+	own     map[string]time.Time   // tags that this process has written, and when: they count whatever the tag list says
 }
+
+// lag is how far a tag list may be behind what was written. It is far less
+// than a collection waits before it deletes a tag.
+const lag = 6 * time.Hour
+
+// owns reports whether a tag was written by this process, and so lately that a
+// tag list without it says nothing.
+func (c *Cache) owns(tag string) bool { return c.opts.Now().Sub(c.own[tag]) < lag }
 
 // Open returns the cache index in repo. Nothing is read yet.
 func Open(repo registry.Repository, o Options) *Cache {
@@ -68,7 +76,7 @@ func Open(repo registry.Repository, o Options) *Cache {
 	if o.Settle == 0 {
 		o.Settle = 200 * time.Millisecond
 	}
-	return &Cache{repo: repo, opts: o, disk: newDisk(o.Dir, repo.String()), blobs: map[v1.Hash]*segment{}, swept: map[string]SegmentInfo{}, own: map[string]bool{}}
+	return &Cache{repo: repo, opts: o, disk: newDisk(o.Dir, repo.String()), blobs: map[v1.Hash]*segment{}, swept: map[string]SegmentInfo{}, own: map[string]time.Time{}}
 }
 
 // Refresh reads what changed since the last read. If nothing did it costs one
@@ -211,9 +219,10 @@ func (c *Cache) sweep(ctx context.Context, list *segmentList) error {
 	if err := g.Wait(); err != nil {
 		return err
 	}
+	maps.DeleteFunc(c.own, func(tag string, _ time.Time) bool { return !c.owns(tag) })
 	maps.Copy(c.swept, found)
-	maps.DeleteFunc(c.swept, func(tag string, _ SegmentInfo) bool { return !present[tag] && !c.own[tag] })
-	unlisted := slices.DeleteFunc(slices.Clone(list.Segments), func(s SegmentInfo) bool { return present[s.Tag] || c.own[s.Tag] })
+	maps.DeleteFunc(c.swept, func(tag string, _ SegmentInfo) bool { return !present[tag] && !c.owns(tag) })
+	unlisted := slices.DeleteFunc(slices.Clone(list.Segments), func(s SegmentInfo) bool { return present[s.Tag] || c.owns(s.Tag) })
 	gone, err := c.unanswered(ctx, unlisted) // lists of tags may lag
 	if err != nil {
 		return err

@@ -2,11 +2,13 @@ package index
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
+	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/storepath"
 )
 
@@ -38,11 +40,7 @@ func (w *Writer) compact(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		c, err := newContent(entries)
-		if err != nil {
-			return err
-		}
-		if _, err := w.putSegment(ctx, h, c); err != nil {
+		if err := w.putMerged(ctx, h, entries); err != nil {
 			return fmt.Errorf("merging %d segments: %w", len(group), err)
 		}
 		w.cache.opts.Logger.Debug("segments merged", "segments", len(group), "entries", len(entries))
@@ -51,6 +49,28 @@ func (w *Writer) compact(ctx context.Context) error {
 		return nil
 	}
 	return w.writeRoot(ctx)
+}
+
+// putMerged writes a merged segment. Documents that the registry has lost are
+// left out, or nothing would ever be merged again.
+func (w *Writer) putMerged(ctx context.Context, h Header, entries []Entry) error {
+	for {
+		c, err := newContent(entries)
+		if err != nil {
+			return err
+		}
+		_, err = w.putSegment(ctx, h, c)
+		var missing *registry.MissingBlobsError
+		found := false
+		if errors.As(err, &missing) {
+			for i := range entries {
+				found = entries[i].without(missing.Digests) || found
+			}
+		}
+		if !found {
+			return err
+		}
+	}
 }
 
 // Current returns what was read last, without any request: after a Writer was

@@ -32,6 +32,9 @@ func (c *content) add(e *Entry) (err error) {
 	if c.lines, err = appendLine(c.lines, e); err == nil {
 		c.count++
 		c.layer(v1.Descriptor{MediaType: layerType(e.NAR.Packed(), e.Compression), Digest: e.NAR.Blob, Size: e.NAR.BlobSize})
+		for _, l := range e.locations() {
+			c.layer(v1.Descriptor{MediaType: mediaExtras, Digest: l.Blob, Size: l.BlobSize})
+		}
 	}
 	return err
 }
@@ -56,25 +59,30 @@ func layerType(packed bool, compression string) types.MediaType {
 	return types.MediaType(mediaNAR + "+" + compression)
 }
 
-// content takes over lines as they are, but for those whose NAR has moved.
+// content takes over lines as they are, but for those whose NAR or documents
+// have moved, or whose documents are lost.
 func (t *table) content(rows []int32, moved map[Location]Location) (content, error) {
 	var c content
 	for _, n := range rows {
 		r := &t.rows[n]
-		line := t.line(n)
-		to, ok := moved[t.location(r)]
-		if !ok {
-			b := &t.blobs[r.blob]
-			c.lines = append(append(c.lines, line...), '\n')
+		if !t.changes(r, moved) {
+			c.lines = append(append(c.lines, t.line(n)...), '\n')
 			c.count++
-			c.layer(v1.Descriptor{MediaType: layerType(b.packed, b.comp), Digest: b.digest, Size: b.size})
+			for _, b := range t.blobsOf(r) {
+				c.layer(t.blobs[b].layer())
+			}
 			continue
 		}
-		e, err := decodeLine(line, t.snapshot.config.storeDir())
+		e, err := decodeLine(t.line(n), t.snapshot.config.storeDir())
 		if err != nil {
 			return c, err
 		}
-		e.NAR = to
+		for _, l := range []*Location{&e.NAR, &e.Listing, &e.Log} {
+			if to, ok := moved[*l]; ok {
+				*l = to
+			}
+		}
+		e.without(t.lost)
 		if err := c.add(&e); err != nil {
 			return c, err
 		}
@@ -82,8 +90,43 @@ func (t *table) content(rows []int32, moved map[Location]Location) (content, err
 	return c, nil
 }
 
+// changes reports whether a row's line cannot be taken over as it is.
+func (t *table) changes(r *row, moved map[Location]Location) bool {
+	if _, ok := moved[t.location(r)]; ok {
+		return true
+	}
+	for _, x := range r.extras {
+		if _, ok := moved[t.extraLocation(x)]; ok || t.blobs[x.blob].lost {
+			return true
+		}
+	}
+	return false
+}
+
+func (b *blob) layer() v1.Descriptor {
+	d := v1.Descriptor{MediaType: layerType(b.packed, b.comp), Digest: b.digest, Size: b.size}
+	if b.extras {
+		d.MediaType = mediaExtras
+	}
+	return d
+}
+
 func (t *table) location(r *row) Location {
 	return Location{Blob: t.blobs[r.blob].digest, BlobSize: r.blobSize, Offset: r.offset, Size: r.fileSize}
+}
+
+func (t *table) extraLocation(x extra) Location {
+	b := &t.blobs[x.blob]
+	return Location{Blob: b.digest, BlobSize: b.size, Offset: int64(x.offset), Size: int64(x.size)}
+}
+
+// blobsOf returns the blobs that a row names.
+func (t *table) blobsOf(r *row) []int32 {
+	bs := append(make([]int32, 0, 3), r.blob)
+	for _, x := range r.extras {
+		bs = append(bs, x.blob)
+	}
+	return bs
 }
 
 // position finds the line of a row.

@@ -17,10 +17,22 @@ import (
 
 // Compression names, as they stand in a narinfo.
 const (
-	CompressionZstd = "zstd"
-	CompressionXZ   = "xz"
-	CompressionNone = "none"
+	CompressionZstd  = "zstd"
+	CompressionXZ    = "xz"
+	CompressionBzip2 = "bzip2"
+	CompressionGzip  = "gzip"
+	CompressionNone  = "none"
 )
+
+// extensions of NARs' URLs, by compression. Nix goes by the narinfo's
+// Compression, not by these.
+var extensions = map[string]string{
+	CompressionZstd:  ".nar.zst",
+	CompressionXZ:    ".nar.xz",
+	CompressionBzip2: ".nar.bz2",
+	CompressionGzip:  ".nar.gz",
+	CompressionNone:  ".nar",
+}
 
 // PinAfter is the age of an entry at which a publish that relies on it repeats
 // it in a segment of its own. Collection never removes an entry younger than
@@ -69,6 +81,8 @@ type Entry struct {
 	FileHash string
 	// NAR is where the compressed NAR is; NAR.Size is the narinfo's FileSize.
 	NAR Location
+	// Extras is what the cache has of the path besides its narinfo and NAR.
+	Extras
 	// Added is when the path was last known to be wanted: when it was
 	// uploaded, or pinned by a later publish.
 	Added time.Time
@@ -76,14 +90,7 @@ type Entry struct {
 
 // URL is the entry's NAR relative to the cache: "nar/<file hash>.nar.zst".
 func (e *Entry) URL() string {
-	ext := ".nar"
-	switch e.Compression {
-	case CompressionZstd:
-		ext = ".nar.zst"
-	case CompressionXZ:
-		ext = ".nar.xz"
-	}
-	return "nar/" + strings.TrimPrefix(e.FileHash, "sha256:") + ext
+	return "nar/" + strings.TrimPrefix(e.FileHash, "sha256:") + extensions[e.Compression]
 }
 
 // Narinfo is the entry in Nix's narinfo format.
@@ -165,20 +172,26 @@ func (e *Entry) Validate() error {
 			return fail("content address %q", e.CA)
 		}
 	}
-	switch e.Compression {
-	case CompressionZstd, CompressionXZ, CompressionNone:
-	default:
+	if _, ok := extensions[e.Compression]; !ok {
 		return fail("compression %q", e.Compression)
 	}
 	n := e.NAR
 	if invalidDigest(n.Blob) {
 		return fail("blob digest %q", n.Blob)
 	}
-	// written so that no sum can overflow
-	if n.Size <= 0 || n.Offset < 0 || n.BlobSize < n.Size || n.Offset > n.BlobSize-n.Size {
+	if !n.inBlob() {
 		return fail("NAR at %d+%d in a blob of %d bytes", n.Offset, n.Size, n.BlobSize)
 	}
+	if err := e.validateExtras(); err != nil {
+		return fail("%v", err)
+	}
 	return nil
+}
+
+// inBlob reports whether there is something at l, and all of it in the blob.
+func (l Location) inBlob() bool {
+	// written so that no sum can overflow
+	return l.Size > 0 && l.Offset >= 0 && l.BlobSize >= l.Size && l.Offset <= l.BlobSize-l.Size
 }
 
 func validHash(s string) error {
@@ -224,6 +237,11 @@ type entryLine struct {
 	Off    int64     `json:"offset,omitempty"`
 	Size   int64     `json:"size,omitempty"` // left out for a whole blob
 	Added  time.Time `json:"added"`
+
+	LS    document      `json:"ls,omitzero"`
+	Log   document      `json:"log,omitzero"`
+	IDs   []string      `json:"buildIds,omitempty"`
+	Reals []Realisation `json:"realises,omitempty"`
 }
 
 // appendLine appends e's line, with its newline, to b.
@@ -236,6 +254,7 @@ func appendLine(b []byte, e *Entry) ([]byte, error) {
 		Name: e.Path.Name, NS: e.NarSize, Refs: e.References, Drv: e.Deriver, Sigs: e.Signatures, CA: e.CA,
 		Comp: e.Compression, Blob: e.NAR.Blob, BlobSz: e.NAR.BlobSize, Off: e.NAR.Offset,
 		Added: e.Added.UTC().Truncate(time.Second),
+		LS:    document(e.Listing), Log: document(e.Log), IDs: e.BuildIDs, Reals: e.Realisations,
 	}
 	if e.NAR.Packed() {
 		l.Size = e.NAR.Size
@@ -263,6 +282,10 @@ func decodeLine(line []byte, storeDir string) (Entry, error) {
 	}
 	if l.Size == 0 {
 		e.NAR.Size = l.BlobSz
+	}
+	e.Extras = Extras{Listing: Location(l.LS), Log: Location(l.Log), BuildIDs: l.IDs, Realisations: l.Reals}
+	if e.validateExtras() != nil {
+		e.Extras = Extras{} // the path can be served without
 	}
 	return e, e.Validate()
 }

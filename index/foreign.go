@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"path"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -81,33 +79,16 @@ func parseForeign(blob []byte) (seg *segment, skipped []string, err error) {
 
 // entry reads the narinfo, of which only what Nix itself needs must be there.
 func (f foreignEntry) entry() (Entry, error) {
-	var e Entry
-	fields := map[string]string{"Compression": "bzip2"} // Nix's default
-	for line := range strings.Lines(f.Narinfo) {
-		key, value, _ := strings.Cut(strings.TrimSpace(line), ":")
-		value = strings.TrimSpace(value)
-		if key == "Sig" {
-			e.Signatures = append(e.Signatures, value)
-		}
-		fields[key] = value
+	e, _, err := ParseNarinfo(f.Narinfo)
+	if err != nil {
+		return e, err
 	}
-	var err, errHash, errSize, errBlob error
-	e.Path, err = storepath.Parse(fields["StorePath"])
-	e.NarHash, errHash = nixBase32(fields["NarHash"])
-	e.NarSize, errSize = strconv.ParseInt(fields["NarSize"], 10, 64)
-	e.NAR.Blob, errBlob = v1.NewHash(f.NarDigest)
-	if err := errors.Join(err, errHash, errSize, errBlob); err != nil {
+	if e.NAR.Blob, err = v1.NewHash(f.NarDigest); err != nil {
 		return e, err
 	}
 	// the blob's digest is what the file hash should be, whatever is written
 	e.FileHash, err = nixBase32(f.NarDigest)
 	e.NAR.BlobSize, e.NAR.Size = f.NarSize, f.NarSize
-	e.References = strings.Fields(fields["References"])
-	slices.Sort(e.References)
-	if d := fields["Deriver"]; d != "unknown-deriver" && d != "" {
-		e.Deriver = path.Base(d)
-	}
-	e.CA, e.Compression = fields["CA"], fields["Compression"]
 	switch added := f.Added.(type) { // else it is as old as can be
 	case string:
 		e.Added, _ = time.Parse(time.RFC3339, added)

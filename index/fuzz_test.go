@@ -3,6 +3,7 @@ package index
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"strings"
 	"testing"
 	"time"
@@ -13,6 +14,10 @@ import (
 func sampleLine(tb testing.TB) []byte {
 	e := entryFor("hello-1.0", v1.Descriptor{Digest: emptyConfig.Digest, Size: 2}, "00000000000000000000000000000000-dep")
 	e.Added = time.Unix(1_700_000_000, 0)
+	e.Extras = Extras{
+		Listing: Location{Blob: emptyConfig.Digest, BlobSize: 1000, Size: 10}, BuildIDs: []string{testBuildID},
+		Realisations: []Realisation{{ID: modelRealisation("x").ID, Signatures: []string{testSig}}},
+	}
 	line, err := appendLine(nil, &e)
 	if err != nil {
 		tb.Fatal(err)
@@ -89,6 +94,75 @@ func FuzzSegmentList(f *testing.F) {
 		again, err := parseSegmentList(b)
 		if err != nil || len(again.Segments) != len(l.Segments) || fmt.Sprint(again.Config) != fmt.Sprint(l.Config) {
 			t.Errorf("got %+v, %v, want %+v", again, err, l)
+		}
+	})
+}
+
+// Whatever somebody sends as a narinfo, an entry that is valid makes a narinfo
+// that says the same.
+func FuzzParseNarinfo(f *testing.F) {
+	e := entryFor("hello-1.0", v1.Descriptor{Digest: emptyConfig.Digest, Size: 2}, "00000000000000000000000000000000-dep")
+	e.Deriver, e.CA = "00000000000000000000000000000000-hello-1.0.drv", "fixed:r:sha256:abc"
+	e.Signatures = []string{"k-1:" + strings.Repeat("A", 86) + "=="}
+	f.Add(e.Narinfo())
+	f.Add("StorePath: /nix/store/00000000000000000000000000000000-x\r\nNarHash: sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=\nNarSize: 1\nDeriver: unknown-deriver\nNew: 1\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		e, _, err := ParseNarinfo(text)
+		if err != nil {
+			return
+		}
+		e.FileHash = e.NarHash
+		e.NAR = Location{Blob: emptyConfig.Digest, BlobSize: 2, Size: 2}
+		if e.Validate() != nil {
+			return
+		}
+		again, url, err := ParseNarinfo(e.Narinfo())
+		if err != nil || url != e.URL() {
+			t.Fatalf("got %q, %v", url, err)
+		}
+		again.FileHash, again.NAR = e.FileHash, e.NAR
+		if again.Narinfo() != e.Narinfo() {
+			t.Errorf("got\n%s\nwant\n%s", again.Narinfo(), e.Narinfo())
+		}
+	})
+}
+
+// What a registry sends as a document is decompressed or refused, and never
+// more than it says.
+func FuzzOpenDocument(f *testing.F) {
+	for _, n := range []int{1, 100, 1000, 2 << 20} {
+		b, err := EncodeDocument(bytes.Repeat([]byte("x"), n))
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r, size, err := OpenDocument(b)
+		if err != nil {
+			return
+		}
+		defer r.Close()
+		n, err := io.Copy(io.Discard, io.LimitReader(r, MaxDocument+1))
+		if size <= 0 || size > MaxDocument || err == nil && n < size {
+			t.Errorf("got %d bytes of %d, %v", n, size, err)
+		}
+	})
+}
+
+// A realisation that is accepted can be served.
+func FuzzParseRealisation(f *testing.F) {
+	f.Add("sha256:8ba7b5dfbe204d0fc46cb255e0293afdc9ef63db7912b6035e67d63e17d53c8f!out.doi",
+		[]byte(`{"dependentRealisations":{},"id":"sha256:8ba7b5dfbe204d0fc46cb255e0293afdc9ef63db7912b6035e67d63e17d53c8f!out","outPath":"4cggaifbp1fc8zhsdrk9pzi45ifqk6i6-ca-top","signatures":[]}`))
+	f.Add("xmw07xh4mqksjwr80326z007d3v3sh7p-ca-top.drv/out.doi", []byte(`{"outPath":"4cggaifbp1fc8zhsdrk9pzi45ifqk6i6-ca-top","signatures":[{"keyName":"k","sig":"AA=="}]}`))
+	f.Fuzz(func(t *testing.T, name string, doc []byte) {
+		r, out, err := ParseRealisation(name, doc)
+		if err != nil {
+			return
+		}
+		again, out2, err := ParseRealisation(name, []byte(r.JSON(out)))
+		if err != nil || out2 != out || !again.equal(r) {
+			t.Errorf("%q %q: got %+v of %s, %v", name, doc, again, out2, err)
 		}
 	})
 }

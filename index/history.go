@@ -116,7 +116,7 @@ func (m *measure) node(p position) *node {
 		i = len(m.nodes)
 		m.seen[p] = i
 		var r row
-		bases, _ := r.decode(m.snapshot.segments[p.segment].line(int(p.line)))
+		bases, _ := r.decode(m.snapshot.segments[p.segment].line(int(p.line)), new([]blob))
 		m.nodes = append(m.nodes, node{refs: m.positions(bases), narSize: r.narSize, fileSize: r.fileSize})
 	}
 	return &m.nodes[i]

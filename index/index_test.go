@@ -79,7 +79,7 @@ func publish(t *testing.T, repo registry.Repository, o WriterOptions, entries ..
 		return Result{}, err
 	}
 	for _, e := range entries {
-		if err := w.Add(ctx, e); err != nil {
+		if err := w.AddWith(ctx, e, documentsFor(&e)); err != nil {
 			return Result{}, err
 		}
 	}
@@ -311,8 +311,8 @@ func TestCommitsOnTheWay(t *testing.T) {
 	if r, err := publish(t, repo, o, entries...); err != nil || r.Committed != 25 {
 		t.Fatalf("got %+v, %v", r, err)
 	}
-	// 10, 10 and 5 entries, at most four blobs a segment
-	if want := []int{4, 4, 2, 4, 4, 2, 4, 1}; !slices.Equal(sizes, want) {
+	// 10, 10 and 5 entries, at most four blobs a segment, one of them with listings
+	if want := []int{3, 3, 3, 1, 3, 3, 3, 1, 3, 2}; !slices.Equal(sizes, want) {
 		t.Errorf("got segments of %v, want %v", sizes, want)
 	}
 	s, err := Open(repo, quick()).Refresh(context.Background())

@@ -68,6 +68,14 @@ func named(man registry.Manifest) []v1.Hash {
 	return hs
 }
 
+func layers(man registry.Manifest) []v1.Descriptor {
+	var im v1.Manifest
+	if err := json.Unmarshal(man.Raw, &im); err != nil {
+		panic(err)
+	}
+	return im.Layers
+}
+
 func (m *memory) PutManifest(_ context.Context, tag string, man registry.Manifest) (v1.Hash, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

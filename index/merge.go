@@ -125,7 +125,7 @@ func (w *Writer) mergeRoot(ctx context.Context, hasty bool) (*Snapshot, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, s := range w.unsettled {
-		c.swept[s.Tag], c.own[s.Tag] = s, true // tag lists may lag
+		c.swept[s.Tag], c.own[s.Tag] = s, s.Created // tag lists may lag
 	}
 	s, err := c.read(ctx, true)
 	if err != nil {

@@ -54,7 +54,11 @@ func TestModel(t *testing.T) {
 		n /= 20
 	}
 	// the codecs make their channels on first use, outside of all bubbles
+	// the codecs make their channels on first use, outside of all bubbles
 	if _, err := decompress(compress([]byte("x")), maxEntries); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := EncodeDocument([]byte("x")); err != nil { // its encoders, too
 		t.Fatal(err)
 	}
 	seed := *modelSeed
@@ -65,10 +69,19 @@ func TestModel(t *testing.T) {
 	for core := range modelCores {
 		t.Run(strconv.Itoa(core), func(t *testing.T) {
 			t.Parallel()
+			documented, undocumented := 0, 0
+			defer func() {
+				// a registry that collects takes some, on their way
+				if t.Logf("%d documents seen, %d missing", documented, undocumented); documented < 5*undocumented {
+					t.Error("most documents are lost")
+				}
+			}()
 			for i := *modelHistory + core; i < n && !t.Failed(); i += modelCores {
 				synctest.Test(t, func(t *testing.T) {
 					m := newModel(t, rand.New(rand.NewPCG(seed, uint64(i))))
 					m.run()
+					documented += m.documented
+					undocumented += m.undocumented
 					if t.Failed() {
 						t.Logf("history %d of seed %d:\n%s", i, seed, strings.Join(m.trace, "\n"))
 					}
@@ -91,11 +104,14 @@ type model struct {
 	versions map[string][]int // of the packages, by branch
 	actors   []*actor
 	held     *Snapshot // by a reader that does not look again
-	heldAt   time.Time
+
+	documented, undocumented int // documents seen, and not
+	heldAt                   time.Time
 
 	mu       sync.Mutex // for what actors write
 	acks     []ack
-	attempts []ack // all publications that may have been recorded
+	attempts []ack                // all publications that may have been recorded
+	pushed   map[string]time.Time // what was added by itself, and when
 	unpinned map[string]time.Time
 	roots    []registry.Manifest
 	trace    []string
@@ -114,7 +130,7 @@ func newModel(t *testing.T, r *rand.Rand) *model {
 	repo := newMemory()
 	days := func(n ...int) time.Duration { return time.Duration(n[r.IntN(len(n))]) * 24 * time.Hour }
 	return &model{
-		t: t, r: r, repo: repo, reader: Open(repo, quick()), versions: map[string][]int{}, unpinned: map[string]time.Time{},
+		t: t, r: r, repo: repo, reader: Open(repo, quick()), versions: map[string][]int{}, unpinned: map[string]time.Time{}, pushed: map[string]time.Time{},
 		policy: PlanOptions{
 			Retention: Retention{Last: 1 + r.IntN(2), Age: days(0, 3, 30), PullRequests: days(1, 7)},
 			Delay:     24 * time.Hour, SegmentLayers: 2 + r.IntN(30),
@@ -134,8 +150,10 @@ func (m *model) run() {
 			break
 		}
 		switch n := m.r.IntN(100); {
-		case n < 30:
+		case n < 26:
 			m.start("publish", m.publisher())
+		case n < 38:
+			m.start("push", m.pusher())
 		case n < 45:
 			m.start("gc", m.collector())
 		case n < 50:
@@ -249,6 +267,11 @@ func (m *model) checkHeld(s *Snapshot) {
 		if _, err := m.repo.BlobSize(context.Background(), e.NAR.Blob); err != nil {
 			m.t.Errorf("%s has lost its NAR for who has read the index %s ago", e.Path.Name, time.Since(m.heldAt))
 		}
+		for _, l := range e.locations() {
+			if _, err := m.repo.BlobSize(context.Background(), l.Blob); err != nil {
+				m.t.Errorf("%s has lost a document for who has read the index %s ago", e.Path.Name, time.Since(m.heldAt))
+			}
+		}
 		return true
 	})
 }
@@ -268,6 +291,42 @@ func (m *model) checkEntry(s *Snapshot, e *Entry) {
 	b, _ := io.ReadAll(body)
 	if part := b[e.NAR.Offset : e.NAR.Offset+e.NAR.Size]; !bytes.Equal(part, modelNAR(e.Path.Name)) {
 		m.t.Errorf("%s has the NAR %q", e.Path.Name, part)
+	}
+	m.checkExtras(s, e)
+}
+
+// checkExtras makes sure that what an entry says of documents is true, and
+// that its realisation survives whatever happens to it. A document itself may
+// be lost, if the registry collects between it and its segment.
+func (m *model) checkExtras(s *Snapshot, e *Entry) {
+	m.t.Helper()
+	m.repo.mu.Lock()
+	defer m.repo.mu.Unlock()
+	for _, x := range []struct {
+		l    Location
+		want []byte
+	}{{e.Listing, modelDocuments(e.Path.Name).Listing}, {e.Log, modelDocuments(e.Path.Name).Log}} {
+		if x.l.Size == 0 {
+			m.undocumented++
+			continue
+		}
+		m.documented++
+		b, ok := m.repo.blobs[x.l.Blob]
+		if !ok || int64(len(b)) != x.l.BlobSize {
+			m.t.Errorf("%s has lost a document: there are %d bytes of %d", e.Path.Name, len(b), x.l.BlobSize)
+			continue
+		}
+		want, err := EncodeDocument(x.want)
+		if err != nil {
+			m.t.Fatal(err)
+		}
+		if got := b[x.l.Offset : x.l.Offset+x.l.Size]; !bytes.Equal(got, want) {
+			m.t.Errorf("%s has another document: %q", e.Path.Name, got)
+		}
+	}
+	r, path, ok := s.LookupRealisation(modelRealisation(e.Path.Name).ID)
+	if !ok || path.Path != e.Path || !r.equal(modelRealisation(e.Path.Name)) {
+		m.t.Errorf("%s has lost its realisation: got %+v of %s", e.Path.Name, r, path.Path)
 	}
 }
 
@@ -291,6 +350,11 @@ func (m *model) mustKeep() map[string]string {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	for p, at := range m.pushed {
+		if time.Since(at)+margin < m.policy.Delay {
+			keep[p] = "pushed " + at.String()
+		}
+	}
 	for _, a := range m.attempts {
 		see(newest, a.line, a)
 		if a.pin != "" {
@@ -372,11 +436,23 @@ func (m *model) checkRest() {
 		}
 	}
 	used := map[v1.Hash]int64{}
+	documents := map[Location]bool{} // outputs of one build share a log
 	s.All(func(e Entry) bool {
 		used[e.NAR.Blob] += e.NAR.Size
+		for _, l := range e.locations() {
+			if !documents[l] {
+				documents[l] = true
+				used[l.Blob] += l.Size
+			}
+		}
 		return true
 	})
 	for _, man := range m.repo.manifests {
+		for _, l := range layers(man) {
+			if l.MediaType == mediaExtras && 2*used[l.Digest] < l.Size {
+				m.t.Errorf("a blob with %d bytes of documents is there, of which %d are needed", l.Size, used[l.Digest])
+			}
+		}
 		for _, h := range named(man)[2:] {
 			if b, ok := m.repo.blobs[h]; ok && bytes.HasPrefix(b, []byte("compressed NAR of ")) && 2*used[h] < int64(len(b)) {
 				m.t.Errorf("a blob of %d bytes is there, of which %d are needed: %q", len(b), used[h], b)
@@ -708,10 +784,22 @@ func (m *model) upload(ctx context.Context, a *actor, w *Writer, keys []string, 
 		}
 		for _, e := range entries {
 			e.NAR.Blob, e.NAR.BlobSize = desc.Digest, desc.Size
-			if err := w.Add(ctx, e); err != nil {
+			e.Realisations = []Realisation{modelRealisation(e.Path.Name)}
+			if err := w.AddWith(ctx, e, modelDocuments(e.Path.Name)); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+// modelDocuments are a package's documents: versions of one have the same log.
+func modelDocuments(key string) Documents {
+	name, _, _ := strings.Cut(key, "-")
+	return Documents{Listing: []byte("listing of " + key), Log: []byte(strings.Repeat("log of "+name+" ", 20))}
+}
+
+func modelRealisation(key string) Realisation {
+	sum, _, _ := v1.SHA256(strings.NewReader(key))
+	return Realisation{ID: "sha256:" + sum.Hex + "!out"}
 }

@@ -1,6 +1,7 @@
 package index
 
 import (
+	"maps"
 	"slices"
 	"strconv"
 	"time"
@@ -116,9 +117,15 @@ const reasonLost = "lost by the registry, or refers to what was"
 
 // lose gives up what is in blobs that the registry has lost, and everything
 // that refers to it.
+//
+// Documents that are lost are only forgotten: the paths can do without.
 func (t *table) lose(lost map[v1.Hash]bool) {
 	if len(lost) == 0 {
 		return
+	}
+	t.lost = slices.Collect(maps.Keys(lost))
+	for i := range t.blobs {
+		t.blobs[i].lost = t.blobs[i].extras && lost[t.blobs[i].digest]
 	}
 	reason := t.reason(reasonLost)
 	users := make([][]int32, len(t.rows))
@@ -164,14 +171,23 @@ func (t *table) measure() {
 			seen[p] = true
 			b.live += r.fileSize
 		}
+		for _, x := range r.extras {
+			b := &t.blobs[x.blob]
+			b.needed = !b.lost
+			if p := (part{x.blob, int64(x.offset)}); !seen[p] {
+				seen[p] = true
+				b.live += int64(x.size)
+			}
+		}
 	}
 }
 
 // stays reports whether the line is what readers see of a path to be kept.
 func (r *row) stays() bool { return r.current && r.kept != 0 }
 
-// sparse reports whether less than half of a pack is needed.
-func (b *blob) sparse() bool { return b.packed && b.needed && 2*b.live < b.size }
+// sparse reports whether less than half of a pack, or of what documents share,
+// is needed.
+func (b *blob) sparse() bool { return (b.packed || b.extras) && b.needed && 2*b.live < b.size }
 
 // days writes a duration for people.
 func days(d time.Duration) string {

@@ -22,22 +22,30 @@ const (
 	repackJobs = 8
 )
 
-// packed is a compressed NAR in a pack.
+// packed is a compressed NAR in a pack, or a document.
 type packed struct {
 	from Location
-	file string // file hash
+	file string // file hash; "" for a document
 	comp string
 	data []byte
 }
 
-// repack copies what is needed of packs that are mostly waste into new ones. It
-// returns where each NAR is now, and the number of bytes copied. A pack that
+// full is the size in bytes at which what is copied makes a new blob.
+func (p *packed) full() int64 {
+	if p.file == "" {
+		return extrasSize
+	}
+	return repackedSize
+}
+
+// repack copies what is needed of packs, and of blobs with documents, that are
+// mostly waste into new ones. It returns where each NAR and document is now, and the number of bytes copied. A pack that
 // is damaged is left as it is. The error of a pack that the registry has lost
 // is a *registry.MissingBlobsError.
 func (c *Cache) repack(ctx context.Context, t *table) (map[Location]Location, int64, error) {
 	moved := map[Location]Location{}
 	copied := int64(0)
-	open := map[string]*[]packed{} // by compression, waiting for a pack to fill
+	open := map[string]*[]packed{} // by compression, waiting for a pack to fill; documents by ""
 	for batch := range slices.Chunk(t.sparse(), repackJobs) {
 		nars := make([][]packed, len(batch))
 		g, gctx := errgroup.WithContext(ctx)
@@ -55,7 +63,7 @@ func (c *Cache) repack(ctx context.Context, t *table) (map[Location]Location, in
 				open[n.comp] = &[]packed{}
 			}
 			*open[n.comp] = append(*open[n.comp], n)
-			if size(*open[n.comp]) < repackedSize {
+			if size(*open[n.comp]) < n.full() {
 				continue
 			}
 			if err := c.putPack(ctx, *open[n.comp], moved, &copied); err != nil {
@@ -88,7 +96,16 @@ func (t *table) sparse() [][]packed {
 	seen := map[Location]bool{}
 	for i := range t.rows {
 		r := &t.rows[i]
-		if !r.stays() || !t.blobs[r.blob].sparse() || seen[t.location(r)] {
+		if !r.stays() {
+			continue
+		}
+		for _, x := range r.extras {
+			if from := t.extraLocation(x); t.blobs[x.blob].sparse() && !seen[from] {
+				seen[from] = true
+				byBlob[x.blob] = append(byBlob[x.blob], packed{from: from})
+			}
+		}
+		if !t.blobs[r.blob].sparse() || seen[t.location(r)] {
 			continue
 		}
 		seen[t.location(r)] = true
@@ -108,6 +125,9 @@ func (t *table) sparse() [][]packed {
 // readParts reads parts of one pack with one request.
 func (c *Cache) readParts(ctx context.Context, parts []packed) ([]packed, error) {
 	digest := parts[0].from.Blob
+	if parts[0].file == "" {
+		return c.readDocuments(ctx, parts)
+	}
 	first, last := parts[0].from, parts[len(parts)-1].from
 	if last.Offset+last.Size-first.Offset > maxRepacked {
 		return c.leave(digest, errors.New("it is too large"))
@@ -141,12 +161,37 @@ func (c *Cache) readParts(ctx context.Context, parts []packed) ([]packed, error)
 	return parts, nil
 }
 
+// readDocuments reads documents out of one blob, which is verified as a whole.
+func (c *Cache) readDocuments(ctx context.Context, parts []packed) ([]packed, error) {
+	from := parts[0].from
+	body, err := c.repo.Blob(ctx, from.Blob, 0, from.BlobSize)
+	if errors.Is(err, registry.ErrNotFound) {
+		return nil, &registry.MissingBlobsError{Digests: []v1.Hash{from.Blob}, Err: err}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading documents in %s: %w", from.Blob, err)
+	}
+	defer body.Close()
+	blob := make([]byte, from.BlobSize)
+	if _, err := io.ReadFull(body, blob); err != nil {
+		return nil, fmt.Errorf("reading documents in %s: %w", from.Blob, err)
+	}
+	if got := digestOf(blob); got != from.Blob {
+		return c.leave(from.Blob, fmt.Errorf("it is damaged: its digest is %s", got))
+	}
+	for i := range parts {
+		p := &parts[i]
+		p.data = blob[p.from.Offset : p.from.Offset+p.from.Size]
+	}
+	return parts, nil
+}
+
 // maxRepacked bounds what is read of one pack, in bytes. Packs are written with
 // little more than repackedSize.
 const maxRepacked = 64 << 20
 
 func (c *Cache) leave(pack v1.Hash, why error) ([]packed, error) {
-	c.opts.Logger.Warn("a pack was left as it is", "pack", pack, "error", why)
+	c.opts.Logger.Warn("a pack was left as it is", "blob", pack, "error", why)
 	return nil, nil
 }
 

@@ -121,8 +121,13 @@ func (t *table) stale(segment int) bool {
 	seg := s.segments[segment]
 	for line := range seg.lines {
 		r := &t.rows[t.start[segment]+line]
-		if r.damaged || !t.blobs[r.blob].needed || t.blobs[r.blob].sparse() {
+		if r.damaged {
 			return true
+		}
+		for _, b := range t.blobsOf(r) {
+			if !t.blobs[b].needed || t.blobs[b].sparse() {
+				return true
+			}
 		}
 		k, _, _, _ := linePrefix(seg.line(line))
 		// a line that is superseded would come back without the one that
@@ -147,10 +152,18 @@ func (t *table) divide(segments []int, maxLayers int) [][]int32 {
 			if !r.stays() {
 				continue
 			}
-			if len(current) == maxCollected || !blobs[r.blob] && len(blobs) == maxLayers {
+			more := 0
+			for _, b := range t.blobsOf(r) {
+				if !blobs[b] {
+					more++
+				}
+			}
+			if len(current) == maxCollected || len(current) > 0 && more > 0 && len(blobs)+more > maxLayers {
 				out, current, blobs = append(out, current), nil, map[int32]bool{}
 			}
-			blobs[r.blob] = true
+			for _, b := range t.blobsOf(r) {
+				blobs[b] = true
+			}
 			current = append(current, int32(n)) //nolint:gosec // bounded by maxEntries
 		}
 	}

@@ -26,6 +26,7 @@ const (
 	mediaCompat      = "application/vnd.nixcache.index.v1+json"
 	mediaPack        = "application/vnd.nixoci.pack.v1+"
 	mediaNAR         = "application/vnd.nixoci.nar.v1"
+	mediaExtras      = "application/vnd.nixoci.extras.v1+zstd"
 	mediaEmpty       = "application/vnd.oci.empty.v1+json"
 )
 

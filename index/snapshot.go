@@ -28,6 +28,8 @@ type Snapshot struct {
 	removed map[[storepath.HashPartLen]byte]int64 // see Removal
 	nars    func() map[[hashLen]byte]position     // by NAR hash, made on first use
 	files   func() map[[hashLen]byte]position     // by file hash
+
+	extraKeys func() *extraKeys
 }
 
 // position is an entry's place: which segment, which line.
@@ -74,6 +76,7 @@ func newSnapshot(digest v1.Hash, list segmentList, segments []*segment, extra []
 	}
 	s.nars = byHash(func(line []byte) []byte { _, n, _, _ := linePrefix(line); return n })
 	s.files = byHash(func(line []byte) []byte { _, _, f, _ := linePrefix(line); return f })
+	s.extraKeys = sync.OnceValue(s.findExtras)
 	return s
 }
 

@@ -21,7 +21,8 @@ type table struct {
 	start    []int // of each segment's rows
 	rows     []row
 	blobs    []blob
-	why      []string // the reasons that rows name
+	why      []string  // the reasons that rows name
+	lost     []v1.Hash // blobs that the registry does not have any more
 }
 
 // row is one line.
@@ -43,6 +44,13 @@ type row struct {
 	damaged bool // it does not decode: readers do not see it
 	sum     [32]byte
 	comp    string
+	extras  []extra // nil for most
+}
+
+// extra is where a document is. Offset and size fit: see MaxExtrasBlob.
+type extra struct {
+	blob         int32 // of the segment's own extras until intern has run
+	offset, size int32
 }
 
 func (r *row) packed() bool { return r.fileSize != r.blobSize }
@@ -53,6 +61,8 @@ type blob struct {
 	size   int64
 	comp   string
 	packed bool
+	extras bool  // it holds documents
+	lost   bool  // the registry does not have these documents any more
 	live   int64 // bytes of it that kept rows name
 	needed bool  // a kept row names it
 }
@@ -66,21 +76,24 @@ func newTable(s *Snapshot) *table {
 		n += len(seg.lines)
 	}
 	t.rows = make([]row, n)
+	extras := make([][]blob, len(s.segments))
 	var g errgroup.Group
 	g.SetLimit(runtime.GOMAXPROCS(0))
 	for i := range s.segments {
 		g.Go(func() error {
-			t.decode(i)
+			extras[i] = t.decode(i)
 			return nil
 		})
 	}
 	_ = g.Wait()
-	t.intern()
+	t.intern(extras)
 	return t
 }
 
-// decode fills the rows of one segment.
-func (t *table) decode(segment int) {
+// decode fills the rows of one segment. It returns the blobs with documents
+// that they name.
+func (t *table) decode(segment int) []blob {
+	var extras []blob
 	s := t.snapshot
 	seg := s.segments[segment]
 	for line := range seg.lines {
@@ -89,7 +102,7 @@ func (t *table) decode(segment int) {
 		here := position{int32(segment), int32(line)} //nolint:gosec // bounded by maxEntries
 		winner, ok := s.entries[[storepath.HashPartLen]byte(k)]
 		r.current = ok && winner == here
-		bases, ok := r.decode(seg.line(line))
+		bases, ok := r.decode(seg.line(line), &extras)
 		if r.damaged = !ok; r.damaged {
 			continue
 		}
@@ -97,6 +110,7 @@ func (t *table) decode(segment int) {
 		until, removed := s.removed[[storepath.HashPartLen]byte(k)]
 		r.hidden = removed && r.added <= until
 	}
+	return extras
 }
 
 // rowLine are the fields of a line that a row needs. Decoding them takes half
@@ -111,11 +125,13 @@ type rowLine struct {
 	Off    int64     `json:"offset"`
 	Size   int64     `json:"size"`
 	Added  time.Time `json:"added"`
+	LS     document  `json:"ls"`
+	Log    document  `json:"log"`
 }
 
 // decode reads one line. It returns the references, and whether a collection
 // can use the line.
-func (r *row) decode(line []byte) (bases []string, ok bool) {
+func (r *row) decode(line []byte, extras *[]blob) (bases []string, ok bool) {
 	var l rowLine
 	if json.Unmarshal(line, &l) != nil {
 		return nil, false
@@ -130,7 +146,29 @@ func (r *row) decode(line []byte) (bases []string, ok bool) {
 	if n, err := hex.Decode(r.sum[:], []byte(hash)[:min(len(hash), 2*len(r.sum))]); !ok || err != nil || n != len(r.sum) || len(hash) != 2*n {
 		return nil, false
 	}
+	r.decodeExtras(&Extras{Listing: Location(l.LS), Log: Location(l.Log)}, extras)
 	return l.Refs, l.Size > 0 && l.Off >= 0 && l.BlobSz >= l.Size && l.Off <= l.BlobSz-l.Size
+}
+
+func (r *row) decodeExtras(x *Extras, blobs *[]blob) {
+	if x.validateExtras() != nil {
+		return
+	}
+	r.extras = nil
+	for _, l := range x.locations() {
+		// the last ones are the likeliest
+		n := len(*blobs) - 1
+		for n >= 0 && (*blobs)[n].digest != l.Blob {
+			n--
+		}
+		if n < 0 {
+			n = len(*blobs)
+			*blobs = append(*blobs, blob{digest: l.Blob, size: l.BlobSize, extras: true})
+		}
+		if (*blobs)[n].size == l.BlobSize {
+			r.extras = append(r.extras, extra{int32(n), int32(l.Offset), int32(l.Size)}) //nolint:gosec // at most MaxExtrasBlob
+		}
+	}
 }
 
 // compression returns the constant, so that rows do not hold their lines.
@@ -163,9 +201,19 @@ func (t *table) references(bases []string, self []byte) []int32 {
 
 func (t *table) row(p position) int32 { return int32(t.start[p.segment]) + p.line } //nolint:gosec // bounded by maxEntries
 
-// intern gives each blob one number.
-func (t *table) intern() {
+// intern gives each blob one number. extras are the blobs with documents of
+// each segment.
+func (t *table) intern(extras [][]blob) {
 	number := map[[32]byte]int32{}
+	add := func(sum [32]byte, b blob) int32 {
+		n, ok := number[sum]
+		if !ok {
+			n = int32(len(t.blobs)) //nolint:gosec // not more than three times the rows
+			number[sum] = n
+			t.blobs = append(t.blobs, b)
+		}
+		return n
+	}
 	for i, seg := range t.snapshot.segments {
 		for line := range seg.lines {
 			r := &t.rows[t.start[i]+line]
@@ -173,17 +221,35 @@ func (t *table) intern() {
 				r.blob = -1
 				continue
 			}
-			n, ok := number[r.sum]
-			if !ok {
-				n = int32(len(t.blobs)) //nolint:gosec // not more than rows
-				number[r.sum] = n
-				t.blobs = append(t.blobs, blob{
-					digest: v1.Hash{Algorithm: "sha256", Hex: hex.EncodeToString(r.sum[:])},
-					size:   r.blobSize, comp: r.comp,
-				})
+			r.blob = add(r.sum, blob{
+				digest: v1.Hash{Algorithm: "sha256", Hex: hex.EncodeToString(r.sum[:])},
+				size:   r.blobSize, comp: r.comp,
+			})
+			t.blobs[r.blob].packed = t.blobs[r.blob].packed || r.packed()
+		}
+	}
+	for i, seg := range t.snapshot.segments {
+		numbers := make([]int32, len(extras[i]))
+		for n, b := range extras[i] {
+			var sum [32]byte
+			_, _ = hex.Decode(sum[:], []byte(b.digest.Hex)) // checked when it was read
+			if numbers[n] = add(sum, b); !t.blobs[numbers[n]].extras || t.blobs[numbers[n]].size != b.size {
+				numbers[n] = -1 // somebody is wrong; a document may be missing
 			}
-			r.blob = n
-			t.blobs[n].packed = t.blobs[n].packed || r.packed()
+		}
+		for line := range seg.lines {
+			r := &t.rows[t.start[i]+line]
+			if r.damaged {
+				r.extras = nil
+				continue
+			}
+			extras := r.extras[:0]
+			for _, x := range r.extras {
+				if x.blob = numbers[x.blob]; x.blob >= 0 {
+					extras = append(extras, x)
+				}
+			}
+			r.extras = extras
 		}
 	}
 }

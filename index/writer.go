@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -53,6 +54,7 @@ type Writer struct {
 	pending   map[string]Entry // by hash part: uploaded, not yet in a segment
 	committed map[string]bool  // by hash part: in a segment of this writer
 	added     int              // since the last commit
+	documents documents        // of pending entries, not yet in the registry
 	last      time.Time        // of the last commit
 	lost      []Entry          // whose blobs the registry has lost
 
@@ -105,24 +107,37 @@ func (c *Cache) newWriter(base *Snapshot, o WriterOptions) *Writer {
 
 // Add takes an entry whose NAR is in the repository. It commits a segment when
 // one is due. An entry becomes visible only when everything it refers to is in
-// the cache or on an upstream; until then it waits.
-func (w *Writer) Add(ctx context.Context, e Entry) error {
+// the cache or on an upstream; until then it waits. It keeps the extras of an
+// older entry for the same contents.
+func (w *Writer) Add(ctx context.Context, e Entry) error { return w.add(ctx, e, nil) }
+
+func (w *Writer) add(ctx context.Context, e Entry, d *encoded) error {
 	if err := e.Validate(); err != nil {
 		return err
 	}
 	e.Added = w.cache.opts.Now()
 	w.mu.Lock()
+	if old, ok := w.pending[e.Path.HashPart]; ok {
+		e.inherit(&old)
+	} else if old, ok := w.base.Lookup(e.Path.HashPart); ok {
+		e.inherit(&old)
+	}
 	w.pending[e.Path.HashPart] = e
+	w.documents.put(e.Path.HashPart, d)
 	w.added++
+	full := w.documents.size >= extrasSize
 	due := w.added >= w.opts.CommitEvery || w.cache.opts.Now().Sub(w.last) >= w.opts.CommitInterval
 	if due {
 		w.added, w.last = 0, w.cache.opts.Now()
 	}
 	w.mu.Unlock()
-	if !due {
-		return nil
+	switch {
+	case due:
+		return w.commit(ctx, nil)
+	case full:
+		return w.store(ctx)
 	}
-	return w.commit(ctx, nil)
+	return nil
 }
 
 // Result tells what a Writer did.
@@ -172,6 +187,26 @@ func (w *Writer) commit(ctx context.Context, p *Publication) error {
 	w.committing.Lock()
 	defer w.committing.Unlock()
 	before := len(w.written)
+	if err := w.writeSegments(ctx, p); err != nil {
+		return err
+	}
+	if len(w.written) == before {
+		return nil
+	}
+	// From here on everything is durable; the root is a hint. A failure that
+	// stays is met again in settle.
+	if err := w.writeRoot(ctx); err != nil {
+		w.cache.opts.Logger.Warn("the root was not written yet", "error", err)
+	}
+	return nil
+}
+
+// writeSegments writes segments with all complete pending entries, the last
+// with the publication.
+func (w *Writer) writeSegments(ctx context.Context, p *Publication) error {
+	if err := w.store(ctx); err != nil {
+		return fmt.Errorf("storing documents: %w", err)
+	}
 	for {
 		batches := w.batches()
 		if len(batches) == 0 {
@@ -198,14 +233,6 @@ func (w *Writer) commit(ctx context.Context, p *Publication) error {
 		if err := w.writeSegment(ctx, nil, p); err != nil {
 			return fmt.Errorf("recording the publication: %w", err)
 		}
-	}
-	if len(w.written) == before {
-		return nil
-	}
-	// From here on everything is durable; the root is a hint. A failure that
-	// stays is met again in settle.
-	if err := w.writeRoot(ctx); err != nil {
-		w.cache.opts.Logger.Warn("the root was not written yet", "error", err)
 	}
 	return nil
 }
@@ -274,17 +301,26 @@ func (w *Writer) batches() [][]Entry {
 	return divide(w.complete(), w.opts.SegmentLayers)
 }
 
-// divide cuts entries into batches of at most so many blobs.
+// divide cuts entries into batches of at most so many blobs, but of one entry
+// at least.
 func divide(order []Entry, maxLayers int) [][]Entry {
 	var out [][]Entry
 	blobs := map[v1.Hash]bool{}
 	start := 0
-	for i, e := range order {
-		if !blobs[e.NAR.Blob] && len(blobs) == maxLayers {
+	for i := range order {
+		more := 0
+		for _, b := range order[i].blobs() {
+			if !blobs[b] {
+				more++
+			}
+		}
+		if i > start && more > 0 && len(blobs)+more > maxLayers {
 			out = append(out, order[start:i])
 			start, blobs = i, map[v1.Hash]bool{}
 		}
-		blobs[e.NAR.Blob] = true
+		for _, b := range order[i].blobs() {
+			blobs[b] = true
+		}
 	}
 	if start < len(order) {
 		out = append(out, order[start:])
@@ -294,7 +330,14 @@ func divide(order []Entry, maxLayers int) [][]Entry {
 
 // complete returns the pending entries whose closure is available, references
 // first.
-func (w *Writer) complete() []Entry { return closed(w.pending, w.available) }
+func (w *Writer) complete() []Entry {
+	ready := w.pending
+	if len(w.documents.of) > 0 { // their entries wait for them
+		ready = maps.Clone(ready)
+		maps.DeleteFunc(ready, func(k string, _ Entry) bool { return w.documents.of[k] != nil })
+	}
+	return closed(ready, w.available)
+}
 
 // closed returns those of the entries, by hash part, whose references are among
 // them, closed as well, or available; references first.
@@ -331,8 +374,8 @@ func closed(entries map[string]Entry, available func(hashPart string) bool) []En
 	return order
 }
 
-// forget drops the entries that use lost blobs. It reports whether there were
-// any.
+// forget drops the entries that use lost blobs, and the documents in them. It
+// reports whether there were any.
 func (w *Writer) forget(blobs []v1.Hash) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -341,7 +384,12 @@ func (w *Writer) forget(blobs []v1.Hash) bool {
 		if slices.Contains(blobs, e.NAR.Blob) {
 			w.lost = append(w.lost, e)
 			delete(w.pending, k)
+			w.documents.drop(k)
 			found = true
+			continue
+		}
+		if e.without(blobs) {
+			w.pending[k], found = e, true
 		}
 	}
 	return found

@@ -21,7 +21,7 @@ build {
   inherit version;
   src = lib.cleanSource ../.;
   # go test ./nix -run TestVendorHash -update
-  vendorHash = "sha256-Z4Meuo/6LM1mnP8G00HDt73DLCgLL6x05FlhdzaIbvA=";
+  vendorHash = "sha256-jSaDcnDGJt6HvWOmcb1AOiEmV5jKg8dkBSXxpoyOf48=";
 
   subPackages = map (name: "cmd/${name}") commands;
   env.CGO_ENABLED = 0;

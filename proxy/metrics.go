@@ -54,7 +54,7 @@ func (m *Metrics) Measure(s Service) http.Handler {
 
 // request measures a request until the returned function is called.
 func (m *Metrics) request(r *http.Request, w *statusWriter) func() {
-	began, kind := time.Now(), kindOf(r.URL.Path)
+	began, kind := time.Now(), kindOf(r)
 	m.inFlight.Inc()
 	return func() {
 		m.inFlight.Dec()
@@ -63,16 +63,20 @@ func (m *Metrics) request(r *http.Request, w *statusWriter) func() {
 	}
 }
 
-// kindOf tells what a path asks for, be it below a cache's name or not.
-func kindOf(path string) string {
-	_, rest, _ := splitPath(path)
+// kindOf tells what a request is for, be it below a cache's name or not.
+func kindOf(r *http.Request) string {
+	_, rest, _ := splitPath(r.URL.Path)
 	switch {
+	case r.Method == http.MethodPut:
+		return "push"
 	case rest == pathCacheInfo:
 		return "cache-info"
 	case strings.HasPrefix(rest, prefixNAR), strings.HasPrefix(rest, prefixUpstream):
 		return "nar"
 	case strings.HasSuffix(rest, suffixNarinfo):
 		return "narinfo"
+	case strings.HasSuffix(rest, suffixListing), strings.HasPrefix(rest, prefixLog):
+		return "document"
 	}
 	return "other"
 }
@@ -144,7 +148,12 @@ var measures = []measure{
 	measured(counter, "nar_bytes_total", "Bytes of NARs that were sent.", tallied(func(c *counts) *tally { return &c.narBytes })),
 	measured(counter, "nar_redirects_total", "NARs for which clients were sent to the registry's storage.", tallied(func(c *counts) *tally { return &c.redirects })),
 	measured(counter, "nar_failures_total", "NARs that could not be sent for reasons on this side.", tallied(func(c *counts) *tally { return &c.narFailures })),
+	measured(counter, "documents_total", "Listings and build logs that were sent.", tallied(func(c *counts) *tally { return &c.documents })),
+	measured(counter, "document_failures_total", "Listings and build logs that could not be sent for reasons on this side.", tallied(func(c *counts) *tally { return &c.documentFailures })),
 	measured(counter, "index_refresh_failures_total", "Times that a cache index could not be read.", tallied(func(c *counts) *tally { return &c.refreshFailures })),
+	measured(counter, "pushed_paths_total", "Store paths that were pushed.", tallied(func(c *counts) *tally { return &c.pushedPaths })),
+	measured(counter, "pushed_nars_total", "NARs that were pushed.", tallied(func(c *counts) *tally { return &c.pushedNARs })),
+	measured(counter, "push_refusals_total", "Files that were refused when they were pushed.", tallied(func(c *counts) *tally { return &c.refused })),
 	measured(gauge, "caches", "Caches that are open.", summed(func(*Server) float64 { return 1 })),
 	measured(gauge, "index_entries", "Store paths in the indexes of the open caches.", summed(func(s *Server) float64 { return float64(s.Len()) })),
 	measured(gauge, "index_segments", "Segments of the indexes of the open caches.", summed(func(s *Server) float64 {

@@ -120,6 +120,11 @@ func (s *Server) serveNAR(w http.ResponseWriter, r *http.Request, url string) {
 }
 
 func (s *Server) lookupNAR(fileHash string) (index.Entry, bool) {
+	if s.push != nil {
+		if e, ok := s.push.group.LookupNAR(fileHash); ok {
+			return e, true
+		}
+	}
 	if snap := s.snapshot.Load(); snap != nil {
 		return snap.LookupNAR(fileHash)
 	}

@@ -1,5 +1,6 @@
 // Package proxy serves a cache over Nix's HTTP binary cache protocol: narinfos
-// from the cache index in memory, NARs streamed from the registry.
+// from the cache index in memory, NARs streamed from the registry, and the
+// listings, logs and realisations that the index has.
 //
 // A build must never fail because of the cache. Nix gives up a build when a
 // substituter answers a narinfo request with anything but a narinfo or a plain
@@ -7,8 +8,9 @@
 // goes wrong behind the proxy becomes a 404 here, after a bounded time: Nix
 // then asks the next substituter, or builds.
 //
-// The package reads; it never writes to the cache. It does not know how the
-// index or the registry work.
+// The package reads, unless Options.Push lets clients write as well: then it
+// takes paths one by one and acknowledges each when it is durable. It does not
+// know how the index or the registry work.
 package proxy
 
 import (
@@ -16,6 +18,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -79,6 +82,8 @@ type Options struct {
 	Redirect Redirector
 	// Metrics counts what is done; nil means that nobody wants to know.
 	Metrics *Metrics
+	// Push lets clients write; nil means that they only read.
+	Push *PushOptions
 	// Logger receives what users of the cache would want to know; nil
 	// discards it.
 	Logger *slog.Logger
@@ -91,10 +96,12 @@ type Server struct {
 	started   time.Time
 	upstreams *upstreams
 	packs     *packs
+	documents *documents
 	registry  breaker // of NAR transfers
 	corrupt   *expiring
 	torn      *expiring // NARs of which somebody may have a damaged part
 	redirects *redirects
+	push      *push // nil if clients only read
 
 	snapshot atomic.Pointer[index.Snapshot]
 	refresh  chan struct{} // holds one token: a refresh is under way
@@ -123,6 +130,7 @@ func New(o Options) (*Server, error) {
 		opts: o, log: o.Logger, started: time.Now(),
 		upstreams: up,
 		packs:     newPacks(o),
+		documents: newDocuments(),
 		corrupt:   newExpiring(10_000),
 		torn:      newExpiring(10_000),
 		redirects: newRedirects(o.Redirect),
@@ -130,6 +138,9 @@ func New(o Options) (*Server, error) {
 	}
 	if o.Metrics != nil {
 		s.counts.countIn(&o.Metrics.counts)
+	}
+	if o.Push != nil {
+		s.push = newPush(s, *o.Push)
 	}
 	return s, nil
 }
@@ -156,10 +167,18 @@ func orDefault(d *time.Duration, value time.Duration) {
 
 // Config returns what the cache says about itself, as far as it is known.
 func (s *Server) Config() index.Config {
+	var c index.Config
 	if snap := s.snapshot.Load(); snap != nil {
-		return snap.Config()
+		c = snap.Config()
 	}
-	return index.Config{}
+	if s.push != nil { // the cache learns them with the first push
+		for _, k := range s.push.opts.Keys.PublicKeys() {
+			if !slices.Contains(c.PublicKeys, k) {
+				c.PublicKeys = append(slices.Clip(c.PublicKeys), k)
+			}
+		}
+	}
+	return c
 }
 
 // Len returns the number of store paths that can be served.
@@ -172,8 +191,9 @@ func (s *Server) Len() int {
 
 func (s *Server) servers() []*Server { return []*Server{s} }
 
-// ServeHTTP answers one request. Only nix-cache-info, narinfo, NAR,
-// /public-key, /_status and POST /_refresh exist; the rest is "not found".
+// ServeHTTP answers one request. Only nix-cache-info, narinfo, NAR, listings,
+// logs, realisations, debug info, /public-key, /_status and POST /_refresh
+// exist; the rest is "not found".
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	// A client that takes nothing for this long is gone. It is set anew for
 	// each piece of a NAR, so it does not bound a transfer that moves.

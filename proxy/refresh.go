@@ -61,8 +61,17 @@ func (s *Server) Refresh(ctx context.Context) error {
 	return err
 }
 
-// Run keeps the index fresh until ctx is cancelled.
+// Run keeps the index fresh, and records what is pushed, until ctx is
+// cancelled. Pushes that are under way then may take some seconds more.
 func (s *Server) Run(ctx context.Context) {
+	if s.push != nil {
+		pushed := make(chan struct{})
+		go func() {
+			defer close(pushed)
+			s.push.run(ctx)
+		}()
+		defer func() { <-pushed }()
+	}
 	// At once after the start comes the look at the tag list, for which the
 	// start itself does not wait.
 	timer := time.NewTimer(0)
@@ -142,6 +151,9 @@ func (s *Server) adopt(snap *index.Snapshot) {
 	}
 	snap.LookupNAR(strings.Repeat("0", 52)) // makes the table that the first NAR would wait for
 	old := s.snapshot.Swap(snap)
+	if s.push != nil {
+		s.push.group.Seen(snap)
+	}
 	if old == nil || old.Len() != snap.Len() || old.Digest() != snap.Digest() {
 		s.log.Info("the cache index is in use", "paths", snap.Len())
 	}

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/internal/storepath"
 )
 
@@ -33,12 +34,16 @@ const defaultPriority = 30
 // route is not an http.ServeMux, which answers unclean paths with redirects.
 func (s *Server) route(w http.ResponseWriter, r *http.Request) {
 	path := r.URL.Path
+	if s.push != nil && r.Method == http.MethodPut {
+		s.push.serve(w, r)
+		return
+	}
 	allowed := []string{http.MethodGet, http.MethodHead}
 	if path == pathRefresh {
 		allowed = []string{http.MethodPost}
 	}
 	if !slices.Contains(allowed, r.Method) {
-		// `nix copy --to` ends here: the cache is written by publish only
+		// `nix copy --to` ends here unless pushing is allowed
 		w.Header().Set("Allow", strings.Join(allowed, ", "))
 		http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
 		return
@@ -54,10 +59,13 @@ func (s *Server) route(w http.ResponseWriter, r *http.Request) {
 		s.serveRefresh(w, r)
 	case strings.HasPrefix(path, prefixUpstream):
 		s.upstreams.serveNAR(w, r, path, s.storeDir())
+	case strings.HasPrefix(path, prefixNAR) && s.push != nil && r.Method == http.MethodHead:
+		s.push.serveHead(w, r, path[1:])
 	case strings.HasPrefix(path, prefixNAR):
 		s.serveNAR(w, r, path[1:])
 	case strings.HasSuffix(path, suffixNarinfo):
 		s.serveNarinfo(w, r, strings.TrimSuffix(path[1:], suffixNarinfo))
+	case s.serveExtra(w, r):
 	default:
 		notFound(w)
 	}
@@ -118,12 +126,10 @@ func (s *Server) serveNarinfo(w http.ResponseWriter, r *http.Request, hashPart s
 		notFound(w)
 		return
 	}
-	if snap := s.snapshot.Load(); snap != nil {
-		if e, ok := snap.Lookup(hashPart); ok {
-			s.counts.hits.Add(1)
-			serveText(w, r, typeNarinfo, e.Narinfo())
-			return
-		}
+	if e, ok := s.lookup(hashPart); ok {
+		s.counts.hits.Add(1)
+		serveText(w, r, typeNarinfo, e.Narinfo())
+		return
 	}
 	if text, ok := s.upstreams.narinfo(r.Context(), hashPart, s.storeDir()); ok {
 		s.counts.upstreamHits.Add(1)
@@ -132,4 +138,18 @@ func (s *Server) serveNarinfo(w http.ResponseWriter, r *http.Request, hashPart s
 	}
 	s.counts.misses.Add(1)
 	notFound(w)
+}
+
+// lookup returns the entry for a hash part: what has just been pushed, or else
+// what the index has.
+func (s *Server) lookup(hashPart string) (index.Entry, bool) {
+	if s.push != nil {
+		if e, ok := s.push.group.Lookup(hashPart); ok {
+			return e, true
+		}
+	}
+	if snap := s.snapshot.Load(); snap != nil {
+		return snap.Lookup(hashPart)
+	}
+	return index.Entry{}, false
 }

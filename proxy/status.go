@@ -15,6 +15,9 @@ type counts struct {
 	nars, narFailures, narBytes tally
 	redirects                   tally // of NARs, to the registry's storage
 	refreshFailures             tally
+	documents, documentFailures tally // listings and logs
+
+	pushedPaths, pushedNARs, refused tally
 }
 
 // countIn has all be counted in a sum as well.
@@ -22,6 +25,8 @@ func (c *counts) countIn(sum *counts) {
 	c.hits.sum, c.upstreamHits.sum, c.misses.sum = &sum.hits, &sum.upstreamHits, &sum.misses
 	c.nars.sum, c.narFailures.sum, c.narBytes.sum = &sum.nars, &sum.narFailures, &sum.narBytes
 	c.redirects.sum, c.refreshFailures.sum = &sum.redirects, &sum.refreshFailures
+	c.pushedPaths.sum, c.pushedNARs.sum, c.refused.sum = &sum.pushedPaths, &sum.pushedNARs, &sum.refused
+	c.documents.sum, c.documentFailures.sum = &sum.documents, &sum.documentFailures
 }
 
 // status is the answer to /_status and /_refresh.
@@ -38,6 +43,18 @@ type status struct {
 	Served         servedStatus `json:"served"`
 	// NARCache is missing if there is none.
 	NARCache *DiskStatus `json:"narCache,omitempty"`
+	// Pushed is left out where pushing is not allowed.
+	Pushed *pushedStatus `json:"pushed,omitempty"`
+}
+
+type pushedStatus struct {
+	Paths   int64 `json:"paths"`
+	NARs    int64 `json:"nars"`
+	Refused int64 `json:"refused"`
+	// Segments is the number of segments written for them.
+	Segments int `json:"segments"`
+	// Unsettled tells that others may not see all of it yet.
+	Unsettled bool `json:"unsettled"`
 }
 
 type refreshStatus struct {
@@ -49,13 +66,15 @@ type refreshStatus struct {
 }
 
 type servedStatus struct {
-	NarinfoHits     int64 `json:"narinfoHits"`
-	NarinfoUpstream int64 `json:"narinfoUpstream"`
-	NarinfoMisses   int64 `json:"narinfoMisses"`
-	NARs            int64 `json:"nars"`
-	NARFailures     int64 `json:"narFailures"`
-	NARBytes        int64 `json:"narBytes"`
-	NARRedirects    int64 `json:"narRedirects"`
+	NarinfoHits      int64 `json:"narinfoHits"`
+	NarinfoUpstream  int64 `json:"narinfoUpstream"`
+	NarinfoMisses    int64 `json:"narinfoMisses"`
+	NARs             int64 `json:"nars"`
+	NARFailures      int64 `json:"narFailures"`
+	NARBytes         int64 `json:"narBytes"`
+	NARRedirects     int64 `json:"narRedirects"`
+	Documents        int64 `json:"documents"`
+	DocumentFailures int64 `json:"documentFailures"`
 }
 
 func (s *Server) status() status {
@@ -67,6 +86,7 @@ func (s *Server) status() status {
 			s.counts.hits.Load(), s.counts.upstreamHits.Load(), s.counts.misses.Load(),
 			s.counts.nars.Load(), s.counts.narFailures.Load(), s.counts.narBytes.Load(),
 			s.counts.redirects.Load(),
+			s.counts.documents.Load(), s.counts.documentFailures.Load(),
 		},
 	}
 	if d, ok := s.opts.Blobs.(*DiskBlobs); ok {
@@ -74,6 +94,12 @@ func (s *Server) status() status {
 	}
 	if snap := s.snapshot.Load(); snap != nil {
 		st.Entries, st.Root, st.Segments = snap.Len(), snap.Digest(), snap.Segments()
+	}
+	if s.push != nil {
+		st.Pushed = &pushedStatus{
+			s.counts.pushedPaths.Load(), s.counts.pushedNARs.Load(), s.counts.refused.Load(),
+			s.push.group.Written(), s.push.group.Unsettled(),
+		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

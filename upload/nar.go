@@ -26,14 +26,18 @@ type dumper func(ctx context.Context, path string, w io.Writer) error
 func ownDump(_ context.Context, path string, w io.Writer) error { return nar.DumpPath(w, path) }
 
 // fromStore runs store with a function that writes p's compressed NAR, and
-// which store may call again. If our own reading of p fails or gives something
+// which store may call again. It returns the NAR's listing as well. If our own reading of p fails or gives something
 // else than the store's record says, it is run once more with Nix's.
-func (r *run) fromStore(ctx context.Context, p nix.PathInfo, store func(write func(io.Writer) error) (v1.Descriptor, error)) (v1.Descriptor, error) {
+func (r *run) fromStore(ctx context.Context, p nix.PathInfo, store func(write func(io.Writer) error) (v1.Descriptor, error)) (v1.Descriptor, *lister, error) {
 	counted := int64(0) // of this path, as progress
+	var list *lister
 	with := func(dump dumper) func(io.Writer) error {
 		return func(w io.Writer) (err error) {
 			r.opts.Progress.Add(-counted)
-			counted, err = r.compress(ctx, p, dump, w)
+			if r.opts.Listings {
+				list = newLister()
+			}
+			counted, err = r.compress(ctx, p, dump, w, list)
 			return err
 		}
 	}
@@ -45,17 +49,18 @@ func (r *run) fromStore(ctx context.Context, p nix.PathInfo, store func(write fu
 	if err != nil {
 		r.opts.Progress.Add(-counted)
 	}
-	return desc, err
+	return desc, list, err
 }
 
 // buffers gather the NAR writer's tiny pieces. A new one for each of thousands
 // of small paths would cost more than reading them.
 var buffers = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, 256<<10) }}
 
-// compress writes p's compressed NAR to w, and fails if what it read is not
+// compress writes p's compressed NAR to w, the NAR itself to list unless that is
+// nil, and fails if what it read is not
 // what the store's record says. Errors of w pass through; others are
 // *sourceError. It returns how many bytes of the NAR it read.
-func (r *run) compress(ctx context.Context, p nix.PathInfo, dump dumper, w io.Writer) (int64, error) {
+func (r *run) compress(ctx context.Context, p nix.PathInfo, dump dumper, w io.Writer, list *lister) (int64, error) {
 	out := &outlet{ctx: ctx, w: w}
 	enc, release, err := r.codec.writer(out)
 	if err != nil {
@@ -68,7 +73,11 @@ func (r *run) compress(ctx context.Context, p nix.PathInfo, dump dumper, w io.Wr
 		buf.Reset(nil)
 		buffers.Put(buf)
 	}()
-	buf.Reset(io.MultiWriter(meter, enc))
+	if list == nil {
+		buf.Reset(io.MultiWriter(meter, enc))
+	} else {
+		buf.Reset(io.MultiWriter(meter, enc, list))
+	}
 	err = dump(ctx, p.Path, buf)
 	if err == nil {
 		err = buf.Flush()
@@ -140,4 +149,10 @@ func rawDigest(h v1.Hash) (sum [32]byte, err error) {
 		return sum, fmt.Errorf("registry: %q is no SHA-256 digest", h)
 	}
 	return [32]byte(b), nil
+}
+
+func (res *Result) list(l *lister) {
+	if res.Listing = l.listing(); res.Listing != nil {
+		res.BuildIDs = l.buildIDs
+	}
 }

@@ -25,13 +25,14 @@ const (
 // in a blob of its own.
 func (r *run) small(ctx context.Context, same []nix.PathInfo, start time.Time) error {
 	var buf bytes.Buffer
-	if _, err := r.fromStore(ctx, same[0], func(write func(io.Writer) error) (v1.Descriptor, error) {
+	_, list, err := r.fromStore(ctx, same[0], func(write func(io.Writer) error) (v1.Descriptor, error) {
 		buf.Reset()
 		return v1.Descriptor{}, write(&buf)
-	}); err != nil {
+	})
+	if err != nil {
 		return err
 	}
-	m := member{same: same, data: buf.Bytes(), sum: sha256.Sum256(buf.Bytes()), start: start}
+	m := member{same: same, list: list, data: buf.Bytes(), sum: sha256.Sum256(buf.Bytes()), start: start}
 	if len(m.data) < r.opts.PackBelow {
 		return r.packs.add(ctx, m)
 	}
@@ -43,6 +44,7 @@ type member struct {
 	same  []nix.PathInfo
 	data  []byte
 	sum   [32]byte
+	list  *lister
 	start time.Time
 }
 
@@ -117,6 +119,7 @@ func (r *run) sendPack(ctx context.Context, members []member) error {
 	for _, m := range members {
 		size := int64(len(m.data))
 		res := Result{Compression: r.codec.name, FileHash: m.sum, FileSize: size, Blob: desc, Offset: offset, Sent: size}
+		res.list(m.list)
 		if err := r.deliver(ctx, m.same, res, m.start); err != nil {
 			return err
 		}

@@ -46,6 +46,8 @@ type Options struct {
 	// Dump writes the NAR of a store path as Nix does, for the paths that our
 	// own writer cannot read; nil means there is no such way.
 	Dump func(ctx context.Context, path string, w io.Writer) error
+	// Listings asks for the listings of NARs in the results.
+	Listings bool
 	// Progress is told what happens; nil means nobody.
 	Progress Progress
 	// Logger receives oddities; nil discards them.
@@ -77,6 +79,14 @@ type Result struct {
 	// Sent is the number of bytes sent for this path: 0 if its NAR is the
 	// same as that of another path in the run.
 	Sent int64
+
+	// Listing is the listing of the NAR's files in Nix's JSON. It is nil if
+	// Options did not ask for it, or if there is none: for more than 64 MiB of
+	// it, or names that are no UTF-8.
+	Listing []byte
+	// BuildIDs are the ELF build IDs, 40 hex digits each, for which the path
+	// has debug symbols; known if Listing is.
+	BuildIDs []string
 }
 
 // Failure is a path that was not uploaded.
@@ -252,7 +262,7 @@ func (r *run) path(ctx context.Context, same []nix.PathInfo) error {
 	if p.NarSize <= smallNAR {
 		return r.small(ctx, same, start)
 	}
-	desc, err := r.fromStore(ctx, p, func(write func(io.Writer) error) (v1.Descriptor, error) {
+	desc, list, err := r.fromStore(ctx, p, func(write func(io.Writer) error) (v1.Descriptor, error) {
 		return r.repo.WriteBlob(ctx, write)
 	})
 	if err != nil {
@@ -262,7 +272,9 @@ func (r *run) path(ctx context.Context, same []nix.PathInfo) error {
 	if err != nil {
 		return err
 	}
-	return r.deliver(ctx, same, Result{Compression: r.codec.name, FileHash: sum, FileSize: desc.Size, Blob: desc, Sent: desc.Size}, start)
+	res := Result{Compression: r.codec.name, FileHash: sum, FileSize: desc.Size, Blob: desc, Sent: desc.Size}
+	res.list(list)
+	return r.deliver(ctx, same, res, start)
 }
 
 // deliver hands a NAR that the registry has taken to the caller, once for each

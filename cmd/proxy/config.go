@@ -33,6 +33,13 @@ type config struct {
 	ownCredentials bool
 	indexMemory    int64 // bytes
 	upstreamNARs   string
+
+	allowPush  bool
+	tokenFile  string
+	keyFiles   []string
+	keyText    string // secret
+	requireSig bool
+	series     string
 }
 
 // defaultListen is where to listen if nobody says.
@@ -55,8 +62,11 @@ var command = cli.Command{
 		proxy --cache ghcr.io/owner/repo/nix-cache --cache ghcr.io/other/repo/nix-cache
 		proxy --allow 'ghcr.io/my-org/*/nix-cache'
 		proxy --cache localhost:5000/x/y --listen 127.0.0.1:0 --upstream https://cache.nixos.org
-		curl -X POST http://127.0.0.1:37515/_refresh`,
-	Environment: slices.Concat(cli.Tokens, cli.Login),
+		curl -X POST http://127.0.0.1:37515/_refresh
+		proxy --allow-push --sign-key-file key.sec & nix copy --to 'http://127.0.0.1:37515?compression=zstd' ./result`,
+	Environment: slices.Concat([]cli.Variable{
+		{Name: "NIX_SIGNING_KEY", Usage: "with --allow-push, secret signing keys themselves, one a line, in addition to --sign-key-file"},
+	}, cli.Tokens, cli.Login),
 }
 
 // parseConfig reads the arguments and the environment.
@@ -82,6 +92,11 @@ func parseConfig(args []string, getenv func(string) string) (config, error) {
 	f.Bool(&c.ownCredentials, "own-credentials", "for --allow: read with the proxy's own logins where a client sends no user and password, so that everybody who reaches the proxy can read what it can")
 	f.Size(&c.indexMemory, "index-memory", 512<<20, "for --allow: the `SIZE` of memory for the indexes of the caches in use, about 1 MB for 1,000 paths")
 	f.Choice(&c.upstreamNARs, "upstream-nars", []string{string(proxy.RedirectNARs), string(proxy.StreamNARs)}, "`HOW` clients get what an upstream has: redirect sends them there, stream passes it on, for clients that reach only the proxy")
+	f.Bool(&c.allowPush, "allow-push", "let nix copy --to write to the cache, from this machine only unless there is a --push-token-file")
+	f.String(&c.tokenFile, "push-token-file", "", "the `FILE` with the tokens, one a line, of which clients must give one to push, as the password in netrc; it is asked for on this machine, too")
+	f.Strings(&c.keyFiles, "sign-key-file", nil, "a `FILE` with a secret key to sign with what is pushed")
+	f.Bool(&c.requireSig, "require-signatures", "take only what is signed by one of the cache's keys already when it is pushed")
+	f.String(&c.series, "push-series", "", "`NAME` of a series of pushes: the newer ones take the place of the older ones, whatever packages they have (default: by the names of the packages)")
 	rest, err := f.Parse(args)
 	if err != nil {
 		return c, err
@@ -95,6 +110,9 @@ func parseConfig(args []string, getenv func(string) string) (config, error) {
 			return c, f.Usage(err)
 		}
 		c.caches = []string{cache}
+	}
+	if c.keyText = getenv("NIX_SIGNING_KEY"); !c.allowPush {
+		c.keyText = "" // it may be there for publish
 	}
 	// the variable is publish's too, where "none" switches the default off
 	c.upstream = slices.DeleteFunc(slices.Clone(c.upstream), func(s string) bool { return s == "none" })
@@ -148,6 +166,12 @@ func (c *config) validate() error {
 	}
 	if c.maxConnections < 1 {
 		errs = append(errs, fmt.Errorf("--max-connections %d is less than 1", c.maxConnections))
+	}
+	if c.allowPush && len(c.caches) != 1 {
+		errs = append(errs, errors.New("--allow-push needs one --cache, to which what is pushed goes"))
+	}
+	if !c.allowPush && (c.tokenFile != "" || c.requireSig || c.series != "") {
+		errs = append(errs, errors.New("--push-token-file, --require-signatures and --push-series need --allow-push"))
 	}
 	return errors.Join(errs...)
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/internal/cli"
 	"github.com/org/nixoci-action/internal/registry"
+	"github.com/org/nixoci-action/internal/ui"
 	"github.com/org/nixoci-action/proxy"
 )
 
@@ -19,6 +20,7 @@ import (
 type opener struct {
 	config
 	getenv  func(string) string
+	msg     *ui.Messages
 	log     *slog.Logger
 	metrics *proxy.Metrics
 
@@ -35,8 +37,8 @@ func (o *opener) close() error {
 }
 
 // service is all that the configuration names.
-func (o *opener) service() (proxy.Service, error) {
-	home, err := o.home()
+func (o *opener) service(ctx context.Context) (proxy.Service, error) {
+	home, err := o.home(ctx)
 	if err != nil || len(o.allow) == 0 {
 		return home, err
 	}
@@ -54,17 +56,17 @@ func (o *opener) service() (proxy.Service, error) {
 }
 
 // home is what --cache names; nil if it names nothing.
-func (o *opener) home() (proxy.Service, error) {
+func (o *opener) home(ctx context.Context) (proxy.Service, error) {
 	if len(o.caches) == 0 {
 		return nil, nil
 	}
 	up := proxy.Options{Version: cli.Version(), Upstreams: o.upstream, UpstreamNARs: proxy.UpstreamNARs(o.upstreamNARs), Metrics: o.metrics, Logger: o.log}
 	if len(o.caches) == 1 {
-		return o.named(o.caches[0], up)
+		return o.named(ctx, o.caches[0], up)
 	}
 	var servers []*proxy.Server
 	for _, cache := range o.caches {
-		s, err := o.named(cache, proxy.Options{Version: cli.Version(), Metrics: o.metrics, Logger: o.log.With("cache", cache)})
+		s, err := o.named(ctx, cache, proxy.Options{Version: cli.Version(), Metrics: o.metrics, Logger: o.log.With("cache", cache)})
 		if err != nil {
 			return nil, err
 		}
@@ -74,7 +76,7 @@ func (o *opener) home() (proxy.Service, error) {
 }
 
 // named opens a cache of --cache, with the proxy's own credentials.
-func (o *opener) named(cache string, p proxy.Options) (*proxy.Server, error) {
+func (o *opener) named(ctx context.Context, cache string, p proxy.Options) (*proxy.Server, error) {
 	keychain := cli.HostKeychain(o.getenv)
 	if registry.Host(cache) == registry.Host(o.caches[0]) {
 		keychain = cli.Keychain(o.getenv) // the variables' login is one registry's
@@ -82,13 +84,18 @@ func (o *opener) named(cache string, p proxy.Options) (*proxy.Server, error) {
 	repo, err := registry.Open(cache, registry.Options{
 		Keychain:  keychain,
 		UserAgent: userAgent(),
+		Push:      o.allowPush,
 		// no Logger: what the proxy says about a failure is enough; each of its
 		// retries, for each of many paths, would bury it
 	})
 	if err != nil {
 		return nil, err
 	}
-	p.Index = index.Open(repo, index.Options{Dir: o.cacheDir, Logger: p.Logger})
+	idx := index.Open(repo, index.Options{Dir: o.cacheDir, Logger: p.Logger})
+	if p.Push, err = o.pushOptions(ctx, idx, cache, repo); err != nil {
+		return nil, err
+	}
+	p.Index = idx
 	p.Blobs, p.Cache, p.Refresh = repo, cache, o.refresh
 	o.repos = append(o.repos, repo)
 	if o.redirect {

@@ -50,7 +50,7 @@ func handler(t *testing.T, getenv func(string) string, args ...string) http.Hand
 		t.Fatal(err)
 	}
 	var log bytes.Buffer
-	s, err := (&opener{config: c, getenv: getenv, log: ui.New(&log, getenv).Logger(0), metrics: proxy.NewMetrics()}).service()
+	s, err := (&opener{config: c, getenv: getenv, log: ui.New(&log, getenv).Logger(0), metrics: proxy.NewMetrics()}).service(t.Context())
 	t.Cleanup(func() { t.Log(log.String()) })
 	if err != nil {
 		t.Fatal(err)
@@ -136,7 +136,7 @@ func TestDiskCopyIsNotServed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := (&opener{config: c, getenv: env(), log: ui.New(&output{}, env()).Logger(0)}).service()
+	s, err := (&opener{config: c, getenv: env(), log: ui.New(&output{}, env()).Logger(0)}).service(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -107,6 +107,17 @@ func TestConfig(t *testing.T) {
 		{name: "publish's none", env: append(home, "NIXOCI_UPSTREAM", "none"), want: with(func(c *config) { c.upstream = []string{} })},
 		{name: "no home", args: []string{"--cache", "oci:/c"}, want: with(func(c *config) { c.caches, c.cacheDir = []string{"oci:/c"}, "" })},
 		{name: "no home, no cache", err: "HOME"},
+		{
+			name: "push", env: append(home, "NIX_SIGNING_KEY", "k"),
+			args: []string{"--allow-push", "--push-token-file", "t", "--sign-key-file", "a", "--sign-key-file", "b", "--require-signatures", "--push-series", "s"},
+			want: with(func(c *config) {
+				c.allowPush, c.tokenFile, c.keyFiles, c.keyText, c.requireSig, c.series = true, "t", []string{"a", "b"}, "k", true, "s"
+			}),
+		},
+		{name: "a key for publish", env: append(home, "NIX_SIGNING_KEY", "k"), want: fallback},
+		{name: "push to several", args: []string{"--cache", "oci:/a", "--cache", "oci:/b", "--allow-push"}, env: home, err: "--allow-push needs one --cache"},
+		{name: "push to any", args: []string{"--allow", "**", "--allow-push"}, env: home, err: "--allow-push needs one --cache"},
+		{name: "no push", env: home, args: []string{"--require-signatures"}, err: "need --allow-push"},
 		{name: "argument", env: home, args: []string{"x"}, err: `unexpected argument "x"`},
 		{name: "all that is wrong", env: home, args: []string{"--cache", "nowhere", "--listen", "37515", "--upstream", "ftp://x", "--refresh", "1ms"}, err: "nowhere|37515|ftp://x|1ms"},
 		{name: "port by name", env: home, args: []string{"--listen", "localhost:http"}, err: "no address"},

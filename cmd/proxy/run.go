@@ -33,9 +33,9 @@ func run(ctx context.Context, args []string, getenv func(string) string, _ io.Re
 func serve(ctx context.Context, c config, getenv func(string) string, stdout, stderr io.Writer) (err error) {
 	m := ui.New(stderr, getenv)
 	log := m.Logger(slog.LevelInfo)
-	o := opener{config: c, getenv: getenv, log: log, metrics: proxy.NewMetrics()}
+	o := opener{config: c, getenv: getenv, msg: m, log: log, metrics: proxy.NewMetrics()}
 	defer func() { err = errors.Join(err, o.close()) }()
-	s, err := o.service()
+	s, err := o.service(ctx)
 	if err != nil {
 		return err
 	}

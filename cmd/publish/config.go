@@ -47,6 +47,7 @@ type config struct {
 	JSON         bool
 	Verbose      bool
 	CacheDir     string
+	NoLogs       bool
 }
 
 var command = &cli.Command{
@@ -113,6 +114,7 @@ func parseConfig(args []string, getenv func(string) string) (config, error) {
 	f.Bool(&c.JSON, "json", "print the result as JSON on standard output")
 	f.Bool(&c.Verbose, "verbose", "log every request and command")
 	f.String(&c.CacheDir, "cache-dir", "", "`DIR` for local copies of the index (default: the user's cache folder)")
+	f.Bool(&c.NoLogs, "no-logs", "keep the logs of builds to this machine; else those of what is built here and uploaded are published, too")
 	rest, err := f.Parse(args)
 	if err != nil {
 		return config{}, err

@@ -41,6 +41,7 @@ type publisher struct {
 
 	skipped   skipped
 	upstreams []*closure.Upstream
+	extras    extras
 
 	report report
 	stages cli.Stopwatch
@@ -109,13 +110,15 @@ func newPublisher(cfg config, getenv func(string) string, stdin io.Reader, stder
 		}
 		upstreams, urls = append(upstreams, up), append(urls, up.String())
 	}
-	return &publisher{
+	p := &publisher{
 		upstreams: upstreams,
 		cfg:       cfg, getenv: getenv, stdin: stdin, msg: msg, log: log, keys: keys, repo: repo,
 		nix:    nix.New(nix.Options{Env: os.Environ(), Args: cfg.NixArgs, Stderr: nixLog, Logger: log}),
 		cache:  index.Open(repo, index.Options{Dir: dir, Logger: log}),
 		report: report{Cache: repo.String(), DryRun: cfg.DryRun, PublicKeys: keys.PublicKeys(), Upstreams: urls, Paths: []pathReport{}, logs: map[string]buildLog{}},
-	}, func() { nixLog.Close() }, nil
+	}
+	p.extras.hide(cfg.KeyText, getenv("GITHUB_TOKEN"), getenv("NIXOCI_PASSWORD"), getenv("CI_REGISTRY_PASSWORD"))
+	return p, func() { nixLog.Close() }, nil
 }
 
 // run goes through the stages. The index is read, and the right to write
@@ -262,6 +265,7 @@ func (p *publisher) roots(ctx context.Context, wait func() (*index.Snapshot, err
 	if err != nil {
 		return nil, err
 	}
+	p.extras.built(built)
 	var roots []root
 	for _, b := range built {
 		for _, path := range b.Valid {
@@ -277,7 +281,7 @@ func (p *publisher) discover(ctx context.Context) ([]discover.Output, error) {
 	endGroup := p.msg.Group("discovering the outputs of %s", p.cfg.Flake)
 	found, err := discover.Discover(ctx, p.nix, discover.Options{
 		Flake: p.cfg.Flake, Systems: p.cfg.Systems, Kinds: p.cfg.Kinds, Include: p.cfg.Include, Exclude: p.cfg.Exclude,
-		DenyUnfree: p.cfg.DenyUnfree, Logger: p.log,
+		DenyUnfree: p.cfg.DenyUnfree, Floating: !p.cfg.DryRun, Logger: p.log,
 	})
 	endGroup()
 	end()

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"net/url"
 	"path"
 	"regexp"
@@ -11,12 +9,9 @@ import (
 	"strings"
 
 	"github.com/org/nixoci-action/discover"
+	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/internal/ci"
-	"github.com/org/nixoci-action/internal/storepath"
 )
-
-// maxSelection bounds a selection's text; a longer one is recorded as its hash.
-const maxSelection = 512
 
 // selection tells apart what different jobs publish from the same branch: what
 // was chosen of the flake, or which packages, and in CI which job did it. It is
@@ -38,22 +33,19 @@ func selection(c config, roots []root, getenv func(string) string) string {
 		if c.DenyUnfree {
 			v.Set("deny-unfree", strconv.FormatBool(true))
 		}
-	} else if c.Series != "" {
-		v.Set("series", c.Series)
 	} else {
-		set("package", packages(roots))
+		var bases []string
+		for _, r := range roots {
+			bases = append(bases, path.Base(r.path))
+		}
+		v = index.SelectPaths(c.Series, bases)
 	}
 	if job := ci.Detect(getenv); job.System != "" {
 		v.Set("workflow", job.Workflow)
 		v.Set("job", job.Name)
 		v.Set("flake", flakeName(c.Flake, job.Workspace))
 	}
-	s := v.Encode() // sorted
-	if len(s) > maxSelection {
-		sum := sha256.Sum256([]byte(s))
-		return "sha256:" + hex.EncodeToString(sum[:])
-	}
-	return s
+	return index.Selection(v)
 }
 
 func kindNames(kinds []discover.Kind) []string {
@@ -65,30 +57,8 @@ func kindNames(kinds []discover.Kind) []string {
 	return slices.Compact(names)
 }
 
-// packages are the names of store paths without their versions, as Nix's
-// parseDrvName takes them apart.
-func packages(roots []root) []string {
-	var names []string
-	for _, r := range roots {
-		p, err := storepath.ParseBase(path.Base(r.path))
-		if err != nil {
-			continue // Nix will say what is wrong with it
-		}
-		name := p.Name
-		if i := version.FindStringIndex(name); i != nil {
-			name = name[:i[0]]
-		}
-		names = append(names, name)
-	}
-	return names
-}
-
-var (
-	// version starts at the first dash that no letter follows.
-	version = regexp.MustCompile(`-[^A-Za-z]`)
-	// locked is what pins a flake reference: a revision or a hash.
-	locked = regexp.MustCompile(`[0-9a-f]{40,}|sha256-[A-Za-z0-9+/=%]+`)
-)
+// locked is what pins a flake reference: a revision or a hash.
+var locked = regexp.MustCompile(`[0-9a-f]{40,}|sha256-[A-Za-z0-9+/=%]+`)
 
 // flakeName is a flake reference without what changes from run to run: a job
 // may publish two flakes of one branch.

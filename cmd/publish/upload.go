@@ -60,6 +60,9 @@ func (p *publisher) upload(ctx context.Context, plan *closure.Plan, base *index.
 	if err := p.repeat(ctx, w, decisions, base); err != nil {
 		return err
 	}
+	if err := p.addRealisations(ctx, w, plan, base); err != nil {
+		return err
+	}
 	todo, err := p.reuse(ctx, w, plan.Uploads(), base)
 	if err != nil {
 		return err
@@ -155,6 +158,7 @@ func (p *publisher) reuse(ctx context.Context, w *index.Writer, paths []*closure
 			return nil, err
 		}
 		e.Compression, e.FileHash, e.NAR = same.Compression, same.FileHash, same.NAR
+		e.Listing, e.BuildIDs = same.Listing, same.BuildIDs
 		p.report.Reused.add(path.NarSize, 0)
 		if err := w.Add(ctx, e); err != nil {
 			return nil, err
@@ -173,12 +177,14 @@ func (p *publisher) send(ctx context.Context, w *index.Writer, todo []nix.PathIn
 		size += i.NarSize
 	}
 	defer p.msg.Group("uploading %s, %s", ui.Count(len(todo), "path"), ui.Bytes(size))()
+	p.extras.expect(todo)
 	bar := p.msg.Progress()
 	bar.Start(len(todo), size)
 	defer bar.Finish()
 	failed, err := upload.Run(ctx, p.repo, todo, upload.Options{
 		Compression: p.cfg.Compression, Level: p.cfg.Level, Jobs: p.cfg.Jobs, PackBelow: p.packBelow(base),
 		MaxBlobSize: registry.MaxBlobSize(p.cfg.Cache), Dump: p.nix.Dump, Progress: bar, Logger: p.log,
+		Listings: true,
 	}, func(ctx context.Context, r upload.Result) error {
 		e, err := p.entry(r.Info)
 		if err != nil {
@@ -186,8 +192,9 @@ func (p *publisher) send(ctx context.Context, w *index.Writer, todo []nix.PathIn
 		}
 		e.Compression, e.FileHash = r.Compression, index.FileHash(r.FileHash[:])
 		e.NAR = index.Location{Blob: r.Blob.Digest, BlobSize: r.Blob.Size, Offset: r.Offset, Size: r.FileSize}
+		e.BuildIDs = r.BuildIDs[:min(len(r.BuildIDs), index.MaxBuildIDs)]
 		p.report.uploaded(r)
-		return w.Add(ctx, e)
+		return w.AddWith(ctx, e, p.documents(ctx, &r))
 	})
 	p.report.failed(failed)
 	return err
@@ -208,8 +215,10 @@ func (p *publisher) entry(info nix.PathInfo) (index.Entry, error) {
 	if info.Deriver != "" {
 		e.Deriver = path.Base(info.Deriver)
 	}
-	e.Signatures, err = p.keys.Sign(e.Fingerprint(), info.Signatures)
-	return e, err
+	if e.Signatures, err = p.keys.Sign(e.Fingerprint(), info.Signatures); err != nil {
+		return e, err
+	}
+	return e, p.realisations(&e)
 }
 
 // close commits, even if ctx has ended: what is in the registry should not have

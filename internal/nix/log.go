@@ -1,9 +1,16 @@
 package nix
 
 import (
+	"bufio"
+	"cmp"
+	"compress/bzip2"
 	"context"
 	"fmt"
 	"io"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -42,6 +49,87 @@ func (c *Client) BuildLog(ctx context.Context, drv string, n int) (string, error
 		s = "…" + strings.ToValidUTF8(s[len(s)-messageSize:], "")
 	}
 	return s, nil
+}
+
+// WholeLog returns what the build of a derivation printed on this machine, byte
+// for byte. Of a log of more than limit bytes the middle is left out, and a line
+// says so. The error is or wraps a *CommandError if there is no log.
+func (c *Client) WholeLog(ctx context.Context, drv string, limit int) ([]byte, error) {
+	if err := checkPaths([]string{drv}); err != nil {
+		return nil, fmt.Errorf("reading a build log: %w", err)
+	}
+	ends := &ends{half: limit / 2}
+	if c.logFile(drv, ends) {
+		return ends.bytes(), nil
+	}
+	ends.reset()
+	err := c.run(ctx, command{program: "nix-store", args: []string{"--read-log", drv}, quiet: true}, func(r io.Reader) error {
+		_, err := io.Copy(ends, r)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading the build log of %s: %w", drv, err)
+	}
+	return ends.bytes(), nil
+}
+
+// logFile reads a log from where Nix keeps it. A process for each of a thousand
+// logs takes half a minute, so Nix is asked only where that fails: it may keep
+// them elsewhere, or not let this user read them.
+func (c *Client) logFile(drv string, w io.Writer) bool {
+	dir := cmp.Or(envValue(c.env, "NIX_LOG_DIR"), "/nix/var/log/nix")
+	base := path.Base(drv)
+	name := filepath.Join(dir, "drvs", base[:2], base[2:])
+	f, err := os.Open(name + ".bz2")
+	var r io.Reader
+	if err == nil {
+		r = bzip2.NewReader(bufio.NewReader(f))
+	} else if f, err = os.Open(name); err == nil { // compress-build-log = false
+		r = f
+	} else {
+		return false
+	}
+	defer f.Close()
+	n, err := io.Copy(w, io.LimitReader(r, maxLogFile))
+	return err == nil && n < maxLogFile
+}
+
+// maxLogFile bounds what is decompressed of a log, in bytes.
+const maxLogFile = 1 << 30
+
+// ends keeps the beginning and the end of what is written to it.
+type ends struct {
+	half        int // bytes of each
+	first, last []byte
+	cut         int64 // bytes left out between them
+}
+
+func (e *ends) Write(p []byte) (int, error) {
+	n := len(p)
+	k := min(n, e.half-len(e.first))
+	e.first, p = append(e.first, p[:k]...), p[k:]
+	e.last = append(e.last, p...)
+	if len(e.last) > 2*e.half { // seldom, so that little is copied
+		e.shorten()
+	}
+	return n, nil
+}
+
+func (e *ends) reset() { *e = ends{half: e.half} }
+
+func (e *ends) shorten() {
+	if over := len(e.last) - e.half; over > 0 {
+		e.last = append(e.last[:0], e.last[over:]...)
+		e.cut += int64(over)
+	}
+}
+
+func (e *ends) bytes() []byte {
+	e.shorten()
+	if e.cut == 0 {
+		return append(e.first, e.last...)
+	}
+	return slices.Concat(e.first, fmt.Appendf(nil, "\n[… %d bytes of this log were left out …]\n", e.cut), e.last)
 }
 
 // Built returns the paths that were built on this machine, not substituted or

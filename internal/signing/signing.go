@@ -100,6 +100,15 @@ func (ks Keys) Signed(fingerprint string, sigs []string) bool {
 	return !slices.ContainsFunc(ks, func(k signature.SecretKey) bool { return !signedBy(k.ToPublicKey(), fingerprint, sigs) })
 }
 
+// SignedBy reports whether sigs has a valid signature of one of the public
+// keys, "name:base64". What is no key signs nothing.
+func SignedBy(publicKeys []string, fingerprint string, sigs []string) bool {
+	return slices.ContainsFunc(publicKeys, func(k string) bool {
+		pub, err := signature.ParsePublicKey(k)
+		return err == nil && signedBy(pub, fingerprint, sigs)
+	})
+}
+
 func signedBy(pub signature.PublicKey, fingerprint string, sigs []string) bool {
 	return slices.ContainsFunc(sigs, func(s string) bool {
 		sig, err := signature.ParseSignature(s)

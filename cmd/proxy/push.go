@@ -1,0 +1,88 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/internal/hint"
+	"github.com/org/nixoci-action/internal/registry"
+	"github.com/org/nixoci-action/internal/signing"
+	"github.com/org/nixoci-action/proxy"
+)
+
+const (
+	// minToken is the least length of a token, in characters.
+	minToken = 16
+	// maxTokenFile bounds what is read of a token file, in bytes.
+	maxTokenFile = 64 << 10
+	// proveTimeout bounds the proof that the cache can be written to.
+	proveTimeout = 30 * time.Second
+)
+
+// pushOptions makes what lets clients write; nil if they may not. It finds out
+// whether the registry would let us.
+func (o *opener) pushOptions(ctx context.Context, idx *index.Cache, cache string, repo registry.Repository) (*proxy.PushOptions, error) {
+	if !o.allowPush {
+		return nil, nil
+	}
+	keys, err := signing.Load(o.keyFiles, o.keyText)
+	if err != nil {
+		return nil, err
+	}
+	tokens, err := readTokens(o.tokenFile)
+	if err != nil {
+		return nil, err
+	}
+	dir := filepath.Join(os.TempDir(), "nixoci-push")
+	if o.cacheDir != "" {
+		dir = filepath.Join(o.cacheDir, "tmp")
+	}
+	limited, cancel := context.WithTimeoutCause(ctx, proveTimeout, fmt.Errorf("the registry did not answer within %s", proveTimeout))
+	defer cancel()
+	if err := idx.Prepare(limited); registry.Denied(err) || ctx.Err() != nil {
+		return nil, err
+	} else if err != nil {
+		o.msg.Warn(fmt.Errorf("nothing can be pushed until the registry answers: %w", err))
+	}
+	return &proxy.PushOptions{
+		Cache: idx, Repository: repo, Dir: dir, Tokens: tokens, Keys: keys,
+		RequireSignatures: o.requireSig, Series: o.series, MaxBlobSize: registry.MaxBlobSize(cache),
+	}, nil
+}
+
+// readTokens reads a file with one token a line. Errors show no part of them.
+func readTokens(name string) ([]string, error) {
+	if name == "" {
+		return nil, nil
+	}
+	fail := func(err error) ([]string, error) {
+		return nil, hint.Wrap(fmt.Errorf("reading the push tokens: %w", err), "make a token with `openssl rand -hex 32`")
+	}
+	st, err := os.Stat(name)
+	if err != nil {
+		return fail(err)
+	}
+	if st.Size() > maxTokenFile {
+		return fail(fmt.Errorf("%s is too large", name))
+	}
+	b, err := os.ReadFile(name)
+	if err != nil {
+		return fail(err)
+	}
+	tokens := strings.Fields(string(b))
+	if len(tokens) == 0 {
+		return fail(fmt.Errorf("%s is empty", name))
+	}
+	for _, t := range tokens {
+		if len(t) < minToken {
+			return fail(errors.New("a token has less than 16 characters"))
+		}
+	}
+	return tokens, nil
+}

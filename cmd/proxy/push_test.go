@@ -1,0 +1,36 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/org/nixoci-action/internal/hint"
+)
+
+func TestReadTokens(t *testing.T) {
+	const long = "0123456789abcdef0123456789abcdef"
+	file := func(text string) string {
+		name := filepath.Join(t.TempDir(), "tokens")
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return name
+	}
+	if got, err := readTokens(file("\n" + long + "\r\nan-older-one-of-ours")); err != nil || !slices.Equal(got, []string{long, "an-older-one-of-ours"}) {
+		t.Errorf("got %q, %v", got, err)
+	}
+	if got, err := readTokens(""); err != nil || got != nil {
+		t.Errorf("no file: got %q, %v", got, err)
+	}
+	for name, f := range map[string]string{
+		"missing": filepath.Join(t.TempDir(), "missing"), "empty": file(" \n"), "short": file(long + "\nsecret-word\n"), "large": file(strings.Repeat("x", maxTokenFile+1)),
+	} {
+		got, err := readTokens(f)
+		if err == nil || got != nil || hint.Of(err) == "" || strings.Contains(err.Error(), "secret-word") {
+			t.Errorf("%s: got %q, %v; want an error with a hint and no token", name, got, err)
+		}
+	}
+}

@@ -1,0 +1,217 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/org/nixoci-action/closure"
+	"github.com/org/nixoci-action/discover"
+	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/internal/nix"
+	"github.com/org/nixoci-action/internal/storepath"
+	"github.com/org/nixoci-action/upload"
+)
+
+// extras is what a run publishes besides narinfos and NARs. Whatever goes wrong
+// with it costs a warning, never the publish.
+type extras struct {
+	secrets [][]byte // not to be in a log
+
+	// realised are content-addressed outputs that were built, by hash part.
+	realised map[string][]nix.Realisation
+
+	mu     sync.Mutex
+	logs   map[string]*pendingLog // by derivation
+	noLogs int                    // derivations in a row that have none
+}
+
+// pendingLog is a build log for as long as an upload may need it.
+type pendingLog struct {
+	uploads int
+	read    func() []byte
+}
+
+// maxLog is how much of a build log is published, in bytes. Of a longer one the
+// middle is left out: what went wrong stands at the end, how it was called at
+// the beginning.
+const maxLog = 16 << 20
+
+// maxNoLogs is how many builds in a row may have no log before none is looked
+// for any more: each costs a Nix process, and some keep no logs.
+const maxNoLogs = 16
+
+// minSecret is the length under which a value is not looked for in logs: a
+// short one is a word like any other.
+const minSecret = 8
+
+// hide has values taken out of every log. Nix and its builders do not get the
+// variables that hold secrets, but without a sandbox there are other ways.
+func (x *extras) hide(values ...string) {
+	for _, v := range values {
+		for line := range strings.Lines(v) {
+			if line = strings.TrimSpace(line); len(line) >= minSecret {
+				x.secrets = append(x.secrets, []byte(line))
+			}
+		}
+	}
+}
+
+// built remembers the realisations of what was built.
+func (x *extras) built(outputs []discover.Built) {
+	for _, b := range outputs {
+		for _, r := range b.Realised {
+			x.realise(r)
+			for id, path := range r.Depends {
+				if _, output, ok := strings.Cut(id, "!"); ok {
+					x.realise(nix.Realisation{ID: id, Output: output, Path: path})
+				}
+			}
+		}
+	}
+}
+
+func (x *extras) realise(r nix.Realisation) {
+	p, err := storepath.Parse(r.Path)
+	if err != nil {
+		return
+	}
+	if x.realised == nil {
+		x.realised = map[string][]nix.Realisation{}
+	}
+	x.realised[p.HashPart] = append(x.realised[p.HashPart], r)
+}
+
+// expect tells which paths are going to be uploaded.
+func (x *extras) expect(paths []nix.PathInfo) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.logs = map[string]*pendingLog{}
+	for _, p := range paths {
+		if p.Deriver == "" || !p.Ultimate {
+			continue
+		}
+		if x.logs[p.Deriver] == nil {
+			x.logs[p.Deriver] = &pendingLog{}
+		}
+		x.logs[p.Deriver].uploads++
+	}
+}
+
+// documents are those of a path that was uploaded. What was not built here has
+// no log.
+func (p *publisher) documents(ctx context.Context, r *upload.Result) index.Documents {
+	d := index.Documents{Listing: r.Listing}
+	if !p.cfg.NoLogs && r.Info.Ultimate && r.Info.Deriver != "" {
+		d.Log = p.buildLog(ctx, r.Info.Deriver)
+	}
+	return d
+}
+
+// buildLog returns the log of a derivation's build, read once for all of its
+// outputs.
+func (p *publisher) buildLog(ctx context.Context, drv string) []byte {
+	x := &p.extras
+	x.mu.Lock()
+	l := x.logs[drv]
+	if l == nil {
+		l = &pendingLog{uploads: 1}
+		x.logs[drv] = l
+	}
+	if l.read == nil {
+		l.read = sync.OnceValue(func() []byte { return p.readLog(ctx, drv) })
+	}
+	if l.uploads--; l.uploads <= 0 {
+		delete(x.logs, drv)
+	}
+	x.mu.Unlock()
+	return l.read()
+}
+
+func (p *publisher) readLog(ctx context.Context, drv string) []byte {
+	x := &p.extras
+	x.mu.Lock()
+	givenUp := x.noLogs >= maxNoLogs
+	x.mu.Unlock()
+	if givenUp {
+		return nil
+	}
+	log, err := p.nix.WholeLog(ctx, drv, maxLog)
+	x.mu.Lock()
+	x.noLogs++
+	if err == nil {
+		x.noLogs = 0
+	}
+	x.mu.Unlock()
+	if err != nil {
+		// Nix keeps no logs, or it was built before they were deleted
+		if !errors.As(err, new(*nix.CommandError)) && ctx.Err() == nil {
+			p.log.Warn("a build log is not published", "error", err)
+		}
+		p.log.Debug("no build log", "drv", drv, "error", err)
+		return nil
+	}
+	for _, s := range x.secrets {
+		log = bytes.ReplaceAll(log, s, []byte("***"))
+	}
+	return log
+}
+
+// realisations makes those of an entry, signed.
+func (p *publisher) realisations(e *index.Entry) error {
+	for _, r := range p.extras.realised[e.Path.HashPart] {
+		rs := []index.Realisation{}
+		if r.ID != "" {
+			// Nix's own signatures cover what the realisation depends on
+			rs = append(rs, index.Realisation{ID: r.ID})
+		}
+		if strings.HasSuffix(e.Deriver, ".drv") { // the resolved derivation
+			rs = append(rs, index.Realisation{Drv: e.Deriver, Output: r.Output})
+		}
+		for i := range rs {
+			var err error
+			if rs[i].Signatures, err = p.keys.Sign(rs[i].Fingerprint(e.Path.Base()), nil); err != nil {
+				return err
+			}
+			if err := rs[i].Validate(); err != nil {
+				p.log.Warn("a realisation is not published", "path", e.Path.String(), "error", err)
+				rs[i] = index.Realisation{}
+			}
+		}
+		e.Realise(slices.DeleteFunc(rs, func(r index.Realisation) bool { return r.ID == "" && r.Drv == "" })...)
+	}
+	return nil
+}
+
+// addRealisations gives paths that the cache has the realisations that it
+// lacks.
+func (p *publisher) addRealisations(ctx context.Context, w *index.Writer, plan *closure.Plan, base *index.Snapshot) error {
+	for _, d := range plan.Decisions {
+		if d.Kind != closure.KindInCache || p.extras.realised[d.Path.Store.HashPart] == nil {
+			continue
+		}
+		e, ok := base.Lookup(d.Path.Store.HashPart)
+		if !ok || e.NarHash != d.Path.NarHash {
+			continue
+		}
+		before := e.Realisations
+		if d.Path.Deriver != "" && e.Deriver == "" {
+			e.Deriver = path.Base(d.Path.Deriver)
+		}
+		if err := p.realisations(&e); err != nil {
+			return err
+		}
+		if len(e.Realisations) == len(before) {
+			continue
+		}
+		p.report.Repeated++
+		if err := w.Add(ctx, e); err != nil {
+			return err
+		}
+	}
+	return nil
+}

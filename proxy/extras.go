@@ -1,0 +1,169 @@
+package proxy
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/internal/storepath"
+)
+
+const (
+	suffixListing      = ".ls"
+	suffixDebug        = ".debug"
+	suffixRealisation  = ".doi"
+	prefixLog          = "/log/"
+	prefixRealisations = "/realisations/"
+	prefixBuildTrace   = "/build-trace-v2/"
+	prefixDebugInfo    = "/debuginfo/"
+)
+
+// serveExtra answers for the files of a binary cache that are neither narinfos
+// nor NARs. It reports whether the path is that of one. As with NARs, what
+// cannot be served is "not found": Nix fails on anything else.
+func (s *Server) serveExtra(w http.ResponseWriter, r *http.Request) bool {
+	path := r.URL.Path // "%21" is "!" here
+	name, listing := strings.CutSuffix(strings.TrimPrefix(path, "/"), suffixListing)
+	snap := s.snapshot.Load()
+	switch {
+	case listing && storepath.ValidHashPart(name):
+		var e index.Entry
+		if snap != nil {
+			e, _ = snap.Lookup(name)
+		}
+		s.serveDocument(w, r, typeJSON, e.Listing)
+	case strings.HasPrefix(path, prefixLog):
+		var e index.Entry
+		if snap != nil {
+			e, _ = snap.LookupLog(path[len(prefixLog):])
+		}
+		s.serveDocument(w, r, typeText, e.Log)
+	case strings.HasPrefix(path, prefixRealisations), strings.HasPrefix(path, prefixBuildTrace):
+		serveJSON(w, r, realisation(snap, path))
+	case strings.HasPrefix(path, prefixDebugInfo):
+		serveJSON(w, r, debugInfo(snap, path[len(prefixDebugInfo):]))
+	default:
+		return false
+	}
+	return true
+}
+
+// serveJSON answers with a document in memory; "" is not found.
+func serveJSON(w http.ResponseWriter, r *http.Request, text string) {
+	if text == "" {
+		notFound(w)
+		return
+	}
+	serveText(w, r, typeJSON, text)
+}
+
+// realisation is that of an output of a content-addressed derivation: as Nix
+// up to 2.34 asks for it, "realisations/sha256:<hex>!<output>.doi", or as Nix
+// since 2.35 does, "build-trace-v2/<base name>.drv/<output>.doi".
+func realisation(snap *index.Snapshot, path string) string {
+	path, ok := strings.CutSuffix(path, suffixRealisation)
+	if !ok || snap == nil {
+		return ""
+	}
+	var found index.Realisation
+	var e index.Entry
+	if id, old := strings.CutPrefix(path, prefixRealisations); old {
+		found, e, ok = snap.LookupRealisation(id)
+	} else {
+		drv, output, _ := strings.Cut(strings.TrimPrefix(path, prefixBuildTrace), "/")
+		found, e, ok = snap.LookupBuildTrace(drv, output)
+	}
+	if !ok {
+		return ""
+	}
+	return found.JSON(e.Path.Base())
+}
+
+// debugInfo says in which NAR the debug symbols for a build ID are, in the form
+// that Nix writes with index-debug-info. Its own name for the file ends in
+// ".debug"; debuggers' tools ask for it without.
+func debugInfo(snap *index.Snapshot, name string) string {
+	id := strings.TrimSuffix(name, suffixDebug)
+	if snap == nil || !index.ValidBuildID(id) {
+		return ""
+	}
+	e, ok := snap.LookupBuildID(id)
+	if !ok {
+		return ""
+	}
+	// none of it has a character that JSON would escape
+	return fmt.Sprintf(`{"archive":"../%s","member":"lib/debug/.build-id/%s/%s.debug"}`, e.URL(), id[:2], id[2:])
+}
+
+// serveDocument answers with a listing or a log. The status waits for its
+// first piece.
+func (s *Server) serveDocument(w http.ResponseWriter, r *http.Request, contentType string, l index.Location) {
+	if l.Size == 0 {
+		notFound(w)
+		return
+	}
+	begun, err := s.sendDocument(w, r, contentType, l)
+	if err == nil {
+		s.counts.documents.Add(1)
+		return
+	}
+	if !begun {
+		clear(w.Header())
+		notFound(w)
+	}
+	if r.Context().Err() != nil || errors.As(err, new(*clientError)) {
+		return
+	}
+	s.counts.documentFailures.Add(1)
+	if !errors.Is(err, errUnwell) { // said once, by report
+		s.log.Warn("a listing or a log could not be served", "path", r.URL.Path, "blob", l.Blob.String(), "error", err)
+	}
+	if begun {
+		// too late for a status: the cut must not look like the end
+		panic(http.ErrAbortHandler)
+	}
+}
+
+func (s *Server) sendDocument(w http.ResponseWriter, r *http.Request, contentType string, l index.Location) (begun bool, err error) {
+	frame, err := s.documents.read(r.Context(), s, l)
+	if err != nil {
+		return false, err
+	}
+	doc, size, err := index.OpenDocument(frame)
+	if err != nil {
+		return false, err
+	}
+	defer doc.Close()
+	buf := pieces.Get().(*[pieceSize]byte)
+	defer pieces.Put(buf)
+	rc := http.NewResponseController(w)
+	for sent := int64(0); sent < size; {
+		p := buf[:min(pieceSize, size-sent)]
+		if _, err := io.ReadFull(doc, p); err != nil {
+			return begun, fmt.Errorf("decompressing a document: %w", err)
+		}
+		if !begun {
+			h := w.Header()
+			h.Set("Content-Type", contentType)
+			h.Set("Content-Length", strconv.FormatInt(size, 10))
+			h.Set("X-Content-Type-Options", "nosniff") // builders print what they like
+			w.WriteHeader(http.StatusOK)
+			begun = true
+			if r.Method == http.MethodHead {
+				return true, nil
+			}
+		}
+		_ = rc.SetWriteDeadline(time.Now().Add(clientStall))
+		n, err := w.Write(p)
+		sent += int64(n)
+		if err != nil {
+			return true, &clientError{err}
+		}
+	}
+	return begun, nil
+}

@@ -1,0 +1,217 @@
+package proxy
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"runtime"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/internal/hint"
+	"github.com/org/nixoci-action/internal/registry"
+	"github.com/org/nixoci-action/internal/signing"
+)
+
+// PushOptions lets clients write to the cache, as `nix copy --to` does. Cache,
+// Repository and Dir are required; the zero value of everything else works.
+type PushOptions struct {
+	// Cache is what Options.Index reads, for writing.
+	Cache *index.Cache
+	// Repository takes the NARs.
+	Repository registry.Repository
+	// Dir is for temporary files: NARs, until they are checked.
+	Dir string
+	// Tokens are what clients must know one of; if there are none, whoever is
+	// on this machine may push, and nobody else.
+	Tokens []string
+	// Keys sign what is pushed.
+	Keys signing.Keys
+	// RequireSignatures refuses what none of the cache's keys has signed.
+	RequireSignatures bool
+	// Series is the name under which newer pushes take the place of older
+	// ones; empty means by the names of their packages.
+	Series string
+	// Idle is how long nothing must have been pushed before it is recorded as
+	// published; if less than or equal to 0, one minute.
+	Idle time.Duration
+	// MaxBlobSize is the largest compressed NAR that the registry takes, in
+	// bytes; 0 means 10 GB.
+	MaxBlobSize int64
+}
+
+// push is the writing side of a Server. It is safe for concurrent use.
+type push struct {
+	s        *Server
+	opts     PushOptions
+	log      *slog.Logger
+	tokens   [][sha256.Size]byte
+	group    *index.Group
+	spools   *spools
+	decoders chan struct{}
+	kick     chan struct{} // holds one token: there is something to settle
+	lost     *expiring     // NARs that the registry has lost, by file hash
+
+	session session
+
+	mu          sync.Mutex
+	nars        map[string]*pendingNAR // by file hash: here, and no path has them yet
+	elsewhere   *upstreams             // the cache's own, if it names any
+	elsewhereOf []string
+}
+
+func newPush(s *Server, o PushOptions) *push {
+	if o.Idle <= 0 {
+		o.Idle = time.Minute
+	}
+	if o.MaxBlobSize <= 0 {
+		o.MaxBlobSize = maxFile
+	}
+	p := &push{
+		s: s, opts: o, log: s.log,
+		spools: newSpools(o.Dir), decoders: make(chan struct{}, 2*runtime.GOMAXPROCS(0)),
+		kick: make(chan struct{}, 1), lost: newExpiring(10_000),
+		nars: map[string]*pendingNAR{},
+	}
+	for _, t := range o.Tokens {
+		p.tokens = append(p.tokens, sha256.Sum256([]byte(t)))
+	}
+	p.session.pushed = map[string][]string{}
+	p.group = o.Cache.NewGroup(index.GroupOptions{
+		Base:   s.fresh,
+		Config: index.Config{PublicKeys: o.Keys.PublicKeys(), Upstreams: s.opts.Upstreams},
+	})
+	return p
+}
+
+// freshFor is how old the index may be that a push relies on.
+const freshFor = 30 * time.Minute
+
+// fresh returns an index that was read not long ago.
+func (s *Server) fresh(ctx context.Context) (*index.Snapshot, error) {
+	s.mu.Lock()
+	fresh := time.Since(s.refreshed) < freshFor
+	s.mu.Unlock()
+	if snap := s.snapshot.Load(); snap != nil && fresh {
+		return snap, nil
+	}
+	ctx, cancel := within(ctx, refreshTimeout)
+	defer cancel()
+	if err := s.reload(ctx, false); err != nil {
+		return nil, err
+	}
+	return s.snapshot.Load(), nil
+}
+
+// serve answers a PUT.
+func (p *push) serve(w http.ResponseWriter, r *http.Request) {
+	status, err := http.StatusCreated, p.authorize(r)
+	if err == nil {
+		if !p.session.begin() {
+			err = &refusal{http.StatusServiceUnavailable, "the proxy is stopping"}
+		} else {
+			defer p.session.end()
+			status, err = p.put(w, r)
+		}
+	}
+	// the push may have taken longer than the deadline for its answer
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(clientStall))
+	if err == nil {
+		w.WriteHeader(status)
+		return
+	}
+	p.refuse(w, r, err)
+}
+
+// put takes what is pushed. Its status means that it is durable, or for a NAR
+// that it is here.
+func (p *push) put(w http.ResponseWriter, r *http.Request) (int, error) {
+	path := r.URL.Path
+	switch {
+	case path == pathCacheInfo:
+		return http.StatusOK, p.putCacheInfo(w, r)
+	case strings.HasPrefix(path, prefixNAR):
+		return p.putNAR(w, r, strings.TrimPrefix(path, prefixNAR))
+	case strings.HasSuffix(path, suffixNarinfo):
+		return p.putNarinfo(w, r, strings.TrimSuffix(path[1:], suffixNarinfo))
+	}
+	return 0, p.putOther(path)
+}
+
+// putOther answers for files of a binary cache that are not stored. What is not
+// stored is not acknowledged.
+func (p *push) putOther(path string) error {
+	what := "this file"
+	switch {
+	case strings.HasSuffix(path, ".ls"):
+		what = "listings; copy without write-nar-listing"
+	case strings.HasPrefix(path, "/log/"):
+		what = "build logs"
+	case strings.HasPrefix(path, "/realisations/"), strings.HasPrefix(path, "/build-trace-v2/"):
+		what = "realisations"
+	case strings.HasPrefix(path, "/debuginfo/"):
+		what = "debug information; copy without index-debug-info"
+	}
+	return &refusal{http.StatusMethodNotAllowed, "the proxy does not take " + what}
+}
+
+// refuse answers a push that was not taken, in one line.
+func (p *push) refuse(w http.ResponseWriter, r *http.Request, err error) {
+	var no *refusal
+	if !errors.As(err, &no) {
+		// It may help to try again, and Nix does.
+		no = &refusal{http.StatusBadGateway, err.Error()}
+		if h := hint.Of(err); h != "" {
+			no.text += "; " + h
+		}
+		if r.Context().Err() == nil {
+			p.log.Warn("a push failed", "path", r.URL.Path, "error", err)
+		}
+	} else {
+		p.log.Info("a push was refused", "path", r.URL.Path, "status", no.status, "because", no.text)
+	}
+	p.s.counts.refused.Add(1)
+	clear(w.Header())
+	switch no.status {
+	case http.StatusUnauthorized:
+		w.Header().Set("WWW-Authenticate", `Basic realm="push"`)
+	case http.StatusMethodNotAllowed:
+		w.Header().Set("Allow", "GET, HEAD")
+	}
+	http.Error(w, strings.Join(strings.Fields(no.text), " "), no.status)
+}
+
+// putCacheInfo makes sure that the client means this store directory. Nothing
+// is stored: GET has an answer for every cache.
+func (p *push) putCacheInfo(w http.ResponseWriter, r *http.Request) error {
+	text, err := p.text(w, r, 64<<10)
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(text) {
+		if dir, ok := strings.CutPrefix(strings.TrimSpace(line), "StoreDir:"); ok && strings.TrimSpace(dir) != p.s.storeDir() {
+			return &refusal{http.StatusConflict, "the cache is for the store directory " + p.s.storeDir()}
+		}
+	}
+	return nil
+}
+
+// text reads a body of at most limit bytes.
+func (p *push) text(w http.ResponseWriter, r *http.Request, limit int64) (string, error) {
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyStall))
+	b, err := io.ReadAll(io.LimitReader(r.Body, limit+1))
+	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
+	switch {
+	case err != nil:
+		return "", &refusal{http.StatusBadRequest, "the request's body broke off"}
+	case int64(len(b)) > limit:
+		return "", &refusal{http.StatusRequestEntityTooLarge, fmt.Sprintf("that is longer than %d bytes", limit)}
+	}
+	return string(b), nil
+}

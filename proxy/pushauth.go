@@ -1,0 +1,59 @@
+package proxy
+
+import (
+	"crypto/sha256"
+	"crypto/subtle"
+	"net/http"
+	"strings"
+)
+
+// refusal is the answer to a push that is not taken. Nix prints its text.
+type refusal struct {
+	status int
+	text   string
+}
+
+func (r *refusal) Error() string { return r.text }
+
+// forwarded are the headers of what stands between a client and this server:
+// then the address of the connection is not the client's.
+var forwarded = []string{"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-Ip", "Via"}
+
+// authorize returns nil if the client may push: from this machine if no token
+// is asked for, else with the token, as the password of HTTP Basic
+// authentication or as a bearer token.
+func (p *push) authorize(r *http.Request) error {
+	// A page in a browser on this machine must not push, not even one from
+	// this very server: that could be another server under a rebound name. Nix
+	// sends neither header.
+	if r.Header.Get("Origin") != "" || r.Header.Get("Sec-Fetch-Site") != "" {
+		return &refusal{http.StatusForbidden, "refused: pushing is not for browsers"}
+	}
+	if len(p.tokens) == 0 {
+		for _, h := range forwarded {
+			if r.Header.Get(h) != "" {
+				return &refusal{http.StatusForbidden, "refused: this came through another server; start the proxy with --push-token-file"}
+			}
+		}
+		if !fromLoopback(r) {
+			return &refusal{http.StatusForbidden, "refused: without --push-token-file the proxy takes pushes only from its own machine"}
+		}
+		return nil
+	}
+	_, token, ok := r.BasicAuth()
+	if !ok {
+		token, ok = strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	}
+	if !ok {
+		return &refusal{http.StatusUnauthorized, "a token is needed to push: put it into netrc as the password for this host"}
+	}
+	sum := sha256.Sum256([]byte(token))
+	match := 0
+	for _, t := range p.tokens {
+		match |= subtle.ConstantTimeCompare(sum[:], t[:])
+	}
+	if match == 0 {
+		return &refusal{http.StatusUnauthorized, "the token is not one that may push"}
+	}
+	return nil
+}

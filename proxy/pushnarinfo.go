@@ -1,0 +1,215 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/nix-community/go-nix/pkg/nixbase32"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/internal/signing"
+	"github.com/org/nixoci-action/internal/storepath"
+)
+
+// commitTimeout is how long a client waits until its path is durable.
+const commitTimeout = 5 * time.Minute
+
+// putNarinfo takes a path whose NAR is here. It returns 201 when the path is
+// durable, 200 when it was before.
+func (p *push) putNarinfo(w http.ResponseWriter, r *http.Request, hashPart string) (int, error) {
+	text, err := p.text(w, r, maxNarinfo)
+	if err != nil {
+		return 0, err
+	}
+	ctx, cancel := context.WithTimeoutCause(r.Context(), commitTimeout, fmt.Errorf("the registry did not take the path within %s", commitTimeout))
+	defer cancel()
+	a, hash, n, err := p.addition(ctx, text, hashPart)
+	if err != nil {
+		return 0, err
+	}
+	if a == nil {
+		p.taken(hash, n)
+		return http.StatusOK, nil
+	}
+	err = p.group.Add(ctx, *a)
+	var lost *index.LostError
+	var incomplete *index.IncompleteError
+	switch {
+	case err == nil:
+		p.taken(hash, n)
+		p.acknowledge(a.Entry)
+		return http.StatusCreated, nil
+	case errors.As(err, &lost):
+		gone := strings.TrimPrefix(lost.FileHash, "sha256:")
+		p.lost.add(gone, time.Hour)
+		if gone == hash {
+			p.forget(hash, n)
+		}
+		return 0, fmt.Errorf("%w: copy it again", lost)
+	case errors.As(err, &incomplete):
+		return 0, missing(incomplete.Path, incomplete.Missing)
+	case errors.Is(err, index.ErrForeign):
+		return 0, &refusal{http.StatusForbidden, "the cache is one of nixcache-oci; run publish once, which takes it over"}
+	}
+	return 0, fmt.Errorf("storing %s: %w", a.Entry.Path, err)
+}
+
+func missing(path storepath.Path, refs []string) error {
+	return &refusal{http.StatusConflict, fmt.Sprintf("%s refers to %s, which neither the cache nor an upstream cache has; copy the whole closure, with --refresh if Nix takes it to be there",
+		path.Base(), strings.Join(refs[:min(3, len(refs))], ", "))}
+}
+
+// addition makes of a narinfo what is to be stored; nil if all of it is there.
+func (p *push) addition(ctx context.Context, text, hashPart string) (*index.Addition, string, *pendingNAR, error) {
+	bad := func(format string, args ...any) error {
+		return &refusal{http.StatusBadRequest, fmt.Sprintf(format, args...)}
+	}
+	e, url, err := index.ParseNarinfo(text)
+	if err != nil {
+		return nil, "", nil, bad("%v", err)
+	}
+	if e.Path.HashPart != hashPart || e.Path.Dir != p.s.storeDir() {
+		return nil, "", nil, bad("the narinfo is of %s; %s in %s was announced", e.Path, hashPart, p.s.storeDir())
+	}
+	hash, _, _ := strings.Cut(strings.TrimPrefix(url, "nar/"), ".")
+	if !strings.HasPrefix(url, "nar/") || len(hash) != 52 || nixbase32.ValidateString(hash) != nil {
+		return nil, "", nil, bad("the narinfo's URL %q is not that of a NAR that was pushed here", url)
+	}
+	n, ok := p.nar(hash)
+	if !ok {
+		return nil, "", nil, &refusal{http.StatusConflict, "the NAR " + hash + " was not pushed, or is gone; copy again"}
+	}
+	if e.Compression != n.compression {
+		return nil, "", nil, bad("the narinfo says %s, its NAR is compressed with %s", e.Compression, n.compression)
+	}
+	if e.NarHash != n.narHash || e.NarSize != n.narSize {
+		return nil, "", nil, bad("the narinfo says %s and %d bytes, its NAR has %s and %d", e.NarHash, e.NarSize, n.narHash, n.narSize)
+	}
+	e.FileHash, e.NAR = "sha256:"+hash, n.at
+	a := &index.Addition{Entry: e}
+	if n.held != nil {
+		a.Data = n.held.data
+		e.NAR = index.Location{Blob: v1.Hash{Algorithm: "sha256", Hex: strings.Repeat("0", 64)}, BlobSize: n.held.size, Size: n.held.size} // not yet
+	}
+	if err := e.Validate(); err != nil {
+		return nil, "", nil, bad("%v", err)
+	}
+	if err := p.sign(&e); err != nil {
+		return nil, "", nil, err
+	}
+	a.Entry = e
+	if old, ok := p.s.lookup(hashPart); ok {
+		if a = p.renew(a, old); a == nil {
+			return nil, hash, n, nil
+		}
+	}
+	a.Upstream, err = p.onUpstream(ctx, a.Entry)
+	return a, hash, n, err
+}
+
+// sign checks an entry's signatures and adds the server's.
+func (p *push) sign(e *index.Entry) (err error) {
+	if keys := p.s.Config().PublicKeys; p.opts.RequireSignatures && !signing.SignedBy(keys, e.Fingerprint(), e.Signatures) {
+		if len(keys) == 0 {
+			return &refusal{http.StatusForbidden, "the cache has no public key yet, and takes signed paths only; publish once with --sign-key-file"}
+		}
+		return &refusal{http.StatusForbidden, fmt.Sprintf("%s is not signed by a key of the cache; sign it with `nix store sign`", e.Path.Base())}
+	}
+	e.Signatures, err = p.opts.Keys.Sign(e.Fingerprint(), e.Signatures)
+	return err
+}
+
+// renew compares an addition with what the cache has of that path. It returns
+// what is left to store: nothing, if clients can use what there is.
+func (p *push) renew(a *index.Addition, old index.Entry) *index.Addition {
+	now := a.Entry
+	if old.Fingerprint() != now.Fingerprint() {
+		// another build of the same derivation, with other contents
+		keys := p.s.Config().PublicKeys
+		if len(keys) == 0 || signing.SignedBy(keys, old.Fingerprint(), old.Signatures) || !signing.SignedBy(keys, now.Fingerprint(), now.Signatures) {
+			p.log.Info("a path was pushed that the cache has with other contents; it keeps those", "path", now.Path.String())
+			return nil
+		}
+		return a
+	}
+	if p.lost.has(strings.TrimPrefix(old.FileHash, "sha256:")) {
+		return a
+	}
+	sigs := slices.Clone(old.Signatures)
+	for _, s := range now.Signatures {
+		if !slices.Contains(sigs, s) {
+			sigs = append(sigs, s)
+		}
+	}
+	if len(sigs) == len(old.Signatures) && time.Since(old.Added) < index.PinAfter {
+		return nil
+	}
+	old.Signatures = sigs
+	return &index.Addition{Entry: old}
+}
+
+// askJobs is how many references of a path are looked up at once.
+const askJobs = 16
+
+// onUpstream returns the hash parts of the references that are on an upstream
+// cache, of those that the cache does not have.
+func (p *push) onUpstream(ctx context.Context, e index.Entry) ([]string, error) {
+	var mu sync.Mutex
+	var found []string
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(askJobs)
+	for _, r := range e.References {
+		hashPart := r[:storepath.HashPartLen]
+		if _, ok := p.s.lookup(hashPart); ok || hashPart == e.Path.HashPart {
+			continue
+		}
+		g.Go(func() error {
+			if p.upstreamHas(gctx, hashPart) {
+				mu.Lock()
+				defer mu.Unlock()
+				found = append(found, hashPart)
+			}
+			return nil // it may be added at this moment
+		})
+	}
+	return found, g.Wait()
+}
+
+func (p *push) upstreamHas(ctx context.Context, hashPart string) bool {
+	if _, ok := p.s.upstreams.narinfo(ctx, hashPart, p.s.storeDir()); ok {
+		return true
+	}
+	up := p.configured()
+	if up == nil {
+		return false
+	}
+	_, ok := up.narinfo(ctx, hashPart, p.s.storeDir())
+	return ok
+}
+
+// configured are the upstream caches which the cache's publishers have named,
+// as far as they can be asked; nil if there are none.
+func (p *push) configured() *upstreams {
+	urls := p.s.Config().Upstreams
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !slices.Equal(urls, p.elsewhereOf) {
+		p.elsewhereOf, p.elsewhere = urls, nil
+		o := p.s.opts
+		o.Upstreams = slices.DeleteFunc(slices.Clone(urls), func(u string) bool {
+			return CheckUpstream(u) != nil || slices.Contains(o.Upstreams, u)
+		})
+		if len(o.Upstreams) > 0 {
+			p.elsewhere, _ = newUpstreams(o) // all of them were checked
+		}
+	}
+	return p.elsewhere
+}
