@@ -106,13 +106,25 @@ func Write(t testing.TB, dir string, files ...string) {
 // one of Nix's. A test without it is skipped, or fails, as in New.
 func (e *Env) Program(t testing.TB, name string) string {
 	t.Helper()
-	path, _ := strings.CutPrefix(e.Vars[0], "PATH=")
-	return need(t, path, name)
+	return need(t, e.path(), name)
+}
+
+func (e *Env) path() string {
+	path := ""
+	for _, v := range e.Vars {
+		if p, ok := strings.CutPrefix(v, "PATH="); ok {
+			path = p // the last one counts
+		}
+	}
+	return path
 }
 
 // need looks for a program in path.
 func need(t testing.TB, path, program string) string {
 	t.Helper()
+	if filepath.IsAbs(program) {
+		return program
+	}
 	for _, dir := range filepath.SplitList(path) {
 		if file, err := exec.LookPath(filepath.Join(dir, program)); err == nil {
 			return file

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -16,8 +17,8 @@ import (
 type Version struct {
 	// Name is that of the Debian suite the Nix is from, or "machine".
 	Name string
-	// Moving says that the suite changes from day to day, and is broken at
-	// times: then no test can have it, and that is nobody's fault here.
+	// Moving says that the suite changes from day to day. It cannot be
+	// installed at times, which should not stop the work here.
 	Moving bool
 
 	find func() (dir string, err error)
@@ -36,7 +37,7 @@ const rootLimit = 10 * time.Minute
 
 // EachVersion runs a test with each version of Nix, in parallel. A version that
 // cannot be had fails the test where the variable CI is "true" and skips it
-// elsewhere, with the reason; a moving one always skips it.
+// elsewhere, with the reason; a moving one skips it everywhere.
 func EachVersion(t *testing.T, test func(t *testing.T, v Version)) {
 	t.Helper()
 	for _, v := range versions {
@@ -76,8 +77,8 @@ func once(suite string) func() (string, error) {
 		ctx, cancel := context.WithTimeout(context.Background(), rootLimit)
 		defer cancel()
 		cmd := exec.CommandContext(ctx, script, suite)
-		// the script ends what it has started
-		cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // apt ends with it
+		cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 		cmd.WaitDelay = 10 * time.Second
 		var stderr strings.Builder
 		cmd.Stderr = &stderr
