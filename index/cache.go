@@ -142,7 +142,7 @@ func (c *Cache) read(ctx context.Context, sweep bool) (*Snapshot, error) {
 		if c.current.retired == nil && list.retired != nil {
 			// the same, but for what only a writer needs to know
 			s := *c.current
-			s.retired = list.retired
+			s.retired, s.oranc = list.retired, list.oranc
 			c.current = &s
 		}
 		return c.current, nil
@@ -180,6 +180,7 @@ func (c *Cache) sweep(ctx context.Context, list *segmentList) error {
 	if err != nil {
 		return err
 	}
+	list.oranc = orancPaths(tags)
 	known := map[string]bool{}
 	for _, s := range list.Segments {
 		known[s.Tag] = true

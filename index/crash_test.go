@@ -94,6 +94,38 @@ func TestCrashAfterEveryStep(t *testing.T) {
 	})
 }
 
+// rootless fails to write the nth root, once.
+type rootless struct {
+	registry.Repository
+	n int
+}
+
+func (r *rootless) PutManifest(ctx context.Context, tag string, m registry.Manifest) (v1.Hash, error) {
+	if tag == RootTag {
+		if r.n--; r.n == 0 {
+			return v1.Hash{}, errCrash
+		}
+	}
+	return r.Repository.PutManifest(ctx, tag, m)
+}
+
+// A root that could not be written after the last commit is written in the end,
+// also if an earlier one was.
+func TestLastRootIsMissed(t *testing.T) {
+	for n := 1; n <= 3; n++ {
+		repo := open(t, t.TempDir())
+		entries := []Entry{newEntry(t, repo, "a"), newEntry(t, repo, "b"), newEntry(t, repo, "c")}
+		if _, err := publish(t, &rootless{repo, n}, WriterOptions{CommitEvery: 1}, entries...); err != nil {
+			t.Fatal(err)
+		}
+		s, err := Open(repo, quick()).Refresh(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		has(t, s, entries...)
+	}
+}
+
 func TestRootLostOrOverwritten(t *testing.T) {
 	backends(t, func(t *testing.T, open func() registry.Repository) {
 		ctx := context.Background()

@@ -32,6 +32,15 @@ type Retention struct {
 	PullRequests time.Duration
 }
 
+// DefaultRetention is what a collection goes by that is not told otherwise.
+func DefaultRetention() Retention {
+	const day = 24 * time.Hour
+	return Retention{Last: 1, Age: 30 * day, PullRequests: 7 * day}
+}
+
+// DefaultDelay is the PlanOptions.Delay that suits every publisher and reader.
+const DefaultDelay = 24 * time.Hour
+
 // Verdict says whether a publication is kept, and why.
 type Verdict struct {
 	Publication Publication

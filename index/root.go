@@ -76,6 +76,8 @@ type segmentList struct {
 	// foreign are the entries of nixcache-oci's index; nil for a root of ours.
 	foreign *segment
 	skipped []string // hash parts of entries there that cannot be used
+	// oranc are the hash parts of oranc's narinfos, if the tags were listed.
+	oranc []string
 
 	// stub is the digest of the root's first layer, as far as it is known to
 	// be in the repository.

@@ -23,6 +23,7 @@ type Snapshot struct {
 	extra    []SegmentInfo // found by a sweep, unknown to the root
 	foreign  bool          // one of the segments is nixcache-oci's index
 	skipped  []string      // hash parts of entries there that cannot be used
+	oranc    []string      // hash parts of oranc's narinfos
 
 	entries map[[storepath.HashPartLen]byte]position
 	removed map[[storepath.HashPartLen]byte]int64 // see Removal
@@ -44,7 +45,7 @@ func newSnapshot(digest v1.Hash, list segmentList, segments []*segment, extra []
 	})
 	s := &Snapshot{
 		digest: digest, stub: list.stub, segments: segments, retired: list.retired, listed: list.Segments, extra: extra,
-		foreign: list.foreign != nil, skipped: list.skipped,
+		foreign: list.foreign != nil, skipped: list.skipped, oranc: list.oranc,
 	}
 	n := 0
 	for _, seg := range segments {

@@ -454,6 +454,7 @@ func (w *Writer) putSegment(ctx context.Context, h Header, c content) (SegmentIn
 	}
 	w.written = append(w.written, info)
 	w.unsettled = append(w.unsettled, info)
+	w.root = v1.Hash{} // it lacks this one
 	if err := w.cache.disk.put(info.Entries, blob); err != nil {
 		w.cache.opts.Logger.Warn("a segment's copy on disk was not written", "error", err)
 	}

@@ -11,7 +11,9 @@ in
   inherit value quoted argument;
 
   service = {
-    Type = "exec";
+    Type = "notify";
+    TimeoutStartSec = 120; # the registry may keep it waiting
+    WatchdogSec = 60;
     Restart = "always";
     RestartSec = 2;
     RestartPreventExitStatus = 2; # wrong configuration stays wrong

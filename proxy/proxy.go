@@ -84,6 +84,8 @@ type Options struct {
 	Metrics *Metrics
 	// Push lets clients write; nil means that they only read.
 	Push *PushOptions
+	// Page answers what Page.Owns accepts: pages for people. Nil for none.
+	Page Page
 	// Logger receives what users of the cache would want to know; nil
 	// discards it.
 	Logger *slog.Logger
@@ -102,6 +104,7 @@ type Server struct {
 	torn      *expiring // NARs of which somebody may have a damaged part
 	redirects *redirects
 	push      *push // nil if clients only read
+	orancTold atomic.Bool
 
 	snapshot atomic.Pointer[index.Snapshot]
 	refresh  chan struct{} // holds one token: a refresh is under way
@@ -192,8 +195,8 @@ func (s *Server) Len() int {
 func (s *Server) servers() []*Server { return []*Server{s} }
 
 // ServeHTTP answers one request. Only nix-cache-info, narinfo, NAR, listings,
-// logs, realisations, debug info, /public-key, /_status and POST /_refresh
-// exist; the rest is "not found".
+// logs, realisations, debug info, /public-key, /_status, POST /_refresh and what
+// Options.Page owns exist; the rest is "not found".
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	// A client that takes nothing for this long is gone. It is set anew for
 	// each piece of a NAR, so it does not bound a transfer that moves.

@@ -154,6 +154,7 @@ func (s *Server) adopt(snap *index.Snapshot) {
 	if s.push != nil {
 		s.push.group.Seen(snap)
 	}
+	s.noticeOranc(snap)
 	if old == nil || old.Len() != snap.Len() || old.Digest() != snap.Digest() {
 		s.log.Info("the cache index is in use", "paths", snap.Len())
 	}

@@ -49,6 +49,8 @@ func (s *Server) route(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	switch {
+	case s.opts.Page != nil && s.opts.Page.Owns(r):
+		s.opts.Page.ServeHTTP(w, r)
 	case path == pathCacheInfo:
 		s.serveCacheInfo(w, r)
 	case path == pathPublicKey:

@@ -45,6 +45,9 @@ type status struct {
 	NARCache *DiskStatus `json:"narCache,omitempty"`
 	// Pushed is left out where pushing is not allowed.
 	Pushed *pushedStatus `json:"pushed,omitempty"`
+	// Refreshed is true in the answer to a /_refresh that has succeeded.
+	Refreshed bool `json:"refreshed,omitempty"`
+	nixcacheStatus
 }
 
 type pushedStatus struct {
@@ -92,7 +95,9 @@ func (s *Server) status() status {
 	if d, ok := s.opts.Blobs.(*DiskBlobs); ok {
 		st.NARCache = new(d.Status())
 	}
-	if snap := s.snapshot.Load(); snap != nil {
+	snap := s.snapshot.Load()
+	st.nixcacheStatus = s.nixcacheStatus(snap)
+	if snap != nil {
 		st.Entries, st.Root, st.Segments = snap.Len(), snap.Digest(), snap.Segments()
 	}
 	if s.push != nil {
@@ -126,7 +131,9 @@ func (s *Server) serveRefresh(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	err := s.Refresh(r.Context())
-	answerRefresh(w, s.status(), err)
+	st := s.status()
+	st.Refreshed = err == nil
+	answerRefresh(w, st, err)
 }
 
 // mayRefresh answers those who may not: a page in a browser on this machine

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/org/nixoci-action/discover"
+	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/internal/cli"
 	"github.com/org/nixoci-action/internal/registry"
 )
@@ -52,7 +53,7 @@ var command = &cli.Command{
 }
 
 // safeDelay is the delay that suits every publisher and reader.
-const safeDelay = 24 * time.Hour
+const safeDelay = index.DefaultDelay
 
 const day = 24 * time.Hour
 
@@ -60,12 +61,13 @@ const day = 24 * time.Hour
 func parseConfig(args []string, getenv func(string) string) (config, error) {
 	var c config
 	var kinds []string
+	fallback := index.DefaultRetention()
 	f := command.Flags(getenv)
 	f.Cache(&c.Cache)
-	f.Duration(&c.Retention, "retention", 30*day, "`TIME` for which a publication is kept after a newer one took its place, and what is in no publication after it was added; as in 30d, 2w, 12h or P30D")
-	f.Int(&c.KeepLast, "keep-last", 1, "`NUMBER` of publications kept for ever, of each branch and of each selection that is published from it")
+	f.Duration(&c.Retention, "retention", fallback.Age, "`TIME` for which a publication is kept after a newer one took its place, and what is in no publication after it was added; as in 30d, 2w, 12h or P30D")
+	f.Int(&c.KeepLast, "keep-last", fallback.Last, "`NUMBER` of publications kept for ever, of each branch and of each selection that is published from it")
 	f.Strings(&c.Branches, "branch", nil, "`GLOB` for the branches to which --keep-last applies; publications of others are kept for the --retention (default: all branches)")
-	f.Duration(&c.PRRetention, "pr-retention", 7*day, "`TIME` for which the publications of a pull request or a merge queue are kept")
+	f.Duration(&c.PRRetention, "pr-retention", fallback.PullRequests, "`TIME` for which the publications of a pull request or a merge queue are kept")
 	f.Strings(&c.Unpin, "unpin", nil, "`NAME` of a pin to end")
 	f.String(&c.Flake, "flake", "", "keep the outputs of the `FLAKE` as well: a folder or any flake reference; it is evaluated, not built (default: no flake)")
 	f.Strings(&c.Systems, "system", nil, "`SYSTEM` for which the flake's outputs are kept (default: those in the cache, and this machine's)")

@@ -40,6 +40,10 @@ type config struct {
 	keyText    string // secret
 	requireSig bool
 	series     string
+
+	page string // pageAuto, pageOn or pageOff
+
+	understood string // what nixcache-oci's variables have said
 }
 
 // defaultListen is where to listen if nobody says.
@@ -66,12 +70,14 @@ var command = cli.Command{
 		proxy --allow-push --sign-key-file key.sec & nix copy --to 'http://127.0.0.1:37515?compression=zstd' ./result`,
 	Environment: slices.Concat([]cli.Variable{
 		{Name: "NIX_SIGNING_KEY", Usage: "with --allow-push, secret signing keys themselves, one a line, in addition to --sign-key-file"},
-	}, cli.Tokens, cli.Login),
+	}, cli.Tokens, cli.Login, theirVariables),
 }
 
 // parseConfig reads the arguments and the environment.
 func parseConfig(args []string, getenv func(string) string) (config, error) {
 	var c config
+	theirs, theirErr := parseTheir(getenv)
+	getenv = theirs.env(getenv)
 	// without a home directory the copy on disk is missed, nothing else
 	cacheDir, _ := cli.CacheDir(getenv)
 	f := command.Flags(getenv)
@@ -97,6 +103,7 @@ func parseConfig(args []string, getenv func(string) string) (config, error) {
 	f.Strings(&c.keyFiles, "sign-key-file", nil, "a `FILE` with a secret key to sign with what is pushed")
 	f.Bool(&c.requireSig, "require-signatures", "take only what is signed by one of the cache's keys already when it is pushed")
 	f.String(&c.series, "push-series", "", "`NAME` of a series of pushes: the newer ones take the place of the older ones, whatever packages they have (default: by the names of the packages)")
+	f.Choice(&c.page, "page", []string{pageAuto, pageOn, pageOff}, "the `WORD` that says who gets the page about the cache at /: auto shows it where --listen is a loopback address, on everywhere, off nowhere")
 	rest, err := f.Parse(args)
 	if err != nil {
 		return c, err
@@ -116,7 +123,8 @@ func parseConfig(args []string, getenv func(string) string) (config, error) {
 	}
 	// the variable is publish's too, where "none" switches the default off
 	c.upstream = slices.DeleteFunc(slices.Clone(c.upstream), func(s string) bool { return s == "none" })
-	return c, f.Usage(c.validate())
+	c.understood = theirs.understood(c)
+	return c, f.Usage(errors.Join(theirErr, c.validate()))
 }
 
 func (c *config) validate() error {

@@ -24,6 +24,9 @@ type opener struct {
 	log     *slog.Logger
 	metrics *proxy.Metrics
 
+	page *people // nil for none
+
+	one   *proxy.Server         // if --cache names one cache
 	repos []registry.Repository // of --cache
 	disk  *proxy.DiskBlobs      // nil if NARs are not kept
 }
@@ -62,7 +65,15 @@ func (o *opener) home(ctx context.Context) (proxy.Service, error) {
 	}
 	up := proxy.Options{Version: cli.Version(), Upstreams: o.upstream, UpstreamNARs: proxy.UpstreamNARs(o.upstreamNARs), Metrics: o.metrics, Logger: o.log}
 	if len(o.caches) == 1 {
-		return o.named(ctx, o.caches[0], up)
+		if o.page != nil {
+			up.Page = o.page
+		}
+		one, err := o.named(ctx, o.caches[0], up)
+		if err != nil {
+			return nil, err
+		}
+		o.one = one
+		return one, nil
 	}
 	var servers []*proxy.Server
 	for _, cache := range o.caches {

@@ -34,7 +34,7 @@ func TestConfig(t *testing.T) {
 	home := []string{"HOME", "/home/u"}
 	fallback := config{
 		caches: []string{"oci:/home/u/.local/share/nixoci/cache"}, refresh: 5 * time.Minute, cacheDir: "/home/u/.cache/nixoci",
-		maxConnections: 4096, drain: 10 * time.Second, accessLog: "off",
+		maxConnections: 4096, drain: 10 * time.Second, accessLog: "off", page: pageAuto,
 		indexMemory: 512 << 20, upstreamNARs: "redirect",
 	}
 	with := func(change func(*config)) config {
@@ -319,5 +319,55 @@ func TestClientURL(t *testing.T) {
 		if got, want := clientURL(a, true), strings.Replace(want, "http:", "https:", 1); got != want {
 			t.Errorf("%s with TLS: got %s, want %s", addr, got, want)
 		}
+	}
+}
+
+// The page is there for this machine, under no name that another site can
+// take; Nix's paths are not its own.
+func TestPage(t *testing.T) {
+	t.Parallel()
+	cache := "oci:" + filepath.Join(t.TempDir(), "cache")
+	for _, tc := range []struct {
+		page string
+		host string
+		want int
+	}{
+		{"auto", "", 200}, {"auto", "localhost:1", 200}, {"auto", "[::1]", 200}, {"auto", "evil.example.org", 404}, {"auto", "127.0.0.1.example.org", 404},
+		{"on", "cache.example.org", 200}, {"off", "", 404},
+	} {
+		p := startProxy(t, 10*time.Second, "--cache", cache, "--page", tc.page)
+		for _, name := range []string{"/", "/_page/use", "/_page/health"} {
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, p.url(t)+name, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Host = tc.host
+			resp, err := http.DefaultClient.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			body, _ := io.ReadAll(resp.Body)
+			resp.Body.Close()
+			if resp.StatusCode != tc.want || tc.want == 200 && !strings.Contains(string(body), cache) {
+				t.Errorf("--page %s, %s for %q: got %d, %s", tc.page, name, tc.host, resp.StatusCode, body)
+			}
+		}
+		if status, _ := get(t, p.url(t)+"/nix-cache-info"); status != 200 {
+			t.Errorf("--page %s: nix-cache-info: got %d", tc.page, status)
+		}
+		p.stop()
+	}
+}
+
+// Where everybody reaches the proxy, the page is for those who ask for it.
+func TestPageElsewhere(t *testing.T) {
+	t.Parallel()
+	cache := "oci:" + filepath.Join(t.TempDir(), "cache")
+	for page, want := range map[string]int{"auto": 404, "on": 200} {
+		p := startProxy(t, 10*time.Second, "--cache", cache, "--listen", "0.0.0.0:0", "--page", page)
+		if status, _ := get(t, p.url(t)+"/"); status != want {
+			t.Errorf("--page %s: got %d, want %d", page, status, want)
+		}
+		p.stop()
 	}
 }

@@ -33,7 +33,11 @@ func run(ctx context.Context, args []string, getenv func(string) string, _ io.Re
 func serve(ctx context.Context, c config, getenv func(string) string, stdout, stderr io.Writer) (err error) {
 	m := ui.New(stderr, getenv)
 	log := m.Logger(slog.LevelInfo)
-	o := opener{config: c, getenv: getenv, msg: m, log: log, metrics: proxy.NewMetrics()}
+	if c.understood != "" {
+		m.Printf("%s", c.understood)
+	}
+	page := &people{mode: c.page}
+	o := opener{config: c, page: page, getenv: getenv, msg: m, log: log, metrics: proxy.NewMetrics()}
 	defer func() { err = errors.Join(err, o.close()) }()
 	s, err := o.service(ctx)
 	if err != nil {
@@ -64,6 +68,7 @@ func serve(ctx context.Context, c config, getenv func(string) string, stdout, st
 	if err != nil {
 		return err
 	}
+	page.show(o.one, c, listeners)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return srv.Serve(ctx, listeners) })
 	g.Go(func() error {

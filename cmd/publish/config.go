@@ -34,6 +34,8 @@ type config struct {
 	PinKeep int
 	Series  string
 
+	ImportOranc bool
+
 	ExcludePaths []string
 	DenyUnfree   bool
 	KeyFiles     []string
@@ -110,6 +112,7 @@ func parseConfig(args []string, getenv func(string) string) (config, error) {
 	f.Choice(&c.CompatIndex, "compat-index", []string{compatAuto, compatOn, compatOff}, "`WHETHER` nixcache-oci's proxy can use the cache, too: on or off from now on, or auto for as it was")
 	f.Int(&c.Jobs, "jobs", 0, "`NUMBER` of uploads at a time (default: twice the processors, at least 4)")
 	f.Strings(&c.NixArgs, "nix-arg", nil, "`ARGUMENT` to add to each Nix command; it must be one that nix and nix-store know, as in --nix-arg=--option --nix-arg=cores --nix-arg=2")
+	f.Bool(&c.ImportOranc, "import-oranc", "import the paths that oranc has stored in the repository, without sending them again, and publish nothing else")
 	f.Bool(&c.DryRun, "dry-run", "show what would be done, and write and build nothing")
 	f.Bool(&c.JSON, "json", "print the result as JSON on standard output")
 	f.Bool(&c.Verbose, "verbose", "log every request and command")
@@ -196,7 +199,10 @@ func (c *config) validate() error {
 	if len(c.Paths) > 0 && c.Flake != "" {
 		errs = append(errs, errors.New("--flake and store paths exclude each other"))
 	}
-	if len(c.Paths) == 0 && c.Flake == "" {
+	if c.ImportOranc && (len(c.Paths) > 0 || c.Flake != "" || c.Matrix != matrixOff || c.Part != nil || c.Pin != "") {
+		errs = append(errs, errors.New("--import-oranc publishes nothing else: give no flake, store paths, matrix or pin with it"))
+	}
+	if len(c.Paths) == 0 && c.Flake == "" && !c.ImportOranc {
 		c.Flake = "."
 	}
 	if len(c.Paths) > 1 && slices.Contains(c.Paths, "-") {

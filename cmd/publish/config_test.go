@@ -42,6 +42,10 @@ func TestParseConfig(t *testing.T) {
 		want config
 		err  string // parts, separated by |
 	}{
+		{name: "import", args: []string{"--import-oranc", "--cache", "localhost:5000/x"}, want: with(func(c *config) { c.ImportOranc, c.Flake, c.Cache = true, "", "localhost:5000/x" })},
+		{name: "import and more", args: []string{"--import-oranc", "--flake", "."}, err: "--import-oranc publishes nothing else"},
+		{name: "import and paths", args: []string{"--import-oranc", "./result"}, err: "--import-oranc publishes nothing else"},
+		{name: "import and pin", args: []string{"--import-oranc", "--pin", "p"}, err: "--import-oranc publishes nothing else"},
 		{name: "defaults", want: defaults},
 		{
 			name: "in Actions", env: []string{"GITHUB_ACTIONS", "true", "GITHUB_REPOSITORY", "Own/Repo", "NIX_SIGNING_KEY", "k:secret"},

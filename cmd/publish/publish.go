@@ -125,6 +125,9 @@ func newPublisher(cfg config, getenv func(string) string, stdin io.Reader, stder
 // proved, while Nix evaluates and builds: an hour's build must not end at a
 // locked door.
 func (p *publisher) run(ctx context.Context) error {
+	if p.cfg.ImportOranc {
+		return p.importOranc(ctx)
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	opened, begin := make(chan struct{}), time.Now()
@@ -204,6 +207,7 @@ func (p *publisher) open(ctx context.Context) (*index.Snapshot, error) {
 	if err != nil {
 		return nil, err
 	}
+	p.noticeOranc(base)
 	return p.adopt(ctx, base)
 }
 

@@ -54,6 +54,8 @@ type report struct {
 	// Adopted is what was taken over from nixcache-oci; in a dry run what would
 	// be, as far as the registry has it.
 	Adopted adoptReport `json:"adopted,omitzero"`
+	// Imported is what was imported from oranc; absent if that was not asked for.
+	Imported *importReport `json:"imported,omitempty"`
 	// Pin is the name that the publication is pinned under, PinKeep how many
 	// of that name are; empty if it is not pinned.
 	Pin     string `json:"pin,omitempty"`

@@ -31,6 +31,7 @@ var domain = map[string][]string{
 	"upload":   {"closure"},
 	"index":    nil,
 	"proxy":    {"index"},
+	"page":     {"index"},
 }
 
 // only lists libraries for which one place was chosen; cmd may use them too.
@@ -183,6 +184,9 @@ func TestRules(t *testing.T) {
 		{"upload", "upload/internal/x", true},
 		{"index", "upload", false},
 		{"proxy", "index", true},
+		{"page", "index", true},
+		{"page", "proxy", false},
+		{"proxy", "page", false},
 		{"proxy", "internal/registry", true},
 		{"internal/registry", "index", false},
 		{"internal/registry", "internal/hint", true},

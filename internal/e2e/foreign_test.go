@@ -242,6 +242,36 @@ func TestTakesOverNixcacheOCI(t *testing.T) {
 	w.newClient(w.proxy(cache)).substitute(slices.Concat(r.paths(), changed)...)
 }
 
+// Who has configured nixcache-oci's proxy changes the program and nothing else.
+func TestNixcacheVariables(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	flake := w.flake(flakeText(t.Name(), ""))
+	files := filepath.Join(w.Dir, "files")
+	w.Nix(t, flake, "copy", "--to", "file://"+files+"?compression=xz&secret-key="+w.keyFile, "path:"+flake+"#app")
+	app := strings.Fields(w.Env.Run(t, flake, "nix-store", "--query", "--requisites", w.Nix(t, flake, "eval", "--raw", "path:"+flake+"#app.outPath")))
+	addr := registrytest.GGCR(t)
+	w.theirs(addr+"/own/repo/nix-cache").write(theirIndex{Version: 1, PublicKey: strings.TrimSpace(w.publicKey)}, files, app)
+	w.Vars = append(w.Vars, "NIXCACHE_REPO=Own/repo", "NIXCACHE_REGISTRY="+addr, "NIXCACHE_INDEX_TTL=60", "NIXCACHE_UPSTREAM=http://127.0.0.1:1")
+	conf, _ := w.runProxy(2)
+	w.newClient(conf).substitute(app...)
+
+	url, _, _ := strings.Cut(strings.TrimPrefix(conf, "extra-substituters = "), "\n")
+	resp, err := http.Get(url + "/_status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var status struct {
+		Entries  int      `json:"index_entries"`
+		TTL      int      `json:"index_ttl"`
+		Upstream []string `json:"upstream"`
+	}
+	if err := json.NewDecoder(resp.Body).Decode(&status); err != nil || status.Entries != len(app) || status.TTL != 60 || !slices.Equal(status.Upstream, []string{"http://127.0.0.1:1"}) {
+		t.Errorf("got %+v, %v", status, err)
+	}
+}
+
 // A cache with packs serves nixcache-oci what it can read, once it is asked to.
 func TestCompatIndexOfAnOldCache(t *testing.T) {
 	t.Parallel()

@@ -126,6 +126,7 @@ type pusher struct {
 	w    *world
 	args []string
 	cmd  *exec.Cmd
+	url  string // of the proxy that runs
 	log  syncBuffer
 }
 
@@ -140,9 +141,11 @@ func (p *pusher) start() {
 	if err := p.cmd.Start(); err != nil {
 		p.w.Fatal(err)
 	}
-	if !bufio.NewScanner(stdout).Scan() {
+	lines := bufio.NewScanner(stdout)
+	if !lines.Scan() {
 		p.w.Fatalf("the proxy is not ready:\n%s", p.log.String())
 	}
+	p.url = strings.TrimPrefix(lines.Text(), "extra-substituters = ")
 }
 
 func (p *pusher) kill() {
@@ -276,12 +279,7 @@ func TestPushAndCollect(t *testing.T) {
 	dir := t.TempDir()
 	p := &pusher{w: w, args: []string{"--cache", cache, "--listen", "127.0.0.1:0", "--cache-dir", dir, "--allow-push"}}
 	p.start()
-	_, rest, ok := strings.Cut(p.log.String(), " on http://")
-	if !ok {
-		t.Fatalf("got %s", p.log.String())
-	}
-	addr, _, _ := strings.Cut(rest, "\n")
-	w.copyTo("http://"+addr, paths[1])
+	w.copyTo(p.url, paths[1])
 	if err := p.cmd.Process.Signal(os.Interrupt); err != nil {
 		t.Fatal(err)
 	}

@@ -107,6 +107,11 @@ type result struct {
 		Paths            int
 		Lost, Incomplete []string
 	}
+	Imported struct {
+		Paths, Present, Unsigned int
+		Lost, Incomplete         []string
+		SignedBy                 map[string]int
+	}
 	Stored struct {
 		Paths    int
 		FileSize int64

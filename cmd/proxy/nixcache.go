@@ -1,0 +1,121 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+
+	"github.com/org/nixoci-action/internal/cli"
+)
+
+// theirVariables are those of nixcache-oci's proxy that are understood.
+var theirVariables = []cli.Variable{
+	{Name: "NIXCACHE_REPO", Usage: "OWNER/REPO, of nixcache-oci: the cache is ghcr.io/OWNER/REPO/nix-cache, and --upstream is https://cache.nixos.org unless it is given"},
+	{Name: "NIXCACHE_LISTEN", Usage: "address to serve on, of nixcache-oci; NIXCACHE_PORT is its port"},
+	{Name: "NIXCACHE_UPSTREAM", Usage: "as NIXOCI_UPSTREAM, of nixcache-oci"},
+	{Name: "NIXCACHE_INDEX_TTL", Usage: "as NIXOCI_REFRESH, in seconds, of nixcache-oci"},
+}
+
+// their is what nixcache-oci's variables say, by the variables of ours that
+// they stand for.
+type their map[string]value
+
+type value struct{ text, from string }
+
+// parseTheir reads nixcache-oci's variables, as far as ours do not say the
+// same. Its error tells of values that cannot be used.
+func parseTheir(getenv func(string) string) (their, error) {
+	t := their{}
+	var errs []error
+	set := func(flag, text string, from ...string) {
+		t[cli.EnvName(flag)] = value{text, strings.Join(from, " and ")}
+	}
+	wanted := func(flag string) bool { return getenv(cli.EnvName(flag)) == "" }
+
+	repo := strings.TrimSpace(getenv("NIXCACHE_REPO"))
+	if repo != "" && wanted("cache") {
+		host := getenv("NIXCACHE_REGISTRY")
+		if host == "" {
+			host = "ghcr.io"
+		}
+		owner, name, _ := strings.Cut(repo, "/")
+		if owner == "" || name == "" || strings.Contains(name, "/") {
+			errs = append(errs, fmt.Errorf("NIXCACHE_REPO %q is not of the form OWNER/REPO", repo))
+		}
+		set("cache", host+"/"+strings.ToLower(repo)+"/nix-cache", "NIXCACHE_REPO")
+	}
+	host, port := getenv("NIXCACHE_LISTEN"), getenv("NIXCACHE_PORT")
+	if (host != "" || port != "") && wanted("listen") {
+		var from []string
+		if host != "" {
+			from = append(from, "NIXCACHE_LISTEN")
+		}
+		if port != "" {
+			from = append(from, "NIXCACHE_PORT")
+			if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+				errs = append(errs, fmt.Errorf("NIXCACHE_PORT %q is no port", port))
+			}
+		}
+		defaultHost, defaultPort, _ := net.SplitHostPort(defaultListen)
+		if host == "" {
+			host = defaultHost
+		}
+		if port == "" {
+			port = defaultPort
+		}
+		set("listen", net.JoinHostPort(strings.Trim(host, "[]"), port), from...)
+	}
+	if wanted("upstream") {
+		if urls := strings.Fields(getenv("NIXCACHE_UPSTREAM")); len(urls) > 0 {
+			set("upstream", strings.Join(urls, " "), "NIXCACHE_UPSTREAM")
+		} else if repo != "" { // its clients may have no other substituter
+			set("upstream", "https://cache.nixos.org", "nixcache-oci's default")
+		}
+	}
+	if ttl := getenv("NIXCACHE_INDEX_TTL"); ttl != "" && wanted("refresh") {
+		n, err := strconv.ParseUint(ttl, 10, 31)
+		if err != nil || n == 0 {
+			errs = append(errs, fmt.Errorf("NIXCACHE_INDEX_TTL %q is no number of seconds", ttl))
+		}
+		set("refresh", seconds(float64(n)), "NIXCACHE_INDEX_TTL")
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err // none of them, or the flags would find the same once more
+	}
+	return t, nil
+}
+
+// env is getenv with nixcache-oci's variables in the place of those of ours
+// that are not set.
+func (t their) env(getenv func(string) string) func(string) string {
+	return func(name string) string {
+		if v, ok := t[name]; ok {
+			return v.text
+		}
+		return getenv(name)
+	}
+}
+
+// understood tells which of nixcache-oci's variables made c what it is; empty
+// if none did.
+func (t their) understood(c config) string {
+	var parts []string
+	for _, f := range []struct{ flag, now string }{
+		{"cache", strings.Join(c.caches, " ")},
+		{"listen", strings.Join(c.listen, " ")},
+		{"upstream", strings.Join(c.upstream, " ")},
+		{"refresh", seconds(c.refresh.Seconds())},
+	} {
+		if v, ok := t[cli.EnvName(f.flag)]; ok && v.text == f.now { // else a flag said otherwise
+			parts = append(parts, "--"+f.flag+" "+v.text+" ("+v.from+")")
+		}
+	}
+	if len(parts) == 0 {
+		return ""
+	}
+	return "understood of nixcache-oci's configuration: " + strings.Join(parts, ", ")
+}
+
+func seconds(n float64) string { return fmt.Sprint(n) + "s" }

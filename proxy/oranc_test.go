@@ -1,0 +1,36 @@
+package proxy
+
+import (
+	"bytes"
+	"log/slog"
+	"strings"
+	"testing"
+
+	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/internal/oranc"
+	"github.com/org/nixoci-action/internal/oranctest"
+)
+
+// Who points the proxy at a repository of oranc's hears what to do, once.
+func TestOrancIsNoticed(t *testing.T) {
+	t.Parallel()
+	repo := openRepo(t, "oci:"+t.TempDir())
+	key := strings.Repeat("0", 32) + ".narinfo"
+	oranctest.Put(t, repo, oranc.OldTag(key), key, "text/x-nix-narinfo", []byte("x"))
+	var log bytes.Buffer
+	s := newServer(t, repo, func(o *Options) { o.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
+	if got := get(s, "GET", "/"+key).Code; got != 404 {
+		t.Errorf("got %d for a path that only oranc knows", got)
+	}
+	data := randomBytes(1, 1000)
+	putBlob(t, repo, data)
+	publish(t, repo, index.Config{}, fileEntry("ours", data))
+	for range 2 {
+		if err := s.reload(t.Context(), true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := strings.Count(log.String(), "publish --import-oranc"); n != 1 || !strings.Contains(log.String(), "paths=1") {
+		t.Errorf("said %d times: %s", n, log.String())
+	}
+}
