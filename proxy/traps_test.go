@@ -46,8 +46,16 @@ type site struct {
 // fault answers a request in the registry's place. It may call next.
 type fault func(w http.ResponseWriter, r *http.Request, next http.Handler)
 
-func newSite(t *testing.T) *site {
-	s := &site{T: t, env: nixtest.New(t)}
+func newSite(t *testing.T) *site { return newSiteIn(t, nixtest.New(t)) }
+
+// eachSite runs a test with each version of Nix.
+func eachSite(t *testing.T, test func(s *site)) {
+	t.Parallel()
+	nixtest.EachVersion(t, func(t *testing.T, v nixtest.Version) { test(newSiteIn(t, v.New(t))) })
+}
+
+func newSiteIn(t *testing.T, env *nixtest.Env) *site {
+	s := &site{T: t, env: env}
 	next := ggcr.New(ggcr.Logger(log.New(io.Discard, "", 0)))
 	s.registry = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if f := s.fault.Load(); f != nil {
@@ -145,7 +153,7 @@ func (s *site) entry(path string, content []byte, refs ...string) index.Entry {
 func (s *site) nix(substituters, name string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(s.Context(), buildLimit)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, name, args...)
+	cmd := exec.CommandContext(ctx, s.env.Program(s, name), args...)
 	cmd.Dir = s.env.Dir
 	for _, v := range s.env.Vars {
 		if strings.HasPrefix(v, "NIX_CONFIG=") {
@@ -230,6 +238,7 @@ var registryFaults = []struct {
 	{"503", answering(503), "built"},
 	{"429", answering(429), "built"},
 	{"400", answering(400), "built"},
+	{"401", answering(401), "built"},
 	{"blobs lost", blobsOnly(answering(404)), "built"},
 	{"access lost", blobsOnly(answering(403)), "built"},
 	{"hangs", func(_ http.ResponseWriter, r *http.Request, _ http.Handler) { <-r.Context().Done() }, "built"},
@@ -279,24 +288,27 @@ var registryFaults = []struct {
 // Traps 1 and 2: whatever the registry does, the build succeeds, with the path
 // from the cache if there is any way to get it.
 func TestNixBuildsWhateverTheRegistryDoes(t *testing.T) {
-	for _, tc := range registryFaults {
-		t.Run(tc.name, func(t *testing.T) {
-			t.Parallel()
-			s := newSite(t)
-			d := s.drv("trap")
-			s.publish(d)
-			url := s.proxy(s.options())
-			if tc.fault != nil {
-				s.fault.Store(&tc.fault)
-			}
-			if got := s.build(d, url); got != tc.want {
-				t.Errorf("got %q, want %q", got, tc.want)
-			}
-			if s.server.counts.hits.Load() == 0 {
-				t.Error("Nix was never told of the paths")
-			}
-		})
-	}
+	t.Parallel()
+	nixtest.EachVersion(t, func(t *testing.T, v nixtest.Version) {
+		for _, tc := range registryFaults {
+			t.Run(tc.name, func(t *testing.T) {
+				t.Parallel()
+				s := newSiteIn(t, v.New(t))
+				d := s.drv("trap")
+				s.publish(d)
+				url := s.proxy(s.options())
+				if tc.fault != nil {
+					s.fault.Store(&tc.fault)
+				}
+				if got := s.build(d, url); got != tc.want {
+					t.Errorf("got %q, want %q", got, tc.want)
+				}
+				if s.server.counts.hits.Load() == 0 {
+					t.Error("Nix was never told of the paths")
+				}
+			})
+		}
+	})
 }
 
 // Trap 1 again, by way of an upstream cache: Nix must not see its troubles.
@@ -345,60 +357,62 @@ func TestNixSubstitutesFromTheUpstream(t *testing.T) {
 }
 
 // Trap 2: a NAR that cannot be served sends Nix to the next substituter.
-func TestNixGoesToTheNextSubstituter(t *testing.T) {
-	t.Parallel()
-	s := newSite(t)
+func TestNixGoesToTheNextSubstituter(t *testing.T) { eachSite(t, (*site).nixGoesToTheNextSubstituter) }
+
+func (s *site) nixGoesToTheNextSubstituter() {
 	d := s.drv("next")
 	s.publish(d)
 	o := s.options()
 	o.Blobs = &fakeBlobs{} // has none
 	if got := s.build(d, s.proxy(o), s.proxy(s.options())); got != "substituted" {
-		t.Errorf("got %q, want substituted", got)
+		s.Errorf("got %q, want substituted", got)
 	}
 }
 
 // Trap 3: Nix remembers the substituter, so the proxy has to be there while
 // the registry is not, and after a start without it.
 func TestNixBuildsWhileTheRegistryIsAway(t *testing.T) {
-	t.Parallel()
-	s := newSite(t)
+	eachSite(t, (*site).nixBuildsWhileTheRegistryIsAway)
+}
+
+func (s *site) nixBuildsWhileTheRegistryIsAway() {
 	first, second, third := s.drv("first"), s.drv("second"), s.drv("third")
 	for _, d := range []drv{first, second, third} {
 		s.publish(d)
 	}
-	dir := t.TempDir()
+	dir := s.TempDir()
 	o := s.options()
 	o.Index = index.Open(s.repo, index.Options{Dir: dir})
 	url := s.proxy(o)
 	if got := s.build(first, url); got != "substituted" {
-		t.Fatalf("got %q, want substituted", got)
+		s.Fatalf("got %q, want substituted", got)
 	}
 	s.stopRegistry()
 	if got := s.build(second, url); got != "built" {
-		t.Errorf("registry gone: got %q, want built", got)
+		s.Errorf("registry gone: got %q, want built", got)
 	}
 
 	again := s.options()
 	again.Index = index.Open(s.repo, index.Options{Dir: dir})
 	p, err := New(again)
 	if err != nil {
-		t.Fatal(err)
+		s.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	ctx, cancel := context.WithTimeout(s.Context(), time.Second)
 	defer cancel()
 	if err := p.Prepare(ctx); err == nil || p.Len() != 6 {
-		t.Errorf("start without the registry: got %v and %d paths, want a warning and the copy's 6", err, p.Len())
+		s.Errorf("start without the registry: got %v and %d paths, want a warning and the copy's 6", err, p.Len())
 	}
-	if got := s.build(third, start(t, p)); got != "built" || p.counts.hits.Load() == 0 {
-		t.Errorf("started without the registry: got %q and %d narinfos, want built after some", got, p.counts.hits.Load())
+	if got := s.build(third, start(s.T, p)); got != "built" || p.counts.hits.Load() == 0 {
+		s.Errorf("started without the registry: got %q and %d narinfos, want built after some", got, p.counts.hits.Load())
 	}
 
 	p, err = New(s.options()) // no copy either
 	if err != nil {
-		t.Fatal(err)
+		s.Fatal(err)
 	}
 	if err := p.Prepare(ctx); err == nil || p.Len() != 0 {
-		t.Errorf("start without anything: got %v and %d paths, want a warning and none", err, p.Len())
+		s.Errorf("start without anything: got %v and %d paths, want a warning and none", err, p.Len())
 	}
 	// that it answers misses then is in TestPrepare: here Nix would skip it,
 	// because this test's store is not /nix/store, and nothing else is known
@@ -407,8 +421,10 @@ func TestNixBuildsWhileTheRegistryIsAway(t *testing.T) {
 // Trap 4: what was published after a miss is seen, if Nix is told not to
 // remember misses.
 func TestNixSeesWhatIsPublishedAfterAMiss(t *testing.T) {
-	t.Parallel()
-	s := newSite(t)
+	eachSite(t, (*site).nixSeesWhatIsPublishedAfterAMiss)
+}
+
+func (s *site) nixSeesWhatIsPublishedAfterAMiss() {
 	d := s.drv("late")
 	s.publish(s.drv("other"))
 	o := s.options()
@@ -419,26 +435,26 @@ func TestNixSeesWhatIsPublishedAfterAMiss(t *testing.T) {
 		return err
 	}
 	if err := ask(); err == nil {
-		t.Fatal("the path is there before it is published")
+		s.Fatal("the path is there before it is published")
 	}
 	s.publish(d)
 	resp, err := http.Post(url+"/_refresh", "", nil)
 	if err != nil {
-		t.Fatal(err)
+		s.Fatal(err)
 	}
 	resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		t.Fatalf("refresh: got %s", resp.Status)
+		s.Fatalf("refresh: got %s", resp.Status)
 	}
 	if err := ask(); err != nil {
-		t.Errorf("after publishing: %v", err)
+		s.Errorf("after publishing: %v", err)
 	}
 	// asks with HEAD first
 	if _, err := s.nix("", "nix", "copy", "--from", url, "--no-check-sigs", d.app, "--option", "narinfo-cache-negative-ttl", "0"); err != nil {
-		t.Errorf("copying from the proxy: %v", err)
+		s.Errorf("copying from the proxy: %v", err)
 	}
 	if content, err := os.ReadFile(d.app); err != nil || !bytes.HasPrefix(content, []byte("substituted")) {
-		t.Errorf("the copy: got %.20q, %v", content, err)
+		s.Errorf("the copy: got %.20q, %v", content, err)
 	}
 }
 

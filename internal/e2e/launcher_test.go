@@ -111,7 +111,7 @@ func checkout(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"go.mod", "go.sum", "cmd", "internal", "closure", "discover", "index", "proxy", "upload"} {
+	for _, name := range []string{"go.mod", "go.sum", "cmd", "internal", "closure", "discover", "index", "page", "proxy", "upload"} {
 		if err := os.Symlink(filepath.Join(repo, name), filepath.Join(root, name)); err != nil {
 			t.Fatal(err)
 		}

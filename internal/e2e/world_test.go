@@ -5,6 +5,7 @@ package e2e
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -67,8 +68,10 @@ type world struct {
 	user      *syscall.Credential // who runs jobs; nil: who runs the tests
 }
 
-func newWorld(t *testing.T) *world {
-	w := &world{T: t, Env: nixtest.New(t)}
+func newWorld(t *testing.T) *world { return newWorldIn(t, nixtest.New(t)) }
+
+func newWorldIn(t *testing.T, env *nixtest.Env) *world {
+	w := &world{T: t, Env: env}
 	w.keyFile = filepath.Join(w.Dir, "secret-key")
 	pub := filepath.Join(w.Dir, "public-key")
 	w.Env.Run(t, w.Dir, "nix-store", "--generate-binary-cache-key", "e2e-1", w.keyFile, pub)
@@ -276,7 +279,14 @@ func (w *world) newClient(conf string) *client {
 
 // nix runs a Nix command on the client.
 func (c *client) nix(args ...string) (string, error) {
-	cmd := exec.Command("nix", append([]string{"--extra-experimental-features", "nix-command flakes", "--store", "local?root=" + c.root}, args...)...)
+	return c.run("nix", append([]string{"--extra-experimental-features", "nix-command flakes"}, args...)...)
+}
+
+// run runs one of Nix's programs on the client.
+func (c *client) run(program string, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, c.w.Program(c.w, program), append([]string{"--store", c.store()}, args...)...)
 	for _, v := range c.w.Vars {
 		switch {
 		case strings.HasPrefix(v, "NIX_CONFIG="):
@@ -291,6 +301,9 @@ func (c *client) nix(args ...string) (string, error) {
 	out, err := cmd.CombinedOutput()
 	return string(out), err
 }
+
+// store is the client's store as Nix names it.
+func (c *client) store() string { return "local?root=" + c.root }
 
 // substitute gets paths and their closure, which must be there.
 func (c *client) substitute(paths ...string) {
@@ -313,8 +326,9 @@ func (c *client) place(path string) string {
 // same compares a path on the client with the one it was built from.
 func (c *client) same(path string) {
 	c.w.Helper()
-	want := exec.Command("nix-store", "--dump", path)
-	got := exec.Command("nix-store", "--dump", c.place(path))
+	dump := c.w.Program(c.w, "nix-store")
+	want := exec.Command(dump, "--dump", path)
+	got := exec.Command(dump, "--dump", c.place(path))
 	a, errA := digest(want)
 	b, errB := digest(got)
 	if errA != nil || errB != nil || a != b {

@@ -19,11 +19,17 @@ type Env struct {
 	Vars []string
 }
 
-// New makes an Env. Without Nix on the machine the test is skipped, or fails
-// where the variable CI is "true".
+// New makes an Env with the machine's Nix. Without one the test is skipped, or
+// fails where the variable CI is "true".
 func New(t testing.TB) *Env {
 	t.Helper()
-	need(t, "nix")
+	return newEnv(t, os.Getenv("PATH"))
+}
+
+// newEnv makes an Env with the programs in path.
+func newEnv(t testing.TB, path string) *Env {
+	t.Helper()
+	need(t, path, "nix")
 	// not t.TempDir: its path may be long, and Nix's socket paths must not be
 	dir, err := os.MkdirTemp("", "nix")
 	if err != nil {
@@ -40,7 +46,7 @@ func New(t testing.TB) *Env {
 		}
 	}
 	e.Vars = []string{
-		"PATH=" + os.Getenv("PATH"),
+		"PATH=" + path,
 		"HOME=" + dir + "/home", "TMPDIR=" + dir + "/tmp",
 		"NIX_STORE_DIR=" + e.Store, "NIX_STATE_DIR=" + dir + "/var", "NIX_LOG_DIR=" + dir + "/log", "NIX_CONF_DIR=" + dir + "/etc",
 		// the system makes no difference to a shell script, and to tests it
@@ -55,8 +61,7 @@ func New(t testing.TB) *Env {
 // failing command fails the test.
 func (e *Env) Run(t testing.TB, dir, name string, args ...string) string {
 	t.Helper()
-	need(t, name)
-	cmd := exec.Command(name, args...)
+	cmd := exec.Command(e.Program(t, name), args...)
 	cmd.Dir, cmd.Env = dir, e.Vars
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
@@ -97,14 +102,44 @@ func Write(t testing.TB, dir string, files ...string) {
 	}
 }
 
-func need(t testing.TB, program string) {
+// Program is the file of a program, which is that of the Env's version if it is
+// one of Nix's. A test without it is skipped, or fails, as in New.
+func (e *Env) Program(t testing.TB, name string) string {
 	t.Helper()
-	if _, err := exec.LookPath(program); err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatalf("%s is needed: %v", program, err)
+	return need(t, e.path(), name)
+}
+
+func (e *Env) path() string {
+	path := ""
+	for _, v := range e.Vars {
+		if p, ok := strings.CutPrefix(v, "PATH="); ok {
+			path = p // the last one counts
 		}
-		t.Skipf("%s is needed: %v", program, err)
 	}
+	return path
+}
+
+// need looks for a program in path.
+func need(t testing.TB, path, program string) string {
+	t.Helper()
+	if filepath.IsAbs(program) {
+		return program
+	}
+	for _, dir := range filepath.SplitList(path) {
+		if file, err := exec.LookPath(filepath.Join(dir, program)); err == nil {
+			return file
+		}
+	}
+	missing(t, "%s is needed, and not in %s", program, path)
+	return ""
+}
+
+func missing(t testing.TB, format string, args ...any) {
+	t.Helper()
+	if os.Getenv("CI") == "true" {
+		t.Fatalf(format, args...)
+	}
+	t.Skipf(format, args...)
 }
 
 // remove removes a store, whose directories are read-only.
