@@ -54,7 +54,6 @@ func TestModel(t *testing.T) {
 		n /= 20
 	}
 	// the codecs make their channels on first use, outside of all bubbles
-	// the codecs make their channels on first use, outside of all bubbles
 	if _, err := decompress(compress([]byte("x")), maxEntries); err != nil {
 		t.Fatal(err)
 	}
