@@ -69,7 +69,8 @@ func (s *session) startProxy(ctx context.Context) error {
 		return fmt.Errorf("starting the proxy: %w", err)
 	}
 	defer out.Close()
-	cmd := exec.Command(filepath.Join(s.bin, proxyCommand), "--listen", "127.0.0.1:0")
+	// nobody looks at pages there, but every build of the job could
+	cmd := exec.Command(filepath.Join(s.bin, proxyCommand), "--listen", "127.0.0.1:0", "--page", "off")
 	cmd.Env = append(s.cfg.environ(proxyCommand, s.env), "GITHUB_ACTIONS=") // its log is a file
 	cmd.Stdout, cmd.Stderr = in, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
