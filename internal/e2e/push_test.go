@@ -52,7 +52,7 @@ func (w *world) chain(prefix string, sizes ...int) []string {
 
 // tryCopyTo runs nix copy --to.
 func (w *world) tryCopyTo(url string, paths ...string) (string, error) {
-	cmd := exec.Command(w.Program(w, "nix"), append([]string{"--extra-experimental-features", "nix-command", "copy", "--to", url}, paths...)...)
+	cmd := exec.Command(w.Program(w, "nix"), append([]string{"--extra-experimental-features", "nix-command flakes", "copy", "--to", url}, paths...)...)
 	cmd.Dir, cmd.Env = w.Dir, w.Vars
 	out, err := cmd.CombinedOutput()
 	return string(out), err
