@@ -329,6 +329,72 @@ func TestRepack(t *testing.T) {
 	})
 }
 
+// A collection that rewrites segments and packs names each blob by what is in it,
+// and makes no pack of two compressions.
+func TestCollectKeepsCompressions(t *testing.T) {
+	backends(t, func(t *testing.T, open func() registry.Repository) {
+		repo := open()
+		var gone, kept []Entry
+		var mixed []string // a pack as an earlier collection may have left it
+		for _, c := range compressions {
+			name := c.name
+			whole, pack := newEntry(t, repo, name), packOf(t, repo, name+"1", name+"2", name+"3", name+"4")
+			for _, e := range append([]*Entry{&whole}, pointers(pack)...) {
+				e.Compression = c.name
+			}
+			gone = append(gone, pack[:3]...)
+			kept = append(kept, whole, pack[3])
+			mixed = append(mixed, name+"5")
+		}
+		both := packOf(t, repo, append(mixed, "filler1", "filler2", "filler3", "filler4", "filler5", "filler6")...)
+		for i, c := range compressions {
+			both[i].Compression = c.name
+		}
+		gone, kept = append(gone, both[len(mixed):]...), append(kept, both[:len(mixed)]...)
+
+		publishAt(t, repo, 90, "refs/pull/1/merge", slices.Concat(gone, kept)...)
+		publishAt(t, repo, 50, "refs/heads/main", kept...)
+		if _, done := mustCollect(t, repo, 0, defaults); done.Repacked == 0 {
+			t.Fatal("no pack was rewritten")
+		}
+		s := sweep(t, open())
+		lacks(t, s, gone...)
+		want := map[v1.Hash]string{}
+		for _, k := range kept {
+			e, ok := s.Lookup(k.Path.HashPart)
+			if !ok || e.Compression != k.Compression {
+				t.Fatalf("%s: got %q, %v", k.Path.Name, e.Compression, ok)
+			}
+			media := map[bool]string{true: "application/vnd.nixoci.pack.v1+", false: "application/vnd.nixoci.nar.v1+"}[e.NAR.Packed()] + e.Compression
+			if !e.NAR.Packed() {
+				media = strings.TrimSuffix(media, "+none")
+			}
+			if other, ok := want[e.NAR.Blob]; ok && other != media {
+				t.Errorf("one pack is both %s and %s", other, media)
+			}
+			want[e.NAR.Blob] = media
+		}
+		for _, seg := range s.Segments() {
+			man, err := repo.Manifest(context.Background(), seg.Tag)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, l := range layers(man)[1:] {
+				if string(l.MediaType) != want[l.Digest] {
+					t.Errorf("a blob of %s is called %s", want[l.Digest], l.MediaType)
+				}
+			}
+		}
+	})
+}
+
+func pointers(entries []Entry) (ps []*Entry) {
+	for i := range entries {
+		ps = append(ps, &entries[i])
+	}
+	return ps
+}
+
 // What the registry has lost is given up, with what refers to it, so that the
 // next publish brings it back.
 func TestCollectLostBlobs(t *testing.T) {

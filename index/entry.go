@@ -24,14 +24,25 @@ const (
 	CompressionNone  = "none"
 )
 
-// extensions of NARs' URLs, by compression. Nix goes by the narinfo's
-// Compression, not by these.
-var extensions = map[string]string{
-	CompressionZstd:  ".nar.zst",
-	CompressionXZ:    ".nar.xz",
-	CompressionBzip2: ".nar.bz2",
-	CompressionGzip:  ".nar.gz",
-	CompressionNone:  ".nar",
+// compressions are all that an entry can have, with the extensions of NARs'
+// URLs. Nix goes by the narinfo's Compression, not by the extension.
+var compressions = []struct{ name, extension string }{
+	{CompressionZstd, ".nar.zst"},
+	{CompressionXZ, ".nar.xz"},
+	{CompressionNone, ".nar"},
+	{CompressionGzip, ".nar.gz"},
+	{CompressionBzip2, ".nar.bz2"},
+}
+
+// knownCompression returns the constant that equals a name, which shares no
+// memory with it, and the extension. They are empty if there is none.
+func knownCompression(name string) (constant, extension string) {
+	for _, c := range compressions {
+		if c.name == name {
+			return c.name, c.extension
+		}
+	}
+	return "", ""
 }
 
 // PinAfter is the age of an entry at which a publish that relies on it repeats
@@ -90,7 +101,8 @@ type Entry struct {
 
 // URL is the entry's NAR relative to the cache: "nar/<file hash>.nar.zst".
 func (e *Entry) URL() string {
-	return "nar/" + strings.TrimPrefix(e.FileHash, "sha256:") + extensions[e.Compression]
+	_, extension := knownCompression(e.Compression)
+	return "nar/" + strings.TrimPrefix(e.FileHash, "sha256:") + extension
 }
 
 // Narinfo is the entry in Nix's narinfo format.
@@ -172,7 +184,7 @@ func (e *Entry) Validate() error {
 			return fail("content address %q", e.CA)
 		}
 	}
-	if _, ok := extensions[e.Compression]; !ok {
+	if c, _ := knownCompression(e.Compression); c == "" {
 		return fail("compression %q", e.Compression)
 	}
 	n := e.NAR

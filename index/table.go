@@ -141,7 +141,9 @@ func (r *row) decode(line []byte, extras *[]blob) (bases []string, ok bool) {
 	}
 	r.name, r.narSize, r.added = l.Name, l.NS, l.Added.Unix()
 	r.fileSize, r.offset, r.blobSize = l.Size, l.Off, l.BlobSz
-	r.comp = compression(l.Comp)
+	if r.comp, _ = knownCompression(l.Comp); r.comp == "" {
+		return nil, false
+	}
 	hash, ok := strings.CutPrefix(l.Blob, "sha256:")
 	if n, err := hex.Decode(r.sum[:], []byte(hash)[:min(len(hash), 2*len(r.sum))]); !ok || err != nil || n != len(r.sum) || len(hash) != 2*n {
 		return nil, false
@@ -169,17 +171,6 @@ func (r *row) decodeExtras(x *Extras, blobs *[]blob) {
 			r.extras = append(r.extras, extra{int32(n), int32(l.Offset), int32(l.Size)}) //nolint:gosec // at most MaxExtrasBlob
 		}
 	}
-}
-
-// compression returns the constant, so that rows do not hold their lines.
-func compression(s string) string {
-	switch s {
-	case CompressionXZ:
-		return CompressionXZ
-	case CompressionNone:
-		return CompressionNone
-	}
-	return CompressionZstd
 }
 
 // references finds the rows of base names, but for the path itself.
