@@ -8,7 +8,6 @@ FUZZTIME ?= 10s
 VERSION  ?=
 BIN      ?= bin/
 
-COMMANDS := $(patsubst cmd/%/main.go,%,$(wildcard cmd/*/main.go))
 SCRIPTS  := .ci/run $(filter-out %.awk,$(wildcard scripts/*))
 WORKFLOWS := $(wildcard .github/workflows/*.yml template/.github/workflows/*.yml)
 LDFLAGS  := -s -w $(if $(VERSION),-X github.com/org/nixoci-action/internal/cli.version=$(VERSION))
@@ -25,12 +24,16 @@ help: ## print this text
 
 .PHONY: build
 build: ## build static binaries into bin/
-	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN) $(COMMANDS:%=./cmd/%)
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/...
+
+.PHONY: program
+program: # the same for nixoci alone, which is what is delivered
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/nixoci
 
 .PHONY: image
 image: ## build the container image of the proxy into dist/image
 	@for arch in amd64 arm64; do \
-		GOOS=linux GOARCH=$$arch $(MAKE) --no-print-directory build BIN=dist/bin/linux-$$arch/ || exit; \
+		GOOS=linux GOARCH=$$arch $(MAKE) --no-print-directory program BIN=dist/bin/linux-$$arch/ || exit; \
 	done
 	go run ./internal/image build -bin dist/bin -version '$(VERSION)' -to dist/image
 

@@ -1,4 +1,4 @@
-# nix run github:org/nixoci-action#proxy -- --cache ghcr.io/OWNER/REPO/nix-cache
+# nix run github:org/nixoci-action -- publish --flake .
 # nix flake init -t github:org/nixoci-action
 {
   description = "Nix binary caches in OCI registries";
@@ -27,23 +27,36 @@
           _file = "nixoci-action";
           imports = [ file ];
           config = lib.mkIf (self.packages ? ${system}) {
-            services.nixoci-proxy.package = lib.mkDefault self.packages.${system}.proxy;
+            services.nixoci-proxy.package = lib.mkDefault self.packages.${system}.nixoci;
           };
         };
     in
     {
-      packages = forEach (system: import ./nix { pkgs = nixpkgs.legacyPackages.${system}; inherit version; });
+      packages = forEach (system: rec {
+        nixoci = import ./nix { pkgs = nixpkgs.legacyPackages.${system}; inherit version; };
+        default = nixoci;
+      });
 
       apps = forEach (
         system:
-        builtins.mapAttrs (_: package: {
-          type = "app";
-          program = "${package}/bin/${package.meta.mainProgram}";
-          meta = { inherit (package.meta) description; };
-        }) self.packages.${system}
+        let
+          package = self.packages.${system}.nixoci;
+          app = program: {
+            type = "app";
+            program = "${package}/${program}";
+            meta = { inherit (package.meta) description; };
+          };
+        in
+        builtins.listToAttrs (
+          map (name: { inherit name; value = app "libexec/nixoci/${name}"; }) [ "publish" "gc" "proxy" "inspect" ]
+        )
+        // rec {
+          nixoci = app "bin/nixoci";
+          default = nixoci;
+        }
       );
 
-      # pkgs.nixoci.proxy, and the others
+      # pkgs.nixoci
       overlays.default = final: _: { nixoci = import ./nix { pkgs = final; inherit version; }; };
 
       nixosModules = rec {

@@ -1,4 +1,4 @@
-// Finds the program and runs it. All the rest is Go, in cmd/action.
+// Finds the program and runs it. All the rest is Go, in internal/command/action.
 'use strict'
 
 const { spawn, spawnSync } = require('node:child_process')
@@ -8,16 +8,15 @@ const os = require('node:os')
 const path = require('node:path')
 
 const root = path.dirname(__dirname)
-const commands = ['action', 'publish', 'proxy', 'gc']
 
-// The folder with the commands: those of the release that this version of the
+// The folder with the program: that of the release that this version of the
 // action belongs to or, where there is none, built from the action's checkout.
 async function install() {
   const { version, files } = JSON.parse(fs.readFileSync(path.join(__dirname, 'release.json'), 'utf8'))
   if (!version) return build()
   const target = `${process.platform}-${process.arch}`
   const file = files[target]
-  if (!file) throw new Error(`release ${version} has no programs for ${target}`)
+  if (!file) throw new Error(`release ${version} has no program for ${target}`)
   const tools = process.env.RUNNER_TOOL_CACHE || process.env.RUNNER_TEMP || os.tmpdir()
   // the checksum is part of the name, so that nothing else can be taken for it
   const dir = path.join(tools, 'nixoci-action', version, `${target}-${file.sha256.slice(0, 16)}`)
@@ -64,7 +63,7 @@ function unpack(archive, dir) {
 function build() {
   const dir = fs.mkdtempSync(path.join(process.env.RUNNER_TEMP || os.tmpdir(), 'nixoci-bin-'))
   console.log('::group::building the action from its checkout, which belongs to no release')
-  const go = spawnSync('go', ['build', '-trimpath', '-buildvcs=false', '-o', dir + path.sep, ...commands.map((c) => `./cmd/${c}`)], {
+  const go = spawnSync('go', ['build', '-trimpath', '-buildvcs=false', '-o', dir + path.sep, './cmd/nixoci'], {
     cwd: root,
     env: { ...process.env, CGO_ENABLED: '0' },
     stdio: 'inherit',
@@ -78,7 +77,7 @@ function build() {
 }
 
 function run(dir, phase) {
-  const child = spawn(path.join(dir, 'action'), [phase], { stdio: ['ignore', 'inherit', 'inherit'] })
+  const child = spawn(path.join(dir, 'nixoci'), ['action', phase], { stdio: ['ignore', 'inherit', 'inherit'] })
   for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, () => child.kill(signal))
   child.on('error', fail)
   child.on('exit', (code, signal) => {

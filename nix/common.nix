@@ -153,7 +153,8 @@ in
     {
       services.nixoci-proxy = {
         arguments = [
-          "${cfg.package}/bin/proxy"
+          "${cfg.package}/bin/nixoci"
+          "proxy"
           "--listen"
           "${bracketed cfg.listenAddress}:${toString cfg.port}"
           "--refresh"

@@ -7,7 +7,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strings"
 	"testing"
 
@@ -103,77 +102,55 @@ func copyFile(t *testing.T, from, to string) {
 	}
 }
 
-// commands are those that are delivered.
-func commands(t *testing.T) []string {
-	t.Helper()
-	entries, err := os.ReadDir("../cmd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var names []string
-	for _, e := range entries {
-		if e.Name() != "action" {
-			names = append(names, e.Name())
-		}
-	}
-	if len(names) < 3 {
-		t.Fatalf("got the commands %q", names)
-	}
-	return names
-}
-
 func TestOutputs(t *testing.T) {
 	t.Parallel()
 	f := newFlake(t)
-	names := append(commands(t), "default")
-	slices.Sort(names)
-	want := strings.Join(names, " ")
+	apps := "default=bin/nixoci gc=libexec/nixoci/gc inspect=libexec/nixoci/inspect nixoci=bin/nixoci proxy=libexec/nixoci/proxy publish=libexec/nixoci/publish"
 	for _, system := range []string{"x86_64-linux", "aarch64-linux", "x86_64-darwin", "aarch64-darwin"} {
-		if got := f.eval("packages."+system, `p: toString (builtins.attrNames p)`); got != want {
+		if got, want := f.eval("packages."+system, `p: toString (builtins.attrNames p)`), "default nixoci"; got != want {
 			t.Errorf("%s: got the packages %q, want %q", system, got, want)
 		}
-		for app := range strings.SplitSeq(f.eval("apps."+system, `a: toString (map (n: assert a.${n}.type == "app"; "${n}=${baseNameOf a.${n}.program}") (builtins.attrNames a))`), " ") {
-			name, program, _ := strings.Cut(app, "=")
-			if !slices.Contains(names, name) || program != strings.Replace(name, "default", "proxy", 1) {
-				t.Errorf("%s: the app %q runs %q", system, name, program)
-			}
+		got := f.eval("apps."+system, `a: toString (map (n: assert a.${n}.type == "app"; "${n}=${builtins.concatStringsSep "/" (builtins.tail (builtins.filter builtins.isString (builtins.split "-nixoci-[^/]*/" a.${n}.program)))}") (builtins.attrNames a))`)
+		if got != apps {
+			t.Errorf("%s: got the apps %q, want %q", system, got, apps)
 		}
-	}
-	if got := f.eval("overlays.default", `o: toString (builtins.attrNames (o { } { }).nixoci)`); got != want {
-		t.Errorf("the overlay has %q, want %q", got, want)
 	}
 	if got := f.eval("homeManagerModules", `m: toString (builtins.attrNames m)`); got != "default" {
 		t.Errorf("got %q", got)
 	}
 }
 
-// The packages build, with the modules that the hash is of; nix run starts them.
+// The package builds, with the modules that the hash is of; nix run starts it.
 func TestRun(t *testing.T) {
 	t.Parallel()
 	f := newFlake(t)
 	rev := f.Env.Run(t, f.dir, "git", "rev-parse", "--short=7", "HEAD")
-	for installable, want := range map[string]string{".#proxy": "proxy 0.", ".": "proxy 0."} {
-		if got := f.nix("run", installable, "--", "--version"); !strings.HasPrefix(got, want) || !strings.HasSuffix(got, "."+rev) {
-			t.Errorf("%s: got %q, want %q and the commit %s", installable, got, want, rev)
+	for installable, args := range map[string][]string{".": {"version"}, ".#nixoci": {"publish", "--version"}, ".#proxy": {"--version"}} {
+		if got := f.nix(append([]string{"run", installable, "--"}, args...)...); !strings.HasPrefix(got, "nixoci 0.") || !strings.HasSuffix(got, "."+rev) {
+			t.Errorf("%s: got %q, want the version with the commit %s", installable, got, rev)
 		}
+	}
+	if got := f.nix("run", ".#gc", "--", "--help"); !strings.Contains(got, "Usage: nixoci gc") {
+		t.Errorf("the app gc says %q", got)
 	}
 	f.nix("build", "--out-link", f.Dir+"/all", ".")
 	entries, err := os.ReadDir(f.Dir + "/all/bin")
-	if err != nil {
-		t.Fatal(err)
+	if err != nil || len(entries) != 1 || entries[0].Name() != "nixoci" {
+		t.Errorf("got the programs %v, %v, want nixoci", entries, err)
 	}
-	var programs []string
-	for _, e := range entries {
-		programs = append(programs, e.Name())
-	}
-	if want := commands(t); !slices.Equal(programs, want) {
-		t.Errorf("got the programs %q, want %q", programs, want)
+	for name, part := range map[string]string{
+		"man/man1/nixoci.1": "nixoci\\-publish", "man/man1/nixoci-gc.1": ".TH NIXOCI-GC 1",
+		"bash-completion/completions/nixoci": "complete ", "zsh/site-functions/_nixoci": "#compdef nixoci", "fish/vendor_completions.d/nixoci.fish": "complete -c nixoci",
+	} {
+		if text, err := os.ReadFile(filepath.Join(f.Dir, "all/share", name)); err != nil || !strings.Contains(string(text), part) {
+			t.Errorf("%s: got %q, %v", name, text, err)
+		}
 	}
 
 	// a release has the version that its commit says
 	nixtest.Write(t, f.dir, "launch/release.json", `{"version": "v1.2.3", "files": {}}`)
 	f.Git(t, f.dir)
-	if got := f.nix("run", ".#proxy", "--", "--version"); got != "proxy v1.2.3" {
+	if got := f.nix("run", ".", "--", "version"); got != "nixoci v1.2.3" {
 		t.Errorf("a release: got %q", got)
 	}
 }
@@ -183,7 +160,7 @@ func TestOlderGo(t *testing.T) {
 	t.Parallel()
 	f := newFlake(t)
 	name := func() (string, error) {
-		cmd := exec.Command("nix", "--extra-experimental-features", "nix-command flakes", "eval", "--impure", "--raw", ".#packages.x86_64-linux.proxy.name")
+		cmd := exec.Command("nix", "--extra-experimental-features", "nix-command flakes", "eval", "--impure", "--raw", ".#packages.x86_64-linux.nixoci.name")
 		cmd.Dir, cmd.Env = f.dir, f.Vars
 		out, err := cmd.CombinedOutput()
 		return string(out), err
@@ -210,20 +187,20 @@ func TestModulesOfFlake(t *testing.T) {
 		t.Helper()
 		return f.eval(module, `m: toString (import `+here+`/testdata/evaluate.nix { module = m; system = "`+system+`"; config.services.nixoci-proxy = { enable = true; cache = "oci:/c"; requireSignatures = false; `+options+` }; }).`+result)
 	}
-	want := f.eval("packages.x86_64-linux.proxy", `p: "${p}/bin/proxy"`)
+	want := f.eval("packages.x86_64-linux.nixoci", `p: "${p}/bin/nixoci"`)
 	for _, module := range []string{"nixosModules.default", "nixosModules.nixoci-proxy"} {
-		if got := evaluate(module, "x86_64-linux", "", "service.serviceConfig.ExecStart"); !strings.HasPrefix(got, `"`+want+`" `) {
+		if got := evaluate(module, "x86_64-linux", "", "service.serviceConfig.ExecStart"); !strings.HasPrefix(got, `"`+want+`" "proxy" `) {
 			t.Errorf("%s: got %s, want %s", module, got, want)
 		}
 	}
-	if got := evaluate("homeModules.default", "x86_64-linux", "", "userService.Service.ExecStart"); !strings.HasPrefix(got, `"`+want+`" `) {
+	if got := evaluate("homeModules.default", "x86_64-linux", "", "userService.Service.ExecStart"); !strings.HasPrefix(got, `"`+want+`" "proxy" `) {
 		t.Errorf("home-manager: got %s, want %s", got, want)
 	}
-	want = f.eval("packages.aarch64-darwin.proxy", `p: "${p}/bin/proxy"`)
-	if got := evaluate("darwinModules.default", "aarch64-darwin", "", "daemon.command"); !strings.HasPrefix(got, "'"+want+"' ") {
+	want = f.eval("packages.aarch64-darwin.nixoci", `p: "${p}/bin/nixoci"`)
+	if got := evaluate("darwinModules.default", "aarch64-darwin", "", "daemon.command"); !strings.HasPrefix(got, "'"+want+"' 'proxy' ") {
 		t.Errorf("nix-darwin: got %s, want %s", got, want)
 	}
-	if got := evaluate("nixosModules.default", "x86_64-linux", `package = "/mine";`, "service.serviceConfig.ExecStart"); !strings.HasPrefix(got, `"/mine/bin/proxy" `) {
+	if got := evaluate("nixosModules.default", "x86_64-linux", `package = "/mine";`, "service.serviceConfig.ExecStart"); !strings.HasPrefix(got, `"/mine/bin/nixoci" "proxy" `) {
 		t.Errorf("another package: got %s", got)
 	}
 }

@@ -97,7 +97,7 @@ func TestOldOptions(t *testing.T) {
 	if len(got.Failed) > 0 || len(got.Warnings) != 6 {
 		t.Errorf("got %q, and the warnings %q", got.Failed, got.Warnings)
 	}
-	if args := arguments(t, got.Service); !reflect.DeepEqual(args[:7], []string{"/p/bin/proxy", "--listen", "0.0.0.0:38000", "--refresh", "5m", "--cache", "ghcr.io/owner/repo/nix-cache"}) {
+	if args := arguments(t, got.Service); !reflect.DeepEqual(args[:8], []string{"/p/bin/nixoci", "proxy", "--listen", "0.0.0.0:38000", "--refresh", "5m", "--cache", "ghcr.io/owner/repo/nix-cache"}) {
 		t.Errorf("got %q", args)
 	}
 	if keys := got.Settings["extra-trusted-public-keys"]; !reflect.DeepEqual(keys, []any{key}) {

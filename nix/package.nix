@@ -1,11 +1,11 @@
-# Some of the commands, static, from the sources in this checkout.
+# The program, static, from the sources in this checkout.
 {
   lib,
   pkgs,
+  stdenv,
   go,
   buildGoModule,
   version,
-  commands, # names of folders in cmd
 }:
 let
   needed = builtins.head (builtins.match ".*\ngo ([0-9]+\\.[0-9]+).*" (builtins.readFile ../go.mod));
@@ -17,13 +17,13 @@ let
         or (throw "nixoci needs Go ${needed}, and this nixpkgs has ${go.version}: please take a newer nixpkgs");
 in
 build {
-  pname = if builtins.length commands == 1 then "nixoci-${builtins.head commands}" else "nixoci";
+  pname = "nixoci";
   inherit version;
   src = lib.cleanSource ../.;
   # go test ./nix -run TestVendorHash -update
   vendorHash = "sha256-jSaDcnDGJt6HvWOmcb1AOiEmV5jKg8dkBSXxpoyOf48=";
 
-  subPackages = map (name: "cmd/${name}") commands;
+  subPackages = [ "cmd/nixoci" ];
   env.CGO_ENABLED = 0;
   ldflags = [
     "-s"
@@ -32,10 +32,21 @@ build {
   ];
   doCheck = false; # the tests run Nix and registries; CI has them
 
+  # The commands by their own names are for apps, not for PATH: others have a gc.
+  postInstall = ''
+    mkdir -p "$out/libexec/nixoci"
+    for command in publish gc proxy inspect; do
+      ln -s ../../bin/nixoci "$out/libexec/nixoci/$command"
+    done
+  ''
+  + lib.optionalString (stdenv.buildPlatform.canExecute stdenv.hostPlatform) ''
+    bash scripts/share "$out/bin/nixoci" "$out/share"
+  '';
+
   meta = {
     description = "Nix binary caches in OCI registries";
     homepage = "https://github.com/org/nixoci-action";
     license = lib.licenses.mit;
-    mainProgram = if builtins.length commands == 1 then builtins.head commands else "proxy";
+    mainProgram = "nixoci";
   };
 }

@@ -53,7 +53,7 @@ func unquote(t *testing.T, line string) []string {
 func TestQuoting(t *testing.T) {
 	t.Parallel()
 	const options = `cache = "oci:/srv/a b/100%/$HOME/\"x\"/ü"; requireSignatures = false; extraArgs = [ "--upstream" "https://x/?a=\\%20'" ];`
-	want := []string{"/opt/nixoci/bin/proxy", "--listen", "127.0.0.1:37515", "--refresh", "5m", "--cache", `oci:/srv/a b/100%/$HOME/"x"/ü`, "--upstream", `https://x/?a=\%20'`, "--cache-dir"}
+	want := []string{"/opt/nixoci/bin/nixoci", "proxy", "--listen", "127.0.0.1:37515", "--refresh", "5m", "--cache", `oci:/srv/a b/100%/$HOME/"x"/ü`, "--upstream", `https://x/?a=\%20'`, "--cache-dir"}
 	s := evaluate(t, "nixos.nix", "x86_64-linux", options).Service
 	if got := arguments(t, s); !reflect.DeepEqual(got[:len(got)-1], want) {
 		t.Errorf("NixOS: got  %q\nwant %q", got, want)
@@ -85,7 +85,7 @@ func TestUnit(t *testing.T) {
 	}
 	for name, options := range map[string]string{"plain": signed, "all": signed + `port = 80; tokenFile = "/run/t"; username = "x"; passwordFile = "/run/p"; dockerConfigFile = "/d/config.json";`} {
 		s := evaluate(t, "nixos.nix", "x86_64-linux", options).Service
-		text := strings.Replace(s.unit(), `"/opt/nixoci/bin/proxy"`, "/bin/true", 1) // what is verified must exist
+		text := strings.Replace(s.unit(), `"/opt/nixoci/bin/nixoci"`, "/bin/true", 1) // what is verified must exist
 		file := filepath.Join(t.TempDir(), "nixoci-proxy.service")
 		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
 			t.Fatal(err)
@@ -95,7 +95,7 @@ func TestUnit(t *testing.T) {
 			t.Errorf("%s: systemd-analyze verify: %v\n%s\n%s", name, err, out, text)
 		}
 		user := filepath.Join(t.TempDir(), "nixoci-proxy.service")
-		text = strings.Replace(userUnit(evaluate(t, "home-manager.nix", "x86_64-linux", options).UserService), `"/opt/nixoci/bin/proxy"`, "/bin/true", 1)
+		text = strings.Replace(userUnit(evaluate(t, "home-manager.nix", "x86_64-linux", options).UserService), `"/opt/nixoci/bin/nixoci"`, "/bin/true", 1)
 		if err := os.WriteFile(user, []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
@@ -118,7 +118,7 @@ var proxyDir = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	out, err := exec.Command("go", "build", "-o", dir+"/bin/", "../cmd/proxy").CombinedOutput()
+	out, err := exec.Command("go", "build", "-o", dir+"/bin/", "../cmd/nixoci").CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("building the proxy: %w\n%s", err, out)
 	}

@@ -1,5 +1,5 @@
-// Package archtest checks the rules between the module's packages, so that
-// they hold without a linter. .golangci.yml says the same to editors.
+// Package archtest has the rules between the module's packages, and checks them.
+// They stand nowhere else.
 package archtest
 
 import (
@@ -18,13 +18,14 @@ import (
 )
 
 const (
-	module = "github.com/org/nixoci-action"
+	module   = "github.com/org/nixoci-action"
+	commands = "internal/command"
 	// bench is a command too, which is not delivered.
 	bench = "internal/bench"
 )
 
 // domain are the packages with the knowledge of what the program is about, and
-// the ones among them that each may use. Otherwise: cmd -> domain -> internal.
+// the ones among them that each may use. Otherwise: commands -> domain -> internal.
 var domain = map[string][]string{
 	"discover": nil,
 	"closure":  nil,
@@ -34,10 +35,16 @@ var domain = map[string][]string{
 	"page":     {"index"},
 }
 
-// only lists libraries for which one place was chosen; cmd may use them too.
+// only lists libraries for which one place was chosen; commands may use them too.
 var only = map[string][]string{
 	"github.com/schollz/progressbar/v3":     {"internal/ui"},
 	"github.com/sethvargo/go-githubactions": {"internal/ui"},
+}
+
+// command tells the packages that put the others together: flags and wiring, and
+// the mains that start them.
+func command(pkg string) bool {
+	return strings.HasPrefix(pkg, "cmd/") || pkg == commands || strings.HasPrefix(pkg, commands+"/") || pkg == bench
 }
 
 // testdouble tells packages that exist for tests, by their names.
@@ -54,12 +61,14 @@ func mayImport(from, to string) error {
 	_, toDomain := domain[target]
 	switch {
 	case target == "cmd":
-		return errors.New("nothing imports a command")
+		return errors.New("nothing imports a main")
+	case command(to) && from != commands && !strings.HasPrefix(from, "cmd/"):
+		return errors.New("commands are put together by internal/command and cmd only")
 	case testdouble(to) && !testdouble(from) && from != bench:
 		return errors.New("it is for tests")
 	case from == "internal/ui" && to != "internal/hint":
 		return errors.New("ui knows none of the things that it shows")
-	case layer == "cmd" || from == bench || testdouble(from) || layer == target:
+	case command(from) || testdouble(from) || fromDomain && layer == target:
 		return nil
 	case toDomain && !fromDomain:
 		return errors.New("internal packages know nothing of the domain")
@@ -112,13 +121,13 @@ func TestImportDirection(t *testing.T) {
 					t.Errorf("%s imports %s: %v", from, to, err)
 				}
 			}
-			if places, ok := only[i]; ok && !slices.Contains(places, from) && !strings.HasPrefix(from, "cmd/") {
-				t.Errorf("%s imports %s, which is for %s and cmd", from, i, strings.Join(places, ", "))
+			if places, ok := only[i]; ok && !slices.Contains(places, from) && !command(from) {
+				t.Errorf("%s imports %s, which is for %s and commands", from, i, strings.Join(places, ", "))
 			}
 		}
 		for _, i := range append(p.TestImports, p.XTestImports...) {
-			if to, ok := local(i); ok && strings.HasPrefix(to, "cmd/") {
-				t.Errorf("a test in %s imports %s: nothing imports a command", from, to)
+			if to, ok := local(i); ok && command(to) && !command(from) {
+				t.Errorf("a test in %s imports %s: it is for commands", from, to)
 			}
 		}
 	}
@@ -175,10 +184,16 @@ func TestRules(t *testing.T) {
 		from, to string
 		ok       bool
 	}{
-		{"cmd/publish", "upload", true},
-		{"cmd/publish", "internal/ui", true},
-		{"cmd/publish", "internal/registrytest", false},
-		{"cmd/publish", "cmd/proxy", false},
+		{"cmd/nixoci", "internal/command", true},
+		{"cmd/gc", "internal/command/gc", true},
+		{"internal/command", "internal/command/gc", true},
+		{"internal/command/publish", "upload", true},
+		{"internal/command/publish", "internal/ui", true},
+		{"internal/command/publish", "internal/registrytest", false},
+		{"internal/command/publish", "internal/command/proxy", false},
+		{"internal/command/publish", "internal/command", false},
+		{"index", "internal/command/gc", false},
+		{"internal/cli", "internal/command", false},
 		{"upload", "closure", true},
 		{"upload", "index", false},
 		{"upload", "upload/internal/x", true},
@@ -194,8 +209,8 @@ func TestRules(t *testing.T) {
 		{"internal/ui", "internal/hint", true},
 		{"internal/publishtest", "upload", true},
 		{"internal/bench", "index", true},
-		{"internal/bench", "cmd/publish", false},
-		{"internal/publishtest", "cmd/publish", false},
+		{"internal/bench", "internal/command/publish", false},
+		{"internal/publishtest", "internal/command/publish", false},
 	}
 	for _, tt := range tests {
 		if err := mayImport(tt.from, tt.to); (err == nil) != tt.ok {

@@ -285,8 +285,8 @@ func (x *agedCache) gc(ctx context.Context, cache, local string, flags ...string
 	if err != nil {
 		return c, err
 	}
-	flags = append([]string{"--cache", cache, "--cache-dir", local, "--json"}, flags...)
-	if c.finished, err = execute(ctx, x.store.env, "", x.bench.gc, flags...); err != nil {
+	flags = append([]string{"gc", "--cache", cache, "--cache-dir", local, "--json"}, flags...)
+	if c.finished, err = execute(ctx, x.store.env, "", x.bench.program, flags...); err != nil {
 		return c, err
 	}
 	after, err := x.registry.requests(ctx)

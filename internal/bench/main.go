@@ -82,7 +82,7 @@ func parseConfig(args []string, stderr io.Writer) (config, error) {
 	}
 	f := flag.NewFlagSet("bench", flag.ContinueOnError)
 	f.SetOutput(stderr)
-	f.StringVar(&c.bin, "bin", "bin", "`DIR` with the programs publish, proxy and gc")
+	f.StringVar(&c.bin, "bin", "bin", "`DIR` with the program")
 	f.StringVar(&c.dir, "dir", "", "`DIR` for stores and registries, about 3 GB (default: the system's temporary directory)")
 	f.Float64Var(&c.scale, "scale", 1, "`FACTOR` for the number of paths, bytes and entries; 0.05 takes half a minute")
 	f.IntVar(&c.reps, "reps", 3, "`NUMBER` of repetitions")
@@ -115,9 +115,9 @@ func (c config) parts() []string {
 // bench is one run.
 type bench struct {
 	config
-	publish, proxy, gc string // programs
-	jobs               int    // paths at a time, as publish has it by default
-	stderr             io.Writer
+	program string
+	jobs    int // paths at a time, as publish has it by default
+	stderr  io.Writer
 }
 
 func (b *bench) log(format string, args ...any) {
@@ -143,7 +143,7 @@ func measure(ctx context.Context, c config, stdout, stderr io.Writer) error {
 		return err
 	}
 	b := &bench{
-		config: c, publish: filepath.Join(bin, "publish"), proxy: filepath.Join(bin, "proxy"), gc: filepath.Join(bin, "gc"),
+		config: c, program: filepath.Join(bin, "nixoci"),
 		jobs: max(4, 2*runtime.GOMAXPROCS(0)), stderr: stderr,
 	}
 	start := time.Now()

@@ -31,7 +31,7 @@ func (r *servingProxy) memory(field string) float64 {
 // startProxy starts the proxy with its copy of the index in local.
 func (b *bench) startProxy(w *store, cache, local string) (*servingProxy, error) {
 	began := time.Now()
-	s, first, err := start(w.env, b.proxy, "--cache", cache, "--listen", "127.0.0.1:0", "--cache-dir", local)
+	s, first, err := start(w.env, b.program, "proxy", "--cache", cache, "--listen", "127.0.0.1:0", "--cache-dir", local)
 	if err != nil {
 		return nil, err
 	}

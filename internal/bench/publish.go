@@ -138,8 +138,8 @@ func (b *bench) runPublish(ctx context.Context, w *workload, d *distribution, ca
 	for _, r := range roots {
 		names.WriteString(r.name + "\n")
 	}
-	f, err := execute(ctx, w.store.env, names.String(), b.publish,
-		"--cache", cache, "--upstream", "none", "--jobs", strconv.Itoa(b.jobs), "--cache-dir", local, "--json", "-")
+	f, err := execute(ctx, w.store.env, names.String(), b.program,
+		"publish", "--cache", cache, "--upstream", "none", "--jobs", strconv.Itoa(b.jobs), "--cache-dir", local, "--json", "-")
 	if err != nil {
 		return published{}, err
 	}

@@ -12,8 +12,10 @@ import (
 
 // Command describes a command for its help text.
 type Command struct {
-	// Name is the name of the binary.
+	// Name is what follows the program's name on the command line.
 	Name string
+	// Summary is one line for the list of commands.
+	Summary string
 	// Synopsis is what follows the name in the usage line.
 	Synopsis string
 	// About is one paragraph. It is wrapped when printed.
@@ -50,54 +52,85 @@ const helpWidth = 80
 func (f *Flags) help() string {
 	c := f.command
 	var b strings.Builder
-	fmt.Fprintf(&b, "Usage: %s %s\n\n", c.Name, c.Synopsis)
+	fmt.Fprintf(&b, "Usage: %s %s %s\n\n", Name, c.Name, c.Synopsis)
 	wrap(&b, "", c.About)
 	if c.Examples != "" {
 		b.WriteString("\nExamples:\n")
-		for line := range strings.Lines(strings.TrimSpace(c.Examples) + "\n") {
-			b.WriteString("  " + strings.TrimLeft(line, " \t"))
+		for _, line := range c.examples() {
+			b.WriteString("  " + line + "\n")
 		}
 	}
 	b.WriteString("\nFlags (a flag wins over its environment variable, which wins over the default):\n")
 	for _, d := range f.defined {
-		f.describe(&b, d)
+		value, usage := d.describe()
+		if text := d.fallback(); text != "" {
+			usage += " (default " + text + ")"
+		}
+		b.WriteString("  " + strings.TrimSpace("--"+d.flag.Name+" "+value) + "\n")
+		wrap(&b, "      ", usage)
 	}
 	b.WriteString("  --version\n      print the version\n  --help\n      print this text\n")
 	if len(c.Environment) > 0 {
 		b.WriteString("\nEnvironment:\n")
 		for _, v := range c.Environment {
 			b.WriteString("  " + v.Name + "\n")
-			usage := v.Usage
-			if mayBeFile(v.Name) {
-				usage += "; or " + v.Name + "_FILE, a file with it"
-			}
-			wrap(&b, "      ", usage)
+			wrap(&b, "      ", v.usage())
 		}
 	}
 	b.WriteString("\nExit status:\n")
-	fmt.Fprintf(&b, "  %-3d  done\n  %-3d  failed\n  %-3d  wrong usage or configuration\n", ExitDone, ExitFailed, ExitUsage)
-	if c.Partly != "" {
-		fmt.Fprintf(&b, "  %-3d  partly done: %s\n", ExitPartly, c.Partly)
+	for _, s := range c.statuses() {
+		fmt.Fprintf(&b, "  %-3d  %s\n", s.status, s.meaning)
 	}
-	fmt.Fprintf(&b, "  %-3d  interrupted\n", ExitInterrupted)
 	return b.String()
 }
 
-func (f *Flags) describe(b *strings.Builder, d definition) {
-	value, usage := flag.UnquoteUsage(d.flag)
-	b.WriteString("  --" + d.flag.Name)
-	if value != "" {
-		b.WriteString(" " + value)
+// examples are the lines of c.Examples.
+func (c *Command) examples() []string {
+	var lines []string
+	for line := range strings.Lines(strings.TrimSpace(c.Examples)) {
+		lines = append(lines, strings.TrimSpace(line))
 	}
-	b.WriteByte('\n')
+	return lines
+}
+
+type exitStatus struct {
+	status  int
+	meaning string
+}
+
+// statuses are the exit statuses of the command.
+func (c *Command) statuses() []exitStatus {
+	all := []exitStatus{{ExitDone, "done"}, {ExitFailed, "failed"}, {ExitUsage, "wrong usage or configuration"}}
+	if c.Partly != "" {
+		all = append(all, exitStatus{ExitPartly, "partly done: " + c.Partly})
+	}
+	return append(all, exitStatus{ExitInterrupted, "interrupted"})
+}
+
+// usage says what the variable is, and in what other way it can be given.
+func (v *Variable) usage() string {
+	if mayBeFile(v.Name) {
+		return v.Usage + "; or " + v.Name + "_FILE, a file with it"
+	}
+	return v.Usage
+}
+
+// fallback is the flag's default, "" if there is none to speak of.
+func (d *definition) fallback() string {
+	if d.flag.DefValue == "false" {
+		return ""
+	}
+	return d.flag.DefValue
+}
+
+// describe returns the name of the flag's value, if it takes one, and what it does.
+func (d *definition) describe() (value, usage string) {
+	value, usage = flag.UnquoteUsage(d.flag)
 	if d.repeatable {
 		usage += " (repeatable)"
 	}
-	note := "[" + d.env + "]"
-	if d.flag.DefValue != "" && d.flag.DefValue != "false" {
-		note += " (default " + d.flag.DefValue + ")"
-	}
-	wrap(b, "      ", usage+" "+note)
+	usage += " [" + d.env + "]"
+	return value, usage
 }
 
 // wrap writes text with every line indented, broken at spaces.

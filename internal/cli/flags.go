@@ -39,6 +39,7 @@ type definition struct {
 	env        string
 	repeatable bool
 	lines      bool // only newlines separate values
+	local      bool // the default is of this machine or job
 }
 
 func (f *Flags) define(name string, repeatable bool) {
@@ -97,12 +98,21 @@ func (f *Flags) Strings(p *[]string, name string, value []string, usage string) 
 	f.define(name, true)
 }
 
+// CacheDir defines --cache-dir, which all commands have alike. Without a home the
+// default is empty: there are no copies then, which costs time only.
+func (f *Flags) CacheDir(p *string) {
+	dir, _ := CacheDir(f.getenv)
+	f.String(p, "cache-dir", dir, "the `DIR` for local copies of the cache's index")
+	f.defined[len(f.defined)-1].local = true
+}
+
 // Cache defines --cache, which all commands have alike. The default is that of
 // DefaultCache.
 func (f *Flags) Cache(p *string) {
 	value, err := DefaultCache(f.getenv)
 	f.cacheErr = err
 	f.String(p, "cache", value, "the `CACHE`: HOST/NAME in a registry, or oci:DIR for a directory in the OCI image layout")
+	f.defined[len(f.defined)-1].local = true
 }
 
 // Caches defines --cache for a command that takes several. If none is given *p
@@ -120,17 +130,18 @@ func (f *Flags) Caches(p *[]string, usage string) {
 // All errors have the status ExitUsage, except that --help and --version
 // return an error which makes Report print the text and return ExitDone.
 func (f *Flags) Parse(args []string) ([]string, error) {
-	var showHelp, showVersion bool
-	f.set.BoolVar(&showHelp, "help", false, "")
-	f.set.BoolVar(&showHelp, "h", false, "")
+	var help helpForm
+	var showVersion bool
+	f.set.Var(&help, "help", "")
+	f.set.Var(&help, "h", "")
 	f.set.BoolVar(&showVersion, "version", false, "")
 
 	rest, err := f.parseArgs(args)
 	switch {
-	case showHelp:
-		return nil, &output{f.help()}
+	case help != "":
+		return nil, &output{f.helpAs(help)}
 	case showVersion:
-		return nil, &output{f.command.Name + " " + Version() + "\n"}
+		return nil, &output{Name + " " + Version() + "\n"}
 	case err != nil:
 		return nil, f.Usage(err)
 	}

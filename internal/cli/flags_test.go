@@ -110,15 +110,15 @@ func TestParseErrors(t *testing.T) {
 		env  []string
 		want string // what Report prints
 	}{
-		"unknown flag":  {[]string{"--flakes", "x"}, nil, "error: unknown flag --flakes\nhint: see publish --help\n"},
-		"missing value": {[]string{"--flake"}, nil, "error: a value is missing after --flake\nhint: see publish --help\n"},
-		"bad int":       {[]string{"--jobs", "x"}, nil, "error: invalid value \"x\" for --jobs: parse error\nhint: see publish --help\n"},
-		"bad choice":    {[]string{"--compression=gzip"}, nil, "error: invalid value \"gzip\" for --compression: must be one of zstd, xz, none\nhint: see publish --help\n"},
-		"empty in list": {[]string{"--upstream="}, nil, "error: invalid value \"\" for --upstream: empty\nhint: see publish --help\n"},
+		"unknown flag":  {[]string{"--flakes", "x"}, nil, "error: unknown flag --flakes\nhint: see nixoci help publish\n"},
+		"missing value": {[]string{"--flake"}, nil, "error: a value is missing after --flake\nhint: see nixoci help publish\n"},
+		"bad int":       {[]string{"--jobs", "x"}, nil, "error: invalid value \"x\" for --jobs: parse error\nhint: see nixoci help publish\n"},
+		"bad choice":    {[]string{"--compression=gzip"}, nil, "error: invalid value \"gzip\" for --compression: must be one of zstd, xz, none\nhint: see nixoci help publish\n"},
+		"empty in list": {[]string{"--upstream="}, nil, "error: invalid value \"\" for --upstream: empty\nhint: see nixoci help publish\n"},
 		"all of the environment": {nil, []string{"NIXOCI_JOBS", "x", "NIXOCI_REFRESH_EVERY", "-1h"},
 			"error: invalid value \"x\" for NIXOCI_JOBS: parse error\n" +
 				"error: invalid value \"-1h\" for NIXOCI_REFRESH_EVERY: \"-1h\" is not a duration such as 30d, 5m or P30D\n" +
-				"hint: see publish --help\n"},
+				"hint: see nixoci help publish\n"},
 		"no default cache": {nil, []string{"HOME", "", "XDG_DATA_HOME", ""},
 			"error: choosing a default cache: neither HOME nor XDG_DATA_HOME is set\nhint: name the cache with --cache or NIXOCI_CACHE\n"},
 	}
@@ -136,7 +136,7 @@ func TestParseErrors(t *testing.T) {
 	}
 }
 
-const wantHelp = `Usage: publish [flags] [STORE-PATH... | -]
+const wantHelp = `Usage: nixoci publish [flags] [STORE-PATH... | -]
 
 Builds the outputs of a flake and puts what upstream caches lack into a cache in
 an OCI registry, from where Nix substitutes it.
@@ -198,7 +198,7 @@ func TestVersionFlag(t *testing.T) {
 	var stdout bytes.Buffer
 	got := Report(context.Background(), err, env(), &stdout, &stdout)
 	name, v, _ := strings.Cut(strings.TrimSpace(stdout.String()), " ")
-	if got != ExitDone || name != "publish" || v == "" {
+	if got != ExitDone || name != "nixoci" || v == "" {
 		t.Errorf("got %d, %q", got, stdout.String())
 	}
 }

@@ -39,7 +39,7 @@ func WithStatus(err error, status int) error {
 // joined by errors.Join. A nil err stays nil.
 func (f *Flags) Usage(err error) error {
 	if err != nil && hint.Of(err) == "" {
-		err = hint.Wrap(err, "see "+f.command.Name+" --help")
+		err = hint.Wrap(err, "see "+Name+" help "+f.command.Name)
 	}
 	return WithStatus(err, ExitUsage)
 }

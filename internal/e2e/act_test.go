@@ -23,7 +23,7 @@ import (
 	"github.com/org/nixoci-action/internal/registrytest"
 )
 
-// release is an archive with the commands, as a release has it.
+// release is an archive with the program, as a release has it.
 var release = sync.OnceValues(func() ([]byte, error) {
 	var buf bytes.Buffer
 	z, err := gzip.NewWriterLevel(&buf, gzip.BestSpeed)
@@ -31,17 +31,15 @@ var release = sync.OnceValues(func() ([]byte, error) {
 		return nil, err
 	}
 	a := tar.NewWriter(z)
-	for _, name := range []string{"action", "publish", "proxy", "gc"} {
-		text, err := os.ReadFile(filepath.Join(bin, name))
-		if err != nil {
-			return nil, err
-		}
-		if err := a.WriteHeader(&tar.Header{Name: name, Mode: 0o755, Size: int64(len(text))}); err != nil {
-			return nil, err
-		}
-		if _, err := a.Write(text); err != nil {
-			return nil, err
-		}
+	text, err := os.ReadFile(filepath.Join(bin, "nixoci"))
+	if err != nil {
+		return nil, err
+	}
+	if err := a.WriteHeader(&tar.Header{Name: "nixoci", Mode: 0o755, Size: int64(len(text))}); err != nil {
+		return nil, err
+	}
+	if _, err := a.Write(text); err != nil {
+		return nil, err
 	}
 	if err := a.Close(); err != nil {
 		return nil, err

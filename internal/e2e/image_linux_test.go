@@ -35,7 +35,7 @@ func TestContainerImage(t *testing.T) {
 	published := w.publish(cache, "--flake", repo)
 
 	binaries, layout := filepath.Join(w.Dir, "bin"), filepath.Join(w.Dir, "image")
-	build := exec.Command("go", "build", "-o", filepath.Join(binaries, "linux-"+runtime.GOARCH)+"/", "../../cmd/proxy", "../../cmd/gc")
+	build := exec.Command("go", "build", "-o", filepath.Join(binaries, "linux-"+runtime.GOARCH)+"/", "../../cmd/nixoci")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("building the programs: %v\n%s", err, out)

@@ -75,7 +75,7 @@ func launchProxy(t *testing.T, cmd *exec.Cmd) *daemon {
 
 // proxyCommand is a proxy with an environment of its own.
 func proxyCommand(t *testing.T, args ...string) *exec.Cmd {
-	cmd := exec.Command(filepath.Join(bin, "proxy"), args...)
+	cmd := exec.Command(filepath.Join(bin, "nixoci"), append([]string{"proxy"}, args...)...)
 	cmd.Env = []string{"HOME=" + t.TempDir(), "GORACE=halt_on_error=1"}
 	return cmd
 }
@@ -309,7 +309,7 @@ func TestSocketActivation(t *testing.T) {
 		cmd := proxyCommand(t)
 		// the variable names the process that is to take the sockets
 		cmd.Path = "/bin/sh"
-		cmd.Args = []string{"sh", "-c", `LISTEN_PID=$$ exec "$0" "$@"`, filepath.Join(bin, "proxy"), "--cache", cache, "--cache-dir", cacheDir}
+		cmd.Args = []string{"sh", "-c", `LISTEN_PID=$$ exec "$0" "$@"`, filepath.Join(bin, "nixoci"), "proxy", "--cache", cache, "--cache-dir", cacheDir}
 		cmd.Env = append(cmd.Env, "LISTEN_FDS=1", "LISTEN_FDNAMES=http", "NOTIFY_SOCKET="+name)
 		cmd.ExtraFiles = []*os.File{socket}
 		return launchProxy(t, cmd)
@@ -377,7 +377,7 @@ func TestSocketActivationMistakes(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer udp.Close()
-	cmd := exec.Command("/bin/sh", "-c", `LISTEN_PID=$$ exec "$0" --cache oci:/nowhere`, filepath.Join(bin, "proxy"))
+	cmd := exec.Command("/bin/sh", "-c", `LISTEN_PID=$$ exec "$0" proxy --cache oci:/nowhere`, filepath.Join(bin, "nixoci"))
 	cmd.Env = []string{"HOME=" + t.TempDir(), "LISTEN_FDS=1"}
 	cmd.ExtraFiles = []*os.File{udp}
 	out, err := cmd.CombinedOutput()

@@ -23,7 +23,7 @@ import (
 	"github.com/org/nixoci-action/internal/registrytest"
 )
 
-// bin is where the binaries are, made by TestMain.
+// bin is the folder with the program, made by TestMain.
 var bin string
 
 func TestMain(m *testing.M) {
@@ -33,9 +33,9 @@ func TestMain(m *testing.M) {
 	}
 	bin = dir
 	// with the race detector, as the tests themselves
-	out, err := exec.Command("go", "build", "-race", "-o", dir+"/", "../../cmd/publish", "../../cmd/proxy", "../../cmd/gc", "../../cmd/action").CombinedOutput()
+	out, err := exec.Command("go", "build", "-race", "-o", dir+"/", "../../cmd/nixoci").CombinedOutput()
 	if err != nil {
-		fmt.Fprintf(os.Stderr, "building the commands: %v\n%s", err, out)
+		fmt.Fprintf(os.Stderr, "building the program: %v\n%s", err, out)
 		os.Exit(1)
 	}
 	code := m.Run()
@@ -85,7 +85,7 @@ func newWorldIn(t *testing.T, env *nixtest.Env) *world {
 
 // command prepares one of our commands in the world's environment.
 func (w *world) command(name string, args ...string) *exec.Cmd {
-	cmd := exec.Command(filepath.Join(bin, name), args...)
+	cmd := exec.Command(filepath.Join(bin, "nixoci"), append([]string{name}, args...)...)
 	cmd.Dir = w.Dir
 	cmd.Env = append(append([]string{}, w.Vars...), "GORACE=halt_on_error=1")
 	return cmd

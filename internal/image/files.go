@@ -95,16 +95,17 @@ func certificates() ([]byte, error) {
 	return text.Bytes(), nil
 }
 
-// programFiles is the programs for one architecture.
-func programFiles(bin, arch string) ([]byte, error) {
+// programFile is the program for one architecture.
+func programFile(bin, arch string) ([]byte, error) {
+	text, err := os.ReadFile(filepath.Join(bin, "linux-"+arch, program)) //nolint:gosec // in the folder that the caller names
+	if err != nil {
+		return nil, err
+	}
 	f := newFiles()
 	f.dir("bin", 0o755, 0)
-	for _, name := range programs {
-		text, err := os.ReadFile(filepath.Join(bin, "linux-"+arch, name)) //nolint:gosec // in the folder that the caller names
-		if err != nil {
-			return nil, err
-		}
-		f.file("bin/"+name, 0o755, text)
+	f.file("bin/"+program, 0o755, text)
+	for _, name := range []string{"gc", "proxy"} {
+		f.add(tar.Header{Typeflag: tar.TypeSymlink, Name: "bin/" + name, Linkname: program, Mode: 0o755}, nil)
 	}
 	return f.bytes()
 }

@@ -16,8 +16,9 @@ import (
 
 const source = "https://github.com/org/nixoci-action"
 
-// programs are those that need no Nix beside them. The first is started.
-var programs = []string{"proxy", "gc"}
+// program is all that the image holds. It serves a cache unless it is told
+// otherwise; proxy and gc are other names of it.
+const program = "nixoci"
 
 // imageIndex is the image for each architecture.
 func imageIndex(bin, version, revision string) (v1.ImageIndex, error) {
@@ -50,7 +51,7 @@ func image(bin, arch string, about map[string]string) (v1.Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	binaries, err := programFiles(bin, arch)
+	binaries, err := programFile(bin, arch)
 	if err != nil {
 		return nil, err
 	}
@@ -74,7 +75,7 @@ func image(bin, arch string, about map[string]string) (v1.Image, error) {
 	config.History = nil
 	config.Config = v1.Config{
 		User:       fmt.Sprintf("%d:%[1]d", userID), // a number: Kubernetes sees that it is not root
-		Entrypoint: []string{"/bin/" + programs[0]},
+		Entrypoint: []string{"/bin/" + program, "proxy"},
 		Env: []string{
 			"PATH=/bin",
 			"HOME=" + homeDir,

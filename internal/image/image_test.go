@@ -27,14 +27,12 @@ func binaries(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
 	for _, arch := range []string{"amd64", "arm64"} {
-		for _, name := range programs {
-			file := filepath.Join(dir, "linux-"+arch, name)
-			if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
-				t.Fatal(err)
-			}
-			if err := os.WriteFile(file, []byte(name+" for "+arch), 0o600); err != nil {
-				t.Fatal(err)
-			}
+		file := filepath.Join(dir, "linux-"+arch, program)
+		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, []byte(program+" for "+arch), 0o600); err != nil {
+			t.Fatal(err)
 		}
 	}
 	return dir
@@ -62,7 +60,7 @@ func TestReproducible(t *testing.T) {
 	if other := build(t, bin, "v1.0.1", filepath.Join(dir, "b")); other == first {
 		t.Error("another version gives the same image")
 	}
-	if err := os.WriteFile(filepath.Join(bin, "linux-arm64", programs[1]), nil, 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(bin, "linux-arm64", program), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if other := build(t, bin, "v1.0.0", filepath.Join(dir, "b")); other == first {
@@ -92,14 +90,14 @@ func TestImage(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if config.Architecture != arch || config.Config.User != "65532:65532" || config.Config.Entrypoint[0] != "/bin/proxy" ||
+		if config.Architecture != arch || config.Config.User != "65532:65532" || strings.Join(config.Config.Entrypoint, " ") != "/bin/nixoci proxy" ||
 			config.Config.Labels["org.opencontainers.image.version"] != "v1.2.3" || config.Config.Labels["org.opencontainers.image.revision"] != "c0ffee" {
 			t.Errorf("got %+v", config)
 		}
 		if env := strings.Join(config.Config.Env, " "); !strings.Contains(env, "NIXOCI_LISTEN=0.0.0.0:37515") || !strings.Contains(env, "NIXOCI_CACHE_DIR=/cache") {
 			t.Errorf("got the variables %s", env)
 		}
-		seen := map[string]string{}
+		seen, links := map[string]string{}, map[string]string{}
 		r := mutate.Extract(img)
 		for files := tar.NewReader(r); ; {
 			h, err := files.Next()
@@ -112,7 +110,7 @@ func TestImage(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			seen[h.Name] = string(text)
+			seen[h.Name], links[h.Name] = string(text), h.Linkname
 			if h.ModTime.Unix() != 0 || h.Uname != "" {
 				t.Errorf("%s tells when or by whom it was made: %v", h.Name, h)
 			}
@@ -122,8 +120,8 @@ func TestImage(t *testing.T) {
 			}
 		}
 		r.Close()
-		if seen["bin/proxy"] != "proxy for "+arch || seen["bin/gc"] != "gc for "+arch {
-			t.Errorf("got the programs %q and %q", seen["bin/proxy"], seen["bin/gc"])
+		if seen["bin/nixoci"] != "nixoci for "+arch || links["bin/proxy"] != "nixoci" || links["bin/gc"] != "nixoci" {
+			t.Errorf("got the program %q and the links %q", seen["bin/nixoci"], links)
 		}
 		pool, certificates := x509.NewCertPool(), []byte(seen["etc/ssl/certs/ca-certificates.crt"])
 		if n := bytes.Count(certificates, []byte("BEGIN CERTIFICATE")); !pool.AppendCertsFromPEM(certificates) || n < 100 {
@@ -148,7 +146,7 @@ func TestWrongUsage(t *testing.T) {
 			t.Errorf("%q: got %s", args, got)
 		}
 	}
-	if _, err := run(t.Context(), []string{"build", "-bin", dir, "-to", filepath.Join(dir, "x")}); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "linux-amd64/proxy") {
+	if _, err := run(t.Context(), []string{"build", "-bin", dir, "-to", filepath.Join(dir, "x")}); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "linux-amd64/nixoci") {
 		t.Errorf("without programs: got %v", err)
 	}
 	image := filepath.Join(dir, "image")
@@ -158,7 +156,7 @@ func TestWrongUsage(t *testing.T) {
 	if _, err := run(t.Context(), []string{"build", "-bin", other, "-to", other}); err == nil || !strings.Contains(err.Error(), other) {
 		t.Errorf("into a folder with something else: got %v", err)
 	}
-	if _, err := os.Stat(filepath.Join(other, "linux-amd64", programs[0])); err != nil {
+	if _, err := os.Stat(filepath.Join(other, "linux-amd64", program)); err != nil {
 		t.Error(err)
 	}
 	// a tag is what people name: without one it would be "latest", silently

@@ -1,5 +1,5 @@
-// Command release packs the commands that were built for each platform and
-// writes the checksums by which the action recognises them. The same programs
+// Command release packs the program that was built for each platform, with its
+// man pages and completions, and writes the checksums by which the action recognises them. The same programs
 // give the same archives. scripts/release runs it.
 package main
 
@@ -12,10 +12,13 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 )
+
+const program = "nixoci"
 
 // platforms are Go's and Node's names for what a release has programs for.
 var platforms = []struct{ goos, goarch, node string }{
@@ -42,7 +45,7 @@ func main() {
 	version := flag.String("version", "", "of the release, as v1.2.3")
 	golang := flag.String("go", "", "version of Go that made the programs")
 	base := flag.String("base", "", "URL of the folder with the archives")
-	dir := flag.String("dir", "", "folder for the archives; bin/GOOS-GOARCH in it has the programs")
+	dir := flag.String("dir", "", "folder for the archives; bin/GOOS-GOARCH in it has the program, share what goes with it")
 	flag.Parse()
 	if err := pack(*dir, *base, release{Version: *version, Go: *golang, Files: map[string]file{}}); err != nil {
 		fmt.Fprintln(os.Stderr, "release:", err)
@@ -55,7 +58,7 @@ func pack(dir, base string, r release) error {
 	var sums strings.Builder
 	for _, p := range platforms {
 		name := fmt.Sprintf("nixoci-%s-%s.tar.gz", p.goos, p.goarch)
-		text, err := archive(filepath.Join(dir, "bin", p.goos+"-"+p.goarch))
+		text, err := archive(filepath.Join(dir, "bin", p.goos+"-"+p.goarch), filepath.Join(dir, "share"))
 		if err != nil {
 			return fmt.Errorf("packing %s: %w", name, err)
 		}
@@ -79,35 +82,40 @@ func write(dir, name string, text []byte) error {
 	return os.WriteFile(filepath.Join(dir, name), text, 0o644) //nolint:gosec // they are for everybody
 }
 
-// archive returns the programs in dir as a compressed archive, in which nothing
-// tells when, where and by whom it was made.
-func archive(dir string) ([]byte, error) {
+// archive returns the program in bin, and what is in share below that name, as a
+// compressed archive, in which nothing tells when, where and by whom it was made.
+func archive(bin, share string) ([]byte, error) {
 	var out bytes.Buffer
 	z, err := gzip.NewWriterLevel(&out, gzip.BestCompression)
 	if err != nil {
 		return nil, err
 	}
 	a := tar.NewWriter(z)
-	programs, err := os.ReadDir(dir) // sorted
-	if err != nil {
+	add := func(file, name string, mode int64) error {
+		text, err := os.ReadFile(file) //nolint:gosec // in the folder that the caller names
+		if err != nil {
+			return err
+		}
+		if err := a.WriteHeader(&tar.Header{Name: name, Mode: mode, Size: int64(len(text))}); err != nil {
+			return err
+		}
+		_, err = a.Write(text)
+		return err
+	}
+	if err := add(filepath.Join(bin, program), program, 0o755); err != nil {
 		return nil, err
 	}
-	if len(programs) == 0 {
-		return nil, fmt.Errorf("%s is empty", dir)
-	}
-	for _, p := range programs {
-		text, err := os.ReadFile(filepath.Join(dir, p.Name()))
+	err = filepath.WalkDir(share, func(file string, d fs.DirEntry, err error) error { // in the order of the names
+		if err != nil || d.IsDir() {
+			return err
+		}
+		name, err := filepath.Rel(filepath.Dir(share), file)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		if err := a.WriteHeader(&tar.Header{Name: p.Name(), Mode: 0o755, Size: int64(len(text))}); err != nil {
-			return nil, err
-		}
-		if _, err := a.Write(text); err != nil {
-			return nil, err
-		}
-	}
-	if err := errors.Join(a.Close(), z.Close()); err != nil {
+		return add(file, filepath.ToSlash(name), 0o644)
+	})
+	if err := errors.Join(err, a.Close(), z.Close()); err != nil {
 		return nil, err
 	}
 	return out.Bytes(), nil

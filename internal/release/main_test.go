@@ -23,12 +23,14 @@ func programs(t *testing.T, made time.Time) string {
 		if err := os.MkdirAll(bin, 0o700); err != nil {
 			t.Fatal(err)
 		}
-		for _, name := range []string{"publish", "action"} {
-			file := filepath.Join(bin, name)
-			if err := errors.Join(os.WriteFile(file, []byte(name+p.node), 0o700), os.Chtimes(file, made, made)); err != nil {
-				t.Fatal(err)
-			}
+		file := filepath.Join(bin, program)
+		if err := errors.Join(os.WriteFile(file, []byte(program+p.node), 0o700), os.Chtimes(file, made, made)); err != nil {
+			t.Fatal(err)
 		}
+	}
+	man := filepath.Join(dir, "share", "man", "man1")
+	if err := errors.Join(os.MkdirAll(man, 0o700), os.WriteFile(filepath.Join(man, "nixoci.1"), []byte("a page"), 0o600)); err != nil {
+		t.Fatal(err)
 	}
 	return dir
 }
@@ -71,13 +73,16 @@ func TestPack(t *testing.T) {
 		t.Fatal(err)
 	}
 	a := tar.NewReader(z)
-	for _, name := range []string{"action", "publish"} {
+	for _, want := range []struct {
+		name, text string
+		mode       int64
+	}{{"nixoci", "nixocilinux-x64", 0o755}, {"share/man/man1/nixoci.1", "a page", 0o644}} {
 		h, err := a.Next()
-		if err != nil || h.Name != name || h.Mode != 0o755 {
-			t.Fatalf("got %+v, %v, want %s", h, err, name)
+		if err != nil || h.Name != want.name || h.Mode != want.mode {
+			t.Fatalf("got %+v, %v, want %s", h, err, want.name)
 		}
-		if got, err := io.ReadAll(a); err != nil || string(got) != name+"linux-x64" {
-			t.Errorf("%s: got %q, %v", name, got, err)
+		if got, err := io.ReadAll(a); err != nil || string(got) != want.text {
+			t.Errorf("%s: got %q, %v", want.name, got, err)
 		}
 	}
 	if _, err := a.Next(); !errors.Is(err, io.EOF) {

@@ -1,4 +1,4 @@
-package main
+package action
 
 import (
 	"flag"
@@ -15,7 +15,7 @@ func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'
 
 func actionYAML() string {
 	var b strings.Builder
-	b.WriteString(`# Made from cmd/action/field.go: go test ./cmd/action -run TestDocs -update
+	b.WriteString(`# Made from internal/command/action/field.go: go test ./internal/command/action -run TestDocs -update
 name: Nix cache in an OCI registry
 description: Builds a flake, or watches what a job builds, and publishes it as a Nix binary cache in an OCI registry such as ghcr.io
 author: nixoci-action
@@ -54,8 +54,8 @@ func readmeTables() string {
 
 // README.md, action.yml and the code have the same inputs and outputs.
 func TestDocs(t *testing.T) {
-	const begin, end = "<!-- inputs and outputs: made by go test ./cmd/action -run TestDocs -update -->\n", "<!-- end -->\n"
-	readme, err := os.ReadFile("../../README.md")
+	const begin, end = "<!-- inputs and outputs: made by go test ./internal/command/action -run TestDocs -update -->\n", "<!-- end -->\n"
+	readme, err := os.ReadFile("../../../README.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,8 +65,8 @@ func TestDocs(t *testing.T) {
 		t.Fatal("README.md has no place for the tables")
 	}
 	for name, want := range map[string]string{
-		"../../README.md":  before + begin + readmeTables() + end + after,
-		"../../action.yml": actionYAML(),
+		"../../../README.md":  before + begin + readmeTables() + end + after,
+		"../../../action.yml": actionYAML(),
 	} {
 		if *update {
 			if err := os.WriteFile(name, []byte(want), 0o644); err != nil {
@@ -78,7 +78,7 @@ func TestDocs(t *testing.T) {
 			t.Fatal(err)
 		}
 		if string(got) != want {
-			t.Errorf("%s is not what the tables in field.go say; run: go test ./cmd/action -run TestDocs -update", name)
+			t.Errorf("%s is not what the tables in field.go say; run: go test ./internal/command/action -run TestDocs -update", name)
 		}
 	}
 }

@@ -1,4 +1,4 @@
-package main
+package action
 
 // field is an input or an output. The tables below are the source for
 // action.yml and README.md; a test compares them.

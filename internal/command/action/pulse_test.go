@@ -1,4 +1,4 @@
-package main
+package action
 
 import (
 	"bytes"
@@ -50,9 +50,9 @@ func TestHeartbeat(t *testing.T) {
 	t.Parallel()
 	env := nixtest.New(t)
 	s, out := newTestSession(t, "")
-	s.bin = t.TempDir()
-	if text, err := exec.Command("go", "build", "-o", s.bin+"/", "../publish").CombinedOutput(); err != nil {
-		t.Fatalf("building publish: %v\n%s", err, text)
+	s.program = filepath.Join(t.TempDir(), "nixoci")
+	if text, err := exec.Command("go", "build", "-o", s.program, "../../../cmd/nixoci").CombinedOutput(); err != nil {
+		t.Fatalf("building the program: %v\n%s", err, text)
 	}
 	nixtest.Write(t, env.Dir, "flake/flake.nix", `{
   outputs = { self }: {

@@ -1,4 +1,4 @@
-package main
+package action
 
 import (
 	"context"
@@ -19,13 +19,13 @@ import (
 
 // session is one run of this program.
 type session struct {
-	cfg    config
-	getenv func(string) string
-	env    []string // of this process, and what the step adds
-	stderr *pulse
-	msg    *ui.Messages
-	bin    string // where the other commands are
-	state  state
+	cfg     config
+	getenv  func(string) string
+	env     []string // of this process, and what the step adds
+	stderr  *pulse
+	msg     *ui.Messages
+	program string // this one, whose other commands do the work
+	state   state
 }
 
 // state is what main leaves for post.
@@ -54,9 +54,9 @@ func newSession(getenv func(string) string, stderr io.Writer) (*session, error) 
 	}
 	self, err := os.Executable()
 	if err != nil {
-		return nil, fmt.Errorf("looking for the other commands: %w", err)
+		return nil, fmt.Errorf("looking for the program: %w", err)
 	}
-	return &session{cfg: cfg, getenv: getenv, env: environment(), stderr: out, msg: msg, bin: filepath.Dir(self)}, nil
+	return &session{cfg: cfg, getenv: getenv, env: environment(), stderr: out, msg: msg, program: self}, nil
 }
 
 func (s *session) nix() *nix.Client { return nix.New(nix.Options{Env: s.env}) }
@@ -153,7 +153,7 @@ func (s *session) run(ctx context.Context, command string, stdin io.Reader, repo
 		ctx, cancel = context.WithTimeoutCause(ctx, s.cfg.deadline, fmt.Errorf("the deadline of %s has passed", cli.FormatDuration(s.cfg.deadline)))
 		defer cancel()
 	}
-	cmd := exec.CommandContext(ctx, filepath.Join(s.bin, command), append([]string{"--json"}, args...)...)
+	cmd := exec.CommandContext(ctx, s.program, append([]string{command, "--json"}, args...)...)
 	cmd.Env = s.cfg.environ(command, s.env)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, file, out
 	// A group of its own: a signal for all of ours would be a second one there,

@@ -1,4 +1,4 @@
-package main
+package action
 
 import (
 	"bytes"
@@ -15,11 +15,11 @@ import (
 	"github.com/org/nixoci-action/internal/ui"
 )
 
-// newTestSession makes a session whose publish is a shell script.
+// newTestSession makes a session whose program is a shell script.
 func newTestSession(t *testing.T, script string, inputs ...string) (*session, *bytes.Buffer) {
 	t.Helper()
-	bin := t.TempDir()
-	if err := os.WriteFile(filepath.Join(bin, publishCommand), []byte("#!/bin/sh\n"+script), 0o700); err != nil {
+	program := filepath.Join(t.TempDir(), "nixoci")
+	if err := os.WriteFile(program, []byte("#!/bin/sh\n"+script), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	getenv := env(append([]string{"GITHUB_ACTIONS", "true", "INPUT_CACHE", "oci:/c", "INPUT_SUMMARY", "false"}, inputs...)...)
@@ -29,7 +29,7 @@ func newTestSession(t *testing.T, script string, inputs ...string) (*session, *b
 	}
 	var out bytes.Buffer
 	return &session{
-		cfg: cfg, getenv: getenv, env: os.Environ(), stderr: newPulse(&out, heartbeat), msg: ui.New(&out, getenv), bin: bin,
+		cfg: cfg, getenv: getenv, env: os.Environ(), stderr: newPulse(&out, heartbeat), msg: ui.New(&out, getenv), program: program,
 		state: state{Mode: modePublish, Dir: t.TempDir()},
 	}, &out
 }

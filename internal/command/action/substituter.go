@@ -1,4 +1,4 @@
-package main
+package action
 
 import (
 	"bufio"
@@ -70,7 +70,7 @@ func (s *session) startProxy(ctx context.Context) error {
 	}
 	defer out.Close()
 	// nobody looks at pages there, but every build of the job could
-	cmd := exec.Command(filepath.Join(s.bin, proxyCommand), "--listen", "127.0.0.1:0", "--page", "off")
+	cmd := exec.Command(s.program, proxyCommand, "--listen", "127.0.0.1:0", "--page", "off")
 	cmd.Env = append(s.cfg.environ(proxyCommand, s.env), "GITHUB_ACTIONS=") // its log is a file
 	cmd.Stdout, cmd.Stderr = in, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}

@@ -1,4 +1,4 @@
-package main
+package gc
 
 import (
 	"errors"
@@ -35,8 +35,10 @@ type config struct {
 	CacheDir string
 }
 
-var command = &cli.Command{
+// Command is what the help says of it.
+var Command = &cli.Command{
 	Name:     "gc",
+	Summary:  "removes from the cache what nothing needs any more",
 	Synopsis: "[flags]",
 	About: "Removes from a cache what no publication needs any more. The newest publications of each branch and tag are kept for ever, " +
 		"older ones for a while after newer ones took their place, those of pull requests for a while after they were made, " +
@@ -44,10 +46,10 @@ var command = &cli.Command{
 		"It may run beside publishers and readers, and be interrupted at any time. What it takes out of the cache index " +
 		"stays in the registry until a later run, when nobody can need it any more.",
 	Examples: `
-		gc --dry-run
-		gc --cache ghcr.io/owner/repo/nix-cache --retention 14d --keep-last 3
-		gc --branch main --branch 'release-*'
-		gc --flake . --unpin production`,
+		nixoci gc --dry-run
+		nixoci gc --cache ghcr.io/owner/repo/nix-cache --retention 14d --keep-last 3
+		nixoci gc --branch main --branch 'release-*'
+		nixoci gc --flake . --unpin production`,
 	Environment: slices.Concat(cli.Tokens, cli.Login),
 	Partly:      "the cache index is pruned, but the registry refuses to delete something, or has lost something",
 }
@@ -62,7 +64,7 @@ func parseConfig(args []string, getenv func(string) string) (config, error) {
 	var c config
 	var kinds []string
 	fallback := index.DefaultRetention()
-	f := command.Flags(getenv)
+	f := Command.Flags(getenv)
 	f.Cache(&c.Cache)
 	f.Duration(&c.Retention, "retention", fallback.Age, "`TIME` for which a publication is kept after a newer one took its place, and what is in no publication after it was added; as in 30d, 2w, 12h or P30D")
 	f.Int(&c.KeepLast, "keep-last", fallback.Last, "`NUMBER` of publications kept for ever, of each branch and of each selection that is published from it")
@@ -78,7 +80,7 @@ func parseConfig(args []string, getenv func(string) string) (config, error) {
 	f.Bool(&c.DryRun, "dry-run", "show what would be removed and why, and write nothing")
 	f.Bool(&c.JSON, "json", "print the plan or the result as JSON on standard output")
 	f.Bool(&c.Verbose, "verbose", "log every request and command")
-	f.String(&c.CacheDir, "cache-dir", "", "`DIR` for local copies of the index (default: the user's cache folder)")
+	f.CacheDir(&c.CacheDir)
 	rest, err := f.Parse(args)
 	if err != nil {
 		return config{}, err
@@ -91,10 +93,6 @@ func parseConfig(args []string, getenv func(string) string) (config, error) {
 		ks, err := discover.ParseKinds(k)
 		c.Kinds = append(c.Kinds, ks...)
 		errs = append(errs, err)
-	}
-	if c.CacheDir == "" {
-		// without a home there is no local copy, which costs time only
-		c.CacheDir, _ = cli.CacheDir(getenv)
 	}
 	return c, f.Usage(errors.Join(append(errs, c.validate())...))
 }

@@ -1,4 +1,4 @@
-package main
+package gc
 
 import (
 	"bytes"
@@ -97,11 +97,11 @@ func TestParseConfig(t *testing.T) {
 func TestHelp(t *testing.T) {
 	t.Parallel()
 	var stdout, stderr bytes.Buffer
-	if status := run(t.Context(), []string{"--help"}, env("HOME", "/home/u"), nil, &stdout, &stderr); status != cli.ExitDone || stderr.Len() > 0 {
+	if status := Run(t.Context(), []string{"--help"}, env("HOME", "/home/u"), nil, &stdout, &stderr); status != cli.ExitDone || stderr.Len() > 0 {
 		t.Errorf("got status %d and %q", status, stderr.String())
 	}
 	for _, part := range []string{
-		"Usage: gc [flags]", "--keep-last NUMBER", "(repeatable) [NIXOCI_BRANCH]", "[NIXOCI_RETENTION] (default 30d)", "[NIXOCI_PR_RETENTION] (default 7d)",
+		"Usage: nixoci gc [flags]", "--keep-last NUMBER", "(repeatable) [NIXOCI_BRANCH]", "[NIXOCI_RETENTION] (default 30d)", "[NIXOCI_PR_RETENTION] (default 7d)",
 		"[NIXOCI_DELAY] (default 1d)", "--unpin NAME", "3    partly done: the cache index is pruned", "GITHUB_TOKEN",
 	} {
 		if !strings.Contains(strings.Join(strings.Fields(stdout.String()), " "), strings.Join(strings.Fields(part), " ")) {

@@ -1,4 +1,4 @@
-package main
+package inspect
 
 import (
 	"errors"
@@ -20,16 +20,18 @@ type config struct {
 	deadline time.Duration // for reading the index
 }
 
-var command = &cli.Command{
+// Command is what the help says of it.
+var Command = &cli.Command{
 	Name:     "inspect",
+	Summary:  "shows what the cache holds",
 	Synopsis: "[flags] [STORE-PATH | HASH | NAME]",
 	About: "Shows what a cache holds: how much, who published it, what is largest. With a store path, its hash or a name it shows that path: " +
 		"its closure, its references and referrers, and which publications keep it. With --export it writes the same as web pages, which need no server of ours. " +
 		"It reads the cache and changes nothing; nothing is built, and Nix is not needed.",
 	Examples: `
-		inspect --cache ghcr.io/owner/repo/nix-cache
-		inspect --cache ghcr.io/owner/repo/nix-cache hello
-		inspect --cache ghcr.io/owner/repo/nix-cache --export ./site`,
+		nixoci inspect --cache ghcr.io/owner/repo/nix-cache
+		nixoci inspect --cache ghcr.io/owner/repo/nix-cache hello
+		nixoci inspect --cache ghcr.io/owner/repo/nix-cache --export ./site`,
 	Environment: append([]cli.Variable{
 		{Name: "GITHUB_TOKEN", Usage: "password for ghcr.io, if no docker or podman login has one"},
 	}, cli.Login...),
@@ -38,15 +40,13 @@ var command = &cli.Command{
 // parseConfig reads flags and environment. It touches nothing else.
 func parseConfig(args []string, getenv func(string) string) (config, error) {
 	c := config{}
-	// without a home there is no local copy, which costs time only
-	cacheDir, _ := cli.CacheDir(getenv)
-	f := command.Flags(getenv)
+	f := Command.Flags(getenv)
 	f.Cache(&c.cache)
 	f.String(&c.export, "export", "", "write web pages into the `DIR`, which is made, or replaced if an export has made it")
 	f.Bool(&c.json, "json", "print the result as JSON on standard output")
 	f.Duration(&c.deadline, "timeout", 5*time.Minute, "the `TIME` that reading the cache may take")
 	f.Bool(&c.verbose, "verbose", "log every request")
-	f.String(&c.cacheDir, "cache-dir", cacheDir, "`DIR` for local copies of the index")
+	f.CacheDir(&c.cacheDir)
 	rest, err := f.Parse(args)
 	if err != nil {
 		return config{}, err

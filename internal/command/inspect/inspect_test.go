@@ -1,4 +1,4 @@
-package main
+package inspect
 
 import (
 	"bytes"
@@ -22,7 +22,7 @@ func noEnv(string) string { return "" }
 func inspected(t *testing.T, args ...string) (status int, stdout, stderr string) {
 	t.Helper()
 	var out, err bytes.Buffer
-	status = run(t.Context(), append([]string{"--cache-dir", t.TempDir()}, args...), noEnv, nil, &out, &err)
+	status = Run(t.Context(), append([]string{"--cache-dir", t.TempDir()}, args...), noEnv, nil, &out, &err)
 	return status, out.String(), err.String()
 }
 

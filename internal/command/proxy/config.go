@@ -1,4 +1,4 @@
-package main
+package proxy
 
 import (
 	"errors"
@@ -52,8 +52,10 @@ const defaultListen = "127.0.0.1:37515"
 // accessLogOff is --access-log's default.
 const accessLogOff = "off"
 
-var command = cli.Command{
+// Command is what the help says of it.
+var Command = &cli.Command{
 	Name:     "proxy",
+	Summary:  "serves the cache to Nix over HTTP",
 	Synopsis: "[FLAGS]",
 	About: "Serves a cache that publish has filled to Nix, as a substituter on this machine. When it is ready it prints the lines " +
 		"for nix.conf (or NIX_CONFIG) on standard output, and serves until it is interrupted. " +
@@ -61,13 +63,13 @@ var command = cli.Command{
 		"Nix remembers a substituter for a week and fails builds when it has gone, so remove the lines before you stop the proxy for good. " +
 		"Nix also remembers for an hour what a substituter did not have, unless narinfo-cache-negative-ttl = 0 is set.",
 	Examples: `
-		proxy
-		proxy --cache ghcr.io/owner/repo/nix-cache
-		proxy --cache ghcr.io/owner/repo/nix-cache --cache ghcr.io/other/repo/nix-cache
-		proxy --allow 'ghcr.io/my-org/*/nix-cache'
-		proxy --cache localhost:5000/x/y --listen 127.0.0.1:0 --upstream https://cache.nixos.org
+		nixoci proxy
+		nixoci proxy --cache ghcr.io/owner/repo/nix-cache
+		nixoci proxy --cache ghcr.io/owner/repo/nix-cache --cache ghcr.io/other/repo/nix-cache
+		nixoci proxy --allow 'ghcr.io/my-org/*/nix-cache'
+		nixoci proxy --cache localhost:5000/x/y --listen 127.0.0.1:0 --upstream https://cache.nixos.org
 		curl -X POST http://127.0.0.1:37515/_refresh
-		proxy --allow-push --sign-key-file key.sec & nix copy --to 'http://127.0.0.1:37515?compression=zstd' ./result`,
+		nixoci proxy --allow-push --sign-key-file key.sec & nix copy --to 'http://127.0.0.1:37515?compression=zstd' ./result`,
 	Environment: slices.Concat([]cli.Variable{
 		{Name: "NIX_SIGNING_KEY", Usage: "with --allow-push, secret signing keys themselves, one a line, in addition to --sign-key-file"},
 	}, cli.Tokens, cli.Login, theirVariables),
@@ -78,14 +80,12 @@ func parseConfig(args []string, getenv func(string) string) (config, error) {
 	var c config
 	theirs, theirErr := parseTheir(getenv)
 	getenv = theirs.env(getenv)
-	// without a home directory the copy on disk is missed, nothing else
-	cacheDir, _ := cli.CacheDir(getenv)
-	f := command.Flags(getenv)
+	f := Command.Flags(getenv)
 	f.Caches(&c.caches, "the `CACHE`: HOST/NAME in a registry, or oci:DIR for a directory in the OCI image layout; by default where publish without --cache writes, or none with --allow. Several are served as one: a path comes from the first that has it")
 	f.Strings(&c.listen, "listen", nil, "the `ADDRESS` to serve on, by default "+defaultListen+" or the sockets that systemd passes; port 0 picks a free one")
 	f.Strings(&c.upstream, "upstream", nil, "the `URL` of a binary cache that is asked for what the cache lacks; by default none is, because Nix asks its own substituters itself")
 	f.Duration(&c.refresh, "refresh", 5*time.Minute, "the `TIME` between looks for what was published")
-	f.String(&c.cacheDir, "cache-dir", cacheDir, "the `DIRECTORY` for a copy of the cache's index, which serves when the registry is away")
+	f.CacheDir(&c.cacheDir)
 	f.Size(&c.narCache, "nar-cache", 0, "keep up to this `SIZE` of NARs, such as 20GB, in the cache directory, for the machines of a network: each is read from the registry once")
 	f.Bool(&c.redirect, "redirect", "send clients to the registry's storage for NARs, where the registry does so; they are then not verified here")
 	f.String(&c.tlsCert, "tls-cert", "", "the `FILE` with the TLS certificate, and those between it and its root, in PEM; without it, plain HTTP")

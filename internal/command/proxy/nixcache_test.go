@@ -1,4 +1,4 @@
-package main
+package proxy
 
 import (
 	"bytes"
@@ -93,7 +93,7 @@ func TestNixcacheVariables(t *testing.T) {
 // The help names them, and the start says once what was made of them.
 func TestNixcacheVariablesAreTold(t *testing.T) {
 	var help bytes.Buffer
-	run(t.Context(), []string{"--help"}, env("HOME", "/home/u"), nil, &help, io.Discard)
+	Run(t.Context(), []string{"--help"}, env("HOME", "/home/u"), nil, &help, io.Discard)
 	for _, name := range []string{"NIXCACHE_REPO", "NIXCACHE_LISTEN", "NIXCACHE_PORT", "NIXCACHE_UPSTREAM", "NIXCACHE_INDEX_TTL"} {
 		if !strings.Contains(help.String(), name) {
 			t.Errorf("the help lacks %s", name)
@@ -104,7 +104,7 @@ func TestNixcacheVariablesAreTold(t *testing.T) {
 	done := make(chan int, 1)
 	var stdout output
 	go func() {
-		done <- run(ctx, []string{"--cache", "oci:" + t.TempDir(), "--cache-dir", t.TempDir()}, env("NIXCACHE_PORT", "0"), nil, &stdout, &stderr)
+		done <- Run(ctx, []string{"--cache", "oci:" + t.TempDir(), "--cache-dir", t.TempDir()}, env("NIXCACHE_PORT", "0"), nil, &stdout, &stderr)
 	}()
 	for deadline := time.Now().Add(20 * time.Second); stdout.String() == "" && time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 	}

@@ -1,4 +1,4 @@
-package main
+package proxy
 
 import (
 	"bytes"
@@ -203,7 +203,7 @@ func TestCachesOfTwoStores(t *testing.T) {
 	publishTo(t, one, index.Config{})
 	publishTo(t, two, index.Config{StoreDir: "/gnu/store"})
 	var stdout, stderr bytes.Buffer
-	status := run(t.Context(), []string{"--cache", one, "--cache", two, "--listen", "127.0.0.1:0", "--cache-dir", t.TempDir()}, env(), nil, &stdout, &stderr)
+	status := Run(t.Context(), []string{"--cache", one, "--cache", two, "--listen", "127.0.0.1:0", "--cache-dir", t.TempDir()}, env(), nil, &stdout, &stderr)
 	if status != cli.ExitFailed || stdout.Len() > 0 || !strings.Contains(stderr.String(), "/gnu/store") || !strings.Contains(stderr.String(), "hint: serve them with a proxy each") {
 		t.Errorf("got %d, %q, %s", status, &stdout, &stderr)
 	}

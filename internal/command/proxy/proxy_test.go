@@ -1,4 +1,4 @@
-package main
+package proxy
 
 import (
 	"bytes"
@@ -173,7 +173,7 @@ func startProxy(t *testing.T, within time.Duration, args ...string) *running {
 	done := make(chan int, 1)
 	go func() {
 		args := append([]string{"--listen", "127.0.0.1:0", "--cache-dir", t.TempDir()}, args...)
-		done <- run(ctx, args, env(), nil, &p.stdout, &p.stderr)
+		done <- Run(ctx, args, env(), nil, &p.stdout, &p.stderr)
 	}()
 	p.stop = sync.OnceValue(func() int {
 		cancel()
@@ -256,7 +256,7 @@ func TestServesUntilStopped(t *testing.T) {
 
 	taken := strings.TrimPrefix(url, "http://")
 	var stderr bytes.Buffer
-	if status := run(t.Context(), []string{"--cache", cache, "--listen", taken}, env(), nil, io.Discard, &stderr); status != cli.ExitFailed || !strings.Contains(stderr.String(), "hint: is another proxy running?") {
+	if status := Run(t.Context(), []string{"--cache", cache, "--listen", taken}, env(), nil, io.Discard, &stderr); status != cli.ExitFailed || !strings.Contains(stderr.String(), "hint: is another proxy running?") {
 		t.Errorf("a port that is taken: got %d, %s", status, stderr.String())
 	}
 
@@ -295,7 +295,7 @@ func TestInterruptedWhileItWaits(t *testing.T) {
 	ctx, cancel := context.WithTimeoutCause(t.Context(), 200*time.Millisecond, errors.New("signal"))
 	defer cancel()
 	var stdout, stderr bytes.Buffer
-	status := run(ctx, []string{"--cache", l.Addr().String() + "/a/b", "--listen", "127.0.0.1:0", "--cache-dir", t.TempDir()}, env(), nil, &stdout, &stderr)
+	status := Run(ctx, []string{"--cache", l.Addr().String() + "/a/b", "--listen", "127.0.0.1:0", "--cache-dir", t.TempDir()}, env(), nil, &stdout, &stderr)
 	if status != cli.ExitInterrupted || stdout.Len() > 0 {
 		t.Errorf("got status %d and %q, want %d and nothing; %s", status, stdout.String(), cli.ExitInterrupted, stderr.String())
 	}

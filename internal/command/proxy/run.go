@@ -1,4 +1,4 @@
-package main
+package proxy
 
 import (
 	"context"
@@ -14,20 +14,11 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/org/nixoci-action/internal/cli"
 	"github.com/org/nixoci-action/internal/hint"
 	"github.com/org/nixoci-action/internal/httpd"
 	"github.com/org/nixoci-action/internal/ui"
 	"github.com/org/nixoci-action/proxy"
 )
-
-func run(ctx context.Context, args []string, getenv func(string) string, _ io.Reader, stdout, stderr io.Writer) int {
-	c, err := parseConfig(args, getenv)
-	if err == nil {
-		err = serve(ctx, c, getenv, stdout, stderr)
-	}
-	return cli.Report(ctx, err, getenv, stdout, stderr)
-}
 
 // serve returns nil when ctx is cancelled: that is how a proxy ends.
 func serve(ctx context.Context, c config, getenv func(string) string, stdout, stderr io.Writer) (err error) {

@@ -1,4 +1,4 @@
-package main
+package publish
 
 import (
 	"errors"
@@ -52,19 +52,21 @@ type config struct {
 	NoLogs       bool
 }
 
-var command = &cli.Command{
+// Command is what the help says of it.
+var Command = &cli.Command{
 	Name:     "publish",
+	Summary:  "builds a flake and puts it into the cache",
 	Synopsis: "[flags] [STORE-PATH... | -]",
 	About: "Builds the outputs of a flake, finds out which store paths of their closure no upstream cache has, and puts those into a " +
 		"binary cache in an OCI registry. With store paths as arguments, or - to read them from standard input, it publishes their " +
 		"closure and builds nothing.",
 	Examples: `
-		publish --flake ./config
-		publish --flake . --cache ghcr.io/owner/repo/nix-cache --sign-key-file key.sec
-		publish --flake . --pin production --pin-keep 2
-		publish --flake . --dry-run
-		publish --flake . --matrix plan --system x86_64-linux --system aarch64-linux
-		nix-build | publish --cache localhost:5000/my/cache -`,
+		nixoci publish --flake ./config
+		nixoci publish --flake . --cache ghcr.io/owner/repo/nix-cache --sign-key-file key.sec
+		nixoci publish --flake . --pin production --pin-keep 2
+		nixoci publish --flake . --dry-run
+		nixoci publish --flake . --matrix plan --system x86_64-linux --system aarch64-linux
+		nix-build | nixoci publish --cache localhost:5000/my/cache -`,
 	Environment: slices.Concat([]cli.Variable{
 		{Name: "NIX_SIGNING_KEY", Usage: "secret signing keys themselves, one a line, in addition to --sign-key-file"},
 	}, cli.Tokens, cli.Login),
@@ -88,7 +90,7 @@ func parseConfig(args []string, getenv func(string) string) (config, error) {
 	var c config
 	var kinds, runners []string
 	var part string
-	f := command.Flags(getenv)
+	f := Command.Flags(getenv)
 	f.String(&c.Flake, "flake", "", "the `FLAKE` to publish: a folder or any flake reference (default \".\", unless store paths are given)")
 	f.Cache(&c.Cache)
 	f.Strings(&c.Upstreams, "upstream", []string{closure.DefaultUpstream}, "`URL` of a cache whose paths are not published again; \"none\" for no such cache")
@@ -116,7 +118,7 @@ func parseConfig(args []string, getenv func(string) string) (config, error) {
 	f.Bool(&c.DryRun, "dry-run", "show what would be done, and write and build nothing")
 	f.Bool(&c.JSON, "json", "print the result as JSON on standard output")
 	f.Bool(&c.Verbose, "verbose", "log every request and command")
-	f.String(&c.CacheDir, "cache-dir", "", "`DIR` for local copies of the index (default: the user's cache folder)")
+	f.CacheDir(&c.CacheDir)
 	f.Bool(&c.NoLogs, "no-logs", "keep the logs of builds to this machine; else those of what is built here and uploaded are published, too")
 	rest, err := f.Parse(args)
 	if err != nil {
@@ -134,10 +136,6 @@ func parseConfig(args []string, getenv func(string) string) (config, error) {
 	errs = append(errs, err)
 	if part != "" {
 		errs = append(errs, c.take(part))
-	}
-	if c.CacheDir == "" {
-		// without a home there is no local copy, which costs time only
-		c.CacheDir, _ = cli.CacheDir(getenv)
 	}
 	return c, f.Usage(errors.Join(append(errs, c.validate())...))
 }

@@ -34,7 +34,7 @@ rec {
   inherit lib;
   go.version = builtins.getEnv "STUB_GO_VERSION";
   buildGoModule =
-    { pname, version, src, subPackages, ldflags, env, doCheck, meta, ... }@args:
+    { pname, version, src, subPackages, ldflags, env, doCheck, meta, postInstall, ... }@args:
     assert !doCheck;
     script (
       {
@@ -52,6 +52,7 @@ rec {
       for package in $subPackages; do
         go build -buildvcs=false -ldflags "$ldflags" -o "$out/bin/" "./$package"
       done
+      ${postInstall}
     ''
     // {
       inherit meta;
@@ -63,8 +64,11 @@ rec {
     in
     f (builtins.intersectAttrs (builtins.functionArgs f) pkgs // args);
   pkgs = {
-    inherit lib go buildGoModule callPackage pkgs;
+    inherit lib go buildGoModule callPackage pkgs stdenv;
   }
   // (if go.version == "1.25.9" then { buildGo126Module = args: buildGoModule (args // { pname = "with-go-1.26"; }); } else { });
-  stdenv.hostPlatform = { inherit system; };
+  stdenv = {
+    hostPlatform = { inherit system; };
+    buildPlatform.canExecute = platform: platform.system == builtins.currentSystem;
+  };
 }

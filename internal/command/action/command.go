@@ -1,7 +1,8 @@
-// Command action is the GitHub Action: "action main" is its step, "action post"
-// what follows the job's last step. The launcher in the folder launch runs it.
-// It does its work with the commands publish, proxy and gc, which lie beside it.
-package main
+// Package action is the command that the GitHub Action consists of: "action main"
+// is its step, "action post" what follows the job's last step. The launcher in
+// the folder launch runs it. It does its work with the commands publish, proxy
+// and gc, each a process of its own.
+package action
 
 import (
 	"context"
@@ -12,16 +13,17 @@ import (
 	"github.com/org/nixoci-action/internal/cli"
 )
 
-func main() { cli.Main(run) }
-
-var command = cli.Command{
+// Command is what the help says of it.
+var Command = &cli.Command{
 	Name:     "action",
+	Summary:  "is the GitHub Action",
 	Synopsis: "main | post",
 	About:    "The GitHub Action's step, and its end after the job's last step. It is configured by the variables INPUT_* that a runner makes of the inputs in action.yml.",
 }
 
-func run(ctx context.Context, args []string, getenv func(string) string, _ io.Reader, _, stderr io.Writer) int {
-	f := command.Flags(getenv)
+// Run is the command. It returns the exit status.
+func Run(ctx context.Context, args []string, getenv func(string) string, _ io.Reader, _, stderr io.Writer) int {
+	f := Command.Flags(getenv)
 	rest, err := f.Parse(args)
 	if err == nil && len(rest) != 1 {
 		err = f.Usage(errors.New("give one of main and post"))
