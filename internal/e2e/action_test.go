@@ -25,15 +25,7 @@ import (
 // machine the second run builds nothing and downloads nothing.
 func TestActionPublishes(t *testing.T) {
 	t.Parallel()
-	readme, err := os.ReadFile("../../README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, rest, _ := strings.Cut(string(readme), "### In GitHub Actions\n\n```yaml\n")
-	workflow, _, ok := strings.Cut(rest, "```\n")
-	if !ok {
-		t.Fatal("the README has no workflow")
-	}
+	workflow := documented(t, "README.md", "# nixoci-action")
 	w := newWorld(t)
 	w.released(filepath.Join(w.Dir, "action"))
 	w.inStore(inDistribution(t))

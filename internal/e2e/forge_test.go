@@ -87,23 +87,23 @@ func (f *forge) event(head, ref string) string {
 	return filepath.Join(f.Dir, "event.json")
 }
 
-// readmeWorkflow is the workflow below a heading of the README.
-func readmeWorkflow(t *testing.T, heading string) string {
+// documented is the first workflow below a heading of a page.
+func documented(t *testing.T, page, heading string) string {
 	t.Helper()
-	readme, err := os.ReadFile("../../README.md")
+	text, err := os.ReadFile(filepath.Join("../..", page))
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, rest, _ := strings.Cut(string(readme), heading+"\n")
+	_, rest, _ := strings.Cut(string(text), heading+"\n")
 	_, rest, _ = strings.Cut(rest, "```yaml\n")
 	workflow, _, ok := strings.Cut(rest, "```\n")
 	if !ok {
-		t.Fatalf("the README has no workflow below %q", heading)
+		t.Fatalf("%s has no workflow below %q", page, heading)
 	}
 	return workflow
 }
 
-// The README's workflow publishes to the forge's own registry; a second run on a
+// The documented workflow publishes to the forge's own registry; a second run on a
 // new machine builds nothing, and gc frees with the registry's own DELETE.
 func TestForgePublishes(t *testing.T) {
 	t.Parallel()
@@ -111,7 +111,7 @@ func TestForgePublishes(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			f := newForge(t, name)
-			workflow := strings.ReplaceAll(readmeWorkflow(t, "### Gitea and Forgejo"), "uses: https://github.com/", "uses: ") // act has no addresses there
+			workflow := strings.ReplaceAll(documented(t, "docs/ci.md", "## Gitea and Forgejo"), "uses: https://github.com/", "uses: ") // act has no addresses there
 			first := f.run(workflow, "secrets", nil)
 			first.wants(0, "mode: publish (the input flake is set)", "building '", "8 outputs published")
 			if got := first.output("cache"); strings.TrimPrefix(got, "http://") != f.Cache(forgeRepository) {

@@ -19,7 +19,7 @@ import (
 	"github.com/org/nixoci-action/internal/registrytest"
 )
 
-// gitlab runs the script of the README's job as GitLab's runner does: with sh,
+// gitlab runs the script of the documented job as GitLab's runner does: with sh,
 // which ends at the first failure, and GitLab's variables. Imitated are the
 // variables, and the download of the release; the registry has the job's login.
 type gitlab struct {
@@ -49,9 +49,9 @@ func newGitLab(t *testing.T) *gitlab {
 	nixtest.Write(t, w.Dir, "cert.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw})), "repo/flake.nix", flakeText(t.Name(), ""))
 	w.Git(t, repo)
 
-	_, lines, ok := strings.Cut(readmeWorkflow(t, "### GitLab CI"), "  script:\n")
+	_, lines, ok := strings.Cut(documented(t, "docs/ci.md", "## GitLab CI"), "  script:\n")
 	if !ok {
-		t.Fatal("the README's job has no script")
+		t.Fatal("the documented job has no script")
 	}
 	var script strings.Builder
 	for line := range strings.Lines(lines) {

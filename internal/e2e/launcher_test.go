@@ -56,7 +56,7 @@ func TestLauncherRefuses(t *testing.T) {
 		"another archive": {target(), s.URL + "/x", "has the SHA-256 checksum "},
 		"no archive":      {target(), s.URL + "/missing", "the server answers 404"},
 		"no HTTPS":        {target(), strings.Replace(s.URL, "https", "http", 1) + "/x", "is not HTTPS"},
-		"other platforms": {"plan9-x64", s.URL + "/x", "release v1 has no programs for " + target()},
+		"other platforms": {"plan9-x64", s.URL + "/x", "release v1 has no program for " + target()},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -330,20 +329,10 @@ func runsMatrix(t *testing.T, w *world, workflow string, args []string) {
 	}
 }
 
-// The workflow of the README, as it stands there.
+// The workflow of the documentation, as it stands there.
 func TestMatrixInActions(t *testing.T) {
 	t.Parallel()
-	readme, err := os.ReadFile("../../README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, rest, _ := strings.Cut(string(readme), "## Many machines\n")
-	_, rest, _ = strings.Cut(rest, "```yaml\n")
-	workflow, _, ok := strings.Cut(rest, "```\n")
-	if !ok {
-		t.Fatal("the README has no workflow")
-	}
-	runsMatrix(t, newWorld(t), workflow, nil)
+	runsMatrix(t, newWorld(t), documented(t, "docs/ci.md", "## Many machines"), nil)
 }
 
 func TestMatrixWorkflow(t *testing.T) {

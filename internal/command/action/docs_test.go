@@ -8,7 +8,9 @@ import (
 	"testing"
 )
 
-var update = flag.Bool("update", false, "write action.yml, and the tables in README.md")
+const actionPage = "../../../docs/action.md"
+
+var update = flag.Bool("update", false, "write action.yml, and the tables in docs/action.md")
 
 // quote writes a string for YAML.
 func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
@@ -35,7 +37,7 @@ inputs:
 	return b.String()
 }
 
-func readmeTables() string {
+func tables() string {
 	var b strings.Builder
 	b.WriteString("| input | default | |\n|---|---|---|\n")
 	for _, f := range inputs {
@@ -52,20 +54,20 @@ func readmeTables() string {
 	return b.String()
 }
 
-// README.md, action.yml and the code have the same inputs and outputs.
+// docs/action.md, action.yml and the code have the same inputs and outputs.
 func TestDocs(t *testing.T) {
 	const begin, end = "<!-- inputs and outputs: made by go test ./internal/command/action -run TestDocs -update -->\n", "<!-- end -->\n"
-	readme, err := os.ReadFile("../../../README.md")
+	page, err := os.ReadFile(actionPage)
 	if err != nil {
 		t.Fatal(err)
 	}
-	before, rest, ok := strings.Cut(string(readme), begin)
+	before, rest, ok := strings.Cut(string(page), begin)
 	_, after, ok2 := strings.Cut(rest, end)
 	if !ok || !ok2 {
-		t.Fatal("README.md has no place for the tables")
+		t.Fatal("docs/action.md has no place for the tables")
 	}
 	for name, want := range map[string]string{
-		"../../../README.md":  before + begin + readmeTables() + end + after,
+		actionPage:            before + begin + tables() + end + after,
 		"../../../action.yml": actionYAML(),
 	} {
 		if *update {

@@ -1,7 +1,7 @@
 package action
 
 // field is an input or an output. The tables below are the source for
-// action.yml and README.md; a test compares them.
+// action.yml and docs/action.md; a test compares them.
 type field struct {
 	name, fallback, about string
 

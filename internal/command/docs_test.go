@@ -1,0 +1,190 @@
+package command
+
+import (
+	"bytes"
+	"flag"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/org/nixoci-action/internal/cli"
+)
+
+var update = flag.Bool("update", false, "write docs/flags.md")
+
+const flagsHead = `<!-- Made by: go test ./internal/command -run TestFlagsPage -update -->
+# Flags
+
+Every flag has an environment variable: ` + "`NIXOCI_`" + ` and the flag's name in capitals, with underscores for
+dashes. So ` + "`--exclude-path` is `NIXOCI_EXCLUDE_PATH`" + `. A flag wins over its variable. A flag that is
+repeatable takes a list. In its variable the list has one item a line.
+
+| exit status | |
+|---|---|
+| 0 | done |
+| 1 | failed |
+| 2 | wrong usage or configuration |
+| 3 | partly done: some outputs or paths failed, and the rest is published; or the index is pruned, but the registry refuses to delete, or has lost something |
+| 130 | interrupted |
+
+`
+
+// docs/flags.md is made from the definitions of the flags.
+func TestFlagsPage(t *testing.T) {
+	var page bytes.Buffer
+	page.WriteString(flagsHead)
+	env := func(name string) string { return map[string]string{"HOME": "/home/u"}[name] }
+	for i, c := range Nixoci.Commands {
+		if c.Name == "action" {
+			continue // its inputs are in docs/action.md
+		}
+		if i > 0 {
+			page.WriteByte('\n')
+		}
+		if status := c.Run(t.Context(), []string{"--help=markdown"}, env, nil, &page, &page); status != cli.ExitDone {
+			t.Fatalf("%s: got status %d", c.Name, status)
+		}
+	}
+	const file = "../../docs/flags.md"
+	if *update {
+		if err := os.WriteFile(file, page.Bytes(), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, err := os.ReadFile(file); err != nil || !bytes.Equal(got, page.Bytes()) {
+		t.Errorf("docs/flags.md is not what the flags say, %v; run: go test ./internal/command -run TestFlagsPage -update", err)
+	}
+	if strings.Contains(page.String(), "/home/u") {
+		t.Error("the page has a default of this machine")
+	}
+}
+
+// pages are the README and all of docs.
+func pages(t *testing.T) map[string]string {
+	t.Helper()
+	out, err := exec.Command("git", "-C", "../..", "ls-files", "--cached", "--others", "--exclude-standard", "*.md").Output()
+	if err != nil {
+		t.Fatalf("git ls-files: %v", err)
+	}
+	pages := map[string]string{}
+	for name := range strings.FieldsSeq(string(out)) {
+		text, err := os.ReadFile(filepath.Join("../..", name))
+		if os.IsNotExist(err) {
+			continue // deleted, and not yet committed
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		pages[name] = string(text)
+	}
+	if len(pages) < 12 {
+		t.Fatalf("found %d pages only", len(pages))
+	}
+	return pages
+}
+
+// anchor is what GitHub makes of a heading.
+func anchor(heading string) string {
+	heading = regexp.MustCompile(`\[([^]]*)\]\([^)]*\)`).ReplaceAllString(heading, "$1")
+	heading = regexp.MustCompile(`[^\p{L}\p{N} _-]`).ReplaceAllString(strings.ToLower(heading), "")
+	return strings.ReplaceAll(heading, " ", "-")
+}
+
+// Every link to a page, or to a heading of one, leads there.
+func TestLinks(t *testing.T) {
+	all := pages(t)
+	anchors := map[string]map[string]bool{}
+	for name, text := range all {
+		text = regexp.MustCompile("(?ms)^```.*?^```").ReplaceAllString(text, "")
+		all[name], anchors[name] = text, map[string]bool{}
+		for line := range strings.Lines(text) {
+			if level, heading, ok := strings.Cut(strings.TrimSpace(line), " "); ok && strings.Trim(level, "#") == "" && level != "" {
+				anchors[name][anchor(heading)] = true
+			}
+		}
+	}
+	n := 0
+	for name, text := range all {
+		for _, m := range regexp.MustCompile(`\]\(([^):]*)\)`).FindAllStringSubmatch(text, -1) {
+			n++
+			file, fragment, _ := strings.Cut(m[1], "#")
+			target := name
+			if file != "" {
+				target = filepath.Join(filepath.Dir(name), file)
+			}
+			if _, err := os.Stat(filepath.Join("../..", target)); err != nil {
+				t.Errorf("%s links to %s: %v", name, m[1], err)
+			} else if fragment != "" && !anchors[target][fragment] {
+				t.Errorf("%s links to %s, and there is no such heading", name, m[1])
+			}
+		}
+	}
+	if n < 50 {
+		t.Errorf("found %d links only", n)
+	}
+}
+
+// Every command line that the documentation shows is one that the program takes.
+func TestDocumentedCommands(t *testing.T) {
+	flags := map[string]string{} // what each command knows
+	for _, c := range Nixoci.Commands {
+		var words bytes.Buffer
+		if status := c.Run(t.Context(), []string{"--help=flags"}, func(string) string { return "/x" }, nil, &words, &words); status != cli.ExitDone {
+			t.Fatalf("%s: got status %d: %s", c.Name, status, &words)
+		}
+		flags[c.Name] = " " + strings.ReplaceAll(words.String(), "\n", " ")
+	}
+	for _, name := range []string{"completion", "help", "version"} {
+		flags[name] = " --man "
+	}
+	n := 0
+	for name, text := range pages(t) {
+		for _, m := range regexp.MustCompile("(?m)(?:nixoci|nixoci-action --|cmd/nixoci) ([a-z]+)((?: +[^|&#`;\n]*)?)").FindAllStringSubmatch(text, -1) {
+			command, args := m[1], m[2]
+			if !strings.Contains(m[0], " --") && flags[command] == "" {
+				continue // prose
+			}
+			n++
+			known, ok := flags[command]
+			if !ok {
+				t.Errorf("%s: there is no command in %q", name, m[0])
+			}
+			for _, f := range regexp.MustCompile(`(?:^| )(--[a-z][a-z-]*)`).FindAllStringSubmatch(args, -1) {
+				if !strings.Contains(known, " "+f[1]+" ") {
+					t.Errorf("%s: %s does not know %s", name, command, f[1])
+				}
+			}
+		}
+		// "publish --no-logs" and the like, in prose
+		for _, m := range regexp.MustCompile("`(publish|proxy|gc|inspect) (--[a-z-]+)").FindAllStringSubmatch(text, -1) {
+			n++
+			if !strings.Contains(flags[m[1]], " "+m[2]+" ") {
+				t.Errorf("%s: %s does not know %s", name, m[1], m[2])
+			}
+		}
+	}
+	if n < 20 {
+		t.Errorf("found %d command lines only", n)
+	}
+}
+
+// People finish a page that is short, and its lines fit their windows.
+func TestReadme(t *testing.T) {
+	if n := strings.Count(pages(t)["README.md"], "\n"); n > 200 {
+		t.Errorf("the README has %d lines; people finish 200", n)
+	}
+	for name, text := range pages(t) {
+		if name == "docs/flags.md" || name == "docs/format.md" || name == "docs/performance.md" || name == "docs/dependencies.md" {
+			continue // tables, and pages for those who must know
+		}
+		text = regexp.MustCompile("(?ms)^(<!-- inputs.*?<!-- end -->|```.*?^```)").ReplaceAllString(text, "")
+		for line := range strings.Lines(text) {
+			line = strings.TrimSuffix(line, "\n")
+			if len([]rune(line)) > 112 && !strings.HasPrefix(line, "|") && !strings.HasPrefix(line, "![") {
+				t.Errorf("%s: a line of %d characters: %.60s…", name, len([]rune(line)), line)
+			}
+		}
+	}
+}
