@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"sync"
 	"time"
+
+	"github.com/org/nixoci-action/internal/retry"
 )
 
 // errPatience means that a look-up's time is too short for the wait ahead.
@@ -80,7 +82,7 @@ func (h *health) wait(ctx context.Context, delay, spread time.Duration, end time
 			return err
 		}
 		if pause.After(until) {
-			until = pause.Add(jitter(spread))
+			until = pause.Add(retry.Up(spread))
 		}
 		if until.After(end) {
 			return errPatience

@@ -16,6 +16,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/org/nixoci-action/internal/atomicfile"
 	"github.com/org/nixoci-action/internal/storepath"
 )
 
@@ -104,7 +105,7 @@ func (h *hits) merge(now time.Time) {
 // save writes the file, if there is anything new, together with what other
 // processes have written since it was read. If two write at the same moment,
 // the hits of one are lost, which costs requests and nothing else.
-func (h *hits) save(now time.Time) (err error) {
+func (h *hits) save(now time.Time) error {
 	if !h.dirty {
 		return nil
 	}
@@ -112,20 +113,7 @@ func (h *hits) save(now time.Time) (err error) {
 	if err := os.MkdirAll(filepath.Dir(h.file), 0o700); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(h.file), ".hits-*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(f.Name()))
-		}
-	}()
-	_, err = f.Write(h.format())
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), h.file)
+	return atomicfile.Write(h.file, ".hits-", h.format(), 0o600, false)
 }
 
 // format returns the file, with the newest hits if there are too many.

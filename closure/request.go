@@ -10,6 +10,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/org/nixoci-action/internal/retry"
 )
 
 const (
@@ -106,7 +108,7 @@ func answer(resp *http.Response) (bool, error) {
 		return false, nil
 	default:
 		err := fmt.Errorf("answered %d %s", code, http.StatusText(code))
-		if temporaryStatus(code) {
+		if retry.Transient(code) {
 			return false, &temporary{err, retryAfter(resp.Header.Get("Retry-After"), time.Now())}
 		}
 		return false, err

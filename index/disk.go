@@ -12,6 +12,8 @@ import (
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/org/nixoci-action/internal/atomicfile"
 )
 
 // disk is the copy of one cache's index in a local directory: entries blobs by
@@ -63,16 +65,7 @@ func (d disk) write(name string, b []byte) error {
 	if err := os.MkdirAll(d.dir, 0o755); err != nil { //nolint:gosec // a public cache's index
 		return err
 	}
-	f, err := os.CreateTemp(d.dir, ".new-*")
-	if err != nil {
-		return err
-	}
-	defer func() { _ = os.Remove(f.Name()) }() // fails once it is renamed
-	_, err = f.Write(b)
-	if err := errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), name)
+	return atomicfile.Write(name, ".new-", b, 0o600, false)
 }
 
 func (d disk) save(s *Snapshot) error {

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -17,6 +16,7 @@ import (
 
 	"github.com/org/nixoci-action/internal/hint"
 	"github.com/org/nixoci-action/internal/registry"
+	"github.com/org/nixoci-action/internal/retry"
 )
 
 // Prepare proves that the repository can be written to, by storing the two
@@ -41,7 +41,7 @@ func (w *Writer) settle(ctx context.Context) error {
 	pause := w.cache.opts.Settle
 	for try := 0; ; try++ {
 		// jitter keeps writers that collided from colliding again
-		if err := sleep(ctx, pause/2+rand.N(pause)); err != nil { //nolint:gosec // guards nothing
+		if err := retry.Sleep(ctx, pause/2+retry.Up(pause)); err != nil {
 			return err
 		}
 		missing, err := w.missing(ctx)
@@ -68,17 +68,6 @@ func (w *Writer) settle(ctx context.Context) error {
 			return nil
 		}
 		pause = min(2*pause, 5*time.Second)
-	}
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-t.C:
-		return nil
 	}
 }
 

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"golang.org/x/time/rate"
+
+	"github.com/org/nixoci-action/internal/retry"
 )
 
 // PublicAPI is the API that belongs to ghcr.io.
@@ -90,7 +92,7 @@ func New(repository string, o Options) (*Client, error) {
 		base: strings.TrimSuffix(o.API, "/"), owner: owner, name: name, opts: o,
 		http:      &http.Client{Transport: o.Transport, CheckRedirect: checkRedirect},
 		deletions: rate.NewLimiter(1, 20),
-		timeout:   requestTimeout, backoff: firstBackoff, sleep: sleep,
+		timeout:   requestTimeout, backoff: firstBackoff, sleep: retry.Sleep,
 	}, nil
 }
 
@@ -191,15 +193,4 @@ func (c *Client) sign(ctx context.Context, req *http.Request) error {
 		req.Header.Set("Authorization", "Bearer "+token)
 	}
 	return nil
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-t.C:
-		return nil
-	}
 }

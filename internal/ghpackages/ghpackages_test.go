@@ -19,6 +19,7 @@ import (
 
 	"github.com/org/nixoci-action/internal/hint"
 	"github.com/org/nixoci-action/internal/registrytest"
+	"github.com/org/nixoci-action/internal/retry"
 )
 
 // world is a package with a client that does not really wait.
@@ -392,7 +393,7 @@ func TestDeleteTwice(t *testing.T) {
 // Waiting ends with the context.
 func TestCanceled(t *testing.T) {
 	w := newWorld(t, nil)
-	w.client.sleep = sleep
+	w.client.sleep = retry.Sleep
 	ctx, cancel := context.WithCancel(t.Context())
 	w.Answer(func(rw http.ResponseWriter, _ *http.Request) bool {
 		cancel()

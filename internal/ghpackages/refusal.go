@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/org/nixoci-action/internal/hint"
+	"github.com/org/nixoci-action/internal/retry"
 )
 
 // ErrNotFound is wrapped by errors about what does not exist, or what the
@@ -124,23 +125,21 @@ func rateLimit(resp *http.Response, reason string) (bool, time.Duration) {
 	if resp.StatusCode != http.StatusForbidden && resp.StatusCode != http.StatusTooManyRequests {
 		return false, 0
 	}
-	if s, err := strconv.ParseInt(resp.Header.Get("Retry-After"), 10, 64); err == nil && s >= 0 {
-		return true, seconds(s)
+	if d, ok := retry.After(resp.Header.Get("Retry-After"), time.Now()); ok {
+		return true, bounded(d)
 	}
 	if resp.Header.Get("X-Ratelimit-Remaining") == "0" {
 		reset, err := strconv.ParseInt(resp.Header.Get("X-Ratelimit-Reset"), 10, 64)
 		if err != nil {
 			return true, 0
 		}
-		return true, seconds(reset - time.Now().Unix() + 1)
+		return true, bounded(time.Until(time.Unix(reset+1, 0)))
 	}
 	return resp.StatusCode == http.StatusTooManyRequests || strings.Contains(strings.ToLower(reason), "rate limit"), 0
 }
 
-// seconds is between a second, so that no server makes us spin, and a day.
-func seconds(s int64) time.Duration {
-	return time.Duration(max(1, min(s, 24*60*60))) * time.Second
-}
+// bounded is between a second, so that no server makes us spin, and a day.
+func bounded(d time.Duration) time.Duration { return max(time.Second, min(d, 24*time.Hour)) }
 
 // maxWaited bounds the time spent waiting for rate limits, in all; unsaidWait
 // is what GitHub asks for if it names no time, and longer each time.

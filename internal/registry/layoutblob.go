@@ -13,6 +13,8 @@ import (
 	"path/filepath"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/org/nixoci-action/internal/atomicfile"
 )
 
 func (l *layout) BlobSize(_ context.Context, digest v1.Hash) (int64, error) {
@@ -92,7 +94,7 @@ func (l *layout) WriteBlob(ctx context.Context, write func(io.Writer) error) (v1
 		return v1.Descriptor{}, err
 	}
 	desc := sum.descriptor()
-	return desc, l.fail(finish(f, filepath.Join(l.blobs(), desc.Digest.Hex)))
+	return desc, l.fail(atomicfile.Commit(f, filepath.Join(l.blobs(), desc.Digest.Hex), blobMode, true))
 }
 
 type writerFunc func([]byte) (int, error)
@@ -101,31 +103,11 @@ func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
 // writeFile replaces a file in one step.
 func writeFile(name string, data []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(name), uploadPrefix+"*")
-	if err != nil {
-		return err
-	}
-	defer func() { _ = os.Remove(f.Name()) }()
-	defer f.Close()
-	if _, err := f.Write(data); err != nil {
-		return err
-	}
-	return finish(f, name)
+	return atomicfile.Write(name, uploadPrefix, data, blobMode, true)
 }
 
-// finish makes a temporary file durable under its final name.
-func finish(f *os.File, name string) error {
-	if err := f.Chmod(0o644); err != nil {
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	if err := f.Close(); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), name)
-}
+// blobMode is the mode of all files: what a registry would give to everybody.
+const blobMode = 0o644
 
 // fileReader reads a part of a blob's file; the whole of it is verified. Only
 // Read is offered, so that nothing passes by the verification.

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/org/nixoci-action/internal/retry"
 )
 
 // What a collector does while others wait for the lock, and how long it leaves
@@ -47,7 +49,7 @@ func (l *layout) Collect(ctx context.Context, before time.Time) (Freed, error) {
 	unnamed, err := c.look(ctx)
 	for err == nil && len(unnamed) > 0 {
 		if unnamed, err = c.bite(ctx, unnamed); err == nil && len(unnamed) > 0 {
-			err = sleep(ctx, betweenBites)
+			err = retry.Sleep(ctx, betweenBites)
 		}
 	}
 	if err != nil {

@@ -6,12 +6,13 @@ import (
 	"io"
 	"net/http"
 	"regexp"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
+
+	"github.com/org/nixoci-action/internal/retry"
 )
 
 // limiter sends the requests of all goroutines through one gate: it keeps to a
@@ -60,7 +61,7 @@ func (l *limiter) wait(ctx context.Context) error {
 		if d <= 0 {
 			break
 		}
-		if err := sleep(ctx, d); err != nil {
+		if err := retry.Sleep(ctx, d); err != nil {
 			return err
 		}
 	}
@@ -88,13 +89,8 @@ var bodyRetryAfter = regexp.MustCompile(`(?i)retry-after: *([0-9]+(?:\.[0-9]+)?)
 // retryAfter reads the pause from the header (seconds or a date), else from
 // the body, which stays readable. 0 means none was named.
 func retryAfter(resp *http.Response) time.Duration {
-	if h := resp.Header.Get("Retry-After"); h != "" {
-		if s, err := strconv.ParseInt(h, 10, 64); err == nil {
-			return seconds(s)
-		}
-		if t, err := http.ParseTime(h); err == nil {
-			return max(0, time.Until(t))
-		}
+	if d, ok := retry.After(resp.Header.Get("Retry-After"), time.Now()); ok {
+		return min(d, maxRetryAfter)
 	}
 	head, _ := io.ReadAll(io.LimitReader(resp.Body, 4096))
 	resp.Body = struct {
@@ -120,8 +116,4 @@ func retryAfterIn(text []byte) time.Duration {
 		return maxRetryAfter
 	}
 	return d
-}
-
-func seconds(s int64) time.Duration {
-	return time.Duration(max(0, min(s, int64(maxRetryAfter/time.Second)))) * time.Second
 }

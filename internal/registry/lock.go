@@ -7,6 +7,8 @@ import (
 	"os"
 	"syscall"
 	"time"
+
+	"github.com/org/nixoci-action/internal/retry"
 )
 
 // lock takes an exclusive advisory lock on the file, made if needed, and waits
@@ -27,7 +29,7 @@ func lock(ctx context.Context, name string, timeout time.Duration) (unlock func(
 		case time.Now().After(deadline):
 			err = fmt.Errorf("another process has held %s for %s", name, timeout)
 		default:
-			if err = sleep(ctx, 5*time.Millisecond); err == nil {
+			if err = retry.Sleep(ctx, 5*time.Millisecond); err == nil {
 				continue
 			}
 		}

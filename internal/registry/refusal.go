@@ -5,12 +5,14 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+
+	"github.com/org/nixoci-action/internal/retry"
 )
 
 // refusal makes a *RefusedError of an answer that would be given again; it is
 // nil for others. ref is what was to be deleted.
 func (r *remote) refusal(ref string, te *transport.Error) *RefusedError {
-	if te.StatusCode < 400 || te.StatusCode >= 500 && te.StatusCode != http.StatusNotImplemented || transientStatus(te.StatusCode) {
+	if te.StatusCode < 400 || te.StatusCode >= 500 && te.StatusCode != http.StatusNotImplemented || retry.Transient(te.StatusCode) {
 		return nil
 	}
 	_, tag := v1.NewHash(ref)

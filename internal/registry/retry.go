@@ -6,12 +6,12 @@ import (
 	"errors"
 	"io"
 	"log/slog"
-	"math/rand/v2"
 	"net"
-	"net/http"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+
+	"github.com/org/nixoci-action/internal/retry"
 )
 
 // retryPolicy says how often and how patiently an operation is tried. It is
@@ -54,24 +54,12 @@ func (p retryPolicy) do(ctx context.Context, log *slog.Logger, what string, try 
 		if n >= p.tries || !transient(err) {
 			return err
 		}
-		// full jitter on the upper half
-		pause := wait/2 + rand.N(wait/2+1) //nolint:gosec // spreads retries, guards nothing
+		pause := retry.Spread(wait)
 		log.Warn("registry request failed, trying again", "what", what, "try", n, "pause", pause.Round(time.Millisecond), "error", err)
-		if err := sleep(ctx, pause); err != nil {
+		if err := retry.Sleep(ctx, pause); err != nil {
 			return err
 		}
 		wait = min(2*wait, p.max)
-	}
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-t.C:
-		return nil
 	}
 }
 
@@ -82,7 +70,7 @@ func transient(err error) bool {
 	}
 	var te *transport.Error
 	if errors.As(err, &te) {
-		return transientStatus(te.StatusCode)
+		return retry.Transient(te.StatusCode)
 	}
 	// these are net.Errors too, like all that http.Client returns
 	var dns *net.DNSError
@@ -90,16 +78,4 @@ func transient(err error) bool {
 		return false
 	}
 	return errors.As(err, new(net.Error)) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF)
-}
-
-// transientStatus tells after which answers the same request may succeed.
-// Registries and the proxies before them have many codes above 500.
-func transientStatus(code int) bool {
-	switch code {
-	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests:
-		return true
-	case http.StatusNotImplemented, http.StatusHTTPVersionNotSupported, http.StatusInsufficientStorage:
-		return false
-	}
-	return code >= 500
 }

@@ -9,6 +9,8 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+
+	"github.com/org/nixoci-action/internal/retry"
 )
 
 // session is a client with a token for one scope.
@@ -67,7 +69,7 @@ func (r *remote) handshake(ctx context.Context, auth authn.Authenticator, scopes
 	for _, scope := range scopes {
 		t, err = transport.NewWithContext(ctx, r.repo.Registry, auth, transport.NewUserAgent(r.limit, r.opts.UserAgent), []string{r.repo.Scope(scope)})
 		var te *transport.Error
-		if !errors.As(err, &te) || transientStatus(te.StatusCode) {
+		if !errors.As(err, &te) || retry.Transient(te.StatusCode) {
 			break
 		}
 	}
