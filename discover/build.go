@@ -86,8 +86,8 @@ type Built struct {
 	// store and that are not. Each is sorted. An output that was not built, and
 	// whose path is not known therefore, is missing as "<derivation>!<outputs>".
 	Valid, Missing []string
-	// Realised are the outputs of the output's derivation, if it is
-	// content-addressed.
+	// Realised are the realisations of the output's derivation, if it is
+	// content-addressed, and of what that was built from, as far as Nix says.
 	Realised []nix.Realisation
 }
 
@@ -170,8 +170,8 @@ func (b *Built) realise(ctx context.Context, client *nix.Client) error {
 	}
 	names := b.Outputs
 	b.Outputs = maps.Clone(names) // the caller's stay as they are
-	rs, err := client.Realisations(ctx, b.DrvPath)
-	for _, r := range rs {
+	own, inputs, err := client.Realisations(ctx, b.DrvPath)
+	for _, r := range own {
 		if _, wanted := names[r.Output]; wanted {
 			b.Outputs[r.Output] = r.Path
 			b.Realised = append(b.Realised, r)
@@ -184,6 +184,7 @@ func (b *Built) realise(ctx context.Context, client *nix.Client) error {
 		}
 		return err
 	}
+	b.Realised = append(b.Realised, inputs...)
 	return nil
 }
 
