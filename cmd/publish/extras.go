@@ -165,7 +165,11 @@ func (p *publisher) realisations(e *index.Entry) error {
 			// Nix's own signatures cover what the realisation depends on
 			rs = append(rs, index.Realisation{ID: r.ID})
 		}
-		if drv := cmp.Or(r.Drv, e.Deriver); strings.HasSuffix(drv, ".drv") { // the resolved derivation
+		// The resolved derivation. Nix before 2.35, which does not say it,
+		// computes another path of what refers to itself; since then Nix refuses
+		// that one, and does not build.
+		old := r.Drv == "" && slices.Contains(e.References, e.Path.Base())
+		if drv := cmp.Or(r.Drv, e.Deriver); strings.HasSuffix(drv, ".drv") && !old {
 			rs = append(rs, index.Realisation{Drv: drv, Output: r.Output})
 		}
 		for i := range rs {
