@@ -69,7 +69,7 @@ func (c *Client) Realise(ctx context.Context, drvs []string, opts RealiseOptions
 // Before Nix 2.34 one derivation for another system, or for a feature that the
 // machine lacks, has this effect.
 func Untried(err error) bool {
-	if all, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // of the batches each counts
+	if all, ok := err.(interface{ Unwrap() []error }); ok {
 		return slices.ContainsFunc(all.Unwrap(), Untried)
 	}
 	// 100 and three bits, which tell of a time-out and of wrong hashes

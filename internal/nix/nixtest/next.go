@@ -40,7 +40,7 @@ func (e *Env) Wrap(t testing.TB, program, script string) {
 		t.Fatal(err)
 	}
 	text := "#!/bin/sh\nreal='" + e.Program(t, program) + "'\n" + script
-	if err := os.WriteFile(filepath.Join(dir, program), []byte(text), 0o700); err != nil { //nolint:gosec // it is a program
+	if err := os.WriteFile(filepath.Join(dir, program), []byte(text), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	e.Vars = append(e.Vars, "PATH="+dir+string(filepath.ListSeparator)+e.path())
