@@ -8,7 +8,7 @@ FUZZTIME ?= 10s
 VERSION  ?=
 BIN      ?= bin/
 
-SCRIPTS  := .ci/run $(filter-out %.awk,$(wildcard scripts/*))
+SCRIPTS  := .ci/run internal/nix/nixtest/next.sh $(filter-out %.awk,$(wildcard scripts/*))
 WORKFLOWS := $(wildcard .github/workflows/*.yml template/.github/workflows/*.yml)
 LDFLAGS  := -s -w $(if $(VERSION),-X github.com/org/nixoci-action/internal/cli.version=$(VERSION))
 

@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -59,6 +61,140 @@ func TestBuildKeepsGoing(t *testing.T) {
 	log.Reset()
 	if _, err := Build(t.Context(), client, good, 0); err != nil || log.Len() > 0 {
 		t.Errorf("the second time: got %v and the log %q, want nothing", err, log.String())
+	}
+}
+
+// stoppers is a flake with outputs that no machine builds, deep in others too,
+// with builds that fail, and with 60 that are fine.
+func stoppers(t *testing.T, e *nixtest.Env, more string) (dir string) {
+	t.Helper()
+	dir = filepath.Join(e.Dir, "flake")
+	nixtest.Write(t, dir, "flake.nix", flake(`
+		packages.x86_64-linux = let
+			arm = make "firmware" { system = "aarch64-linux"; };
+			feature = make "feature" { requiredSystemFeatures = [ "antigravity" ]; };
+			bad = make "bad" { args = [ "-c" "echo this goes wrong; exit 7" ]; };
+			deep = make "deep" { middle = make "middle" { inherit arm; }; };
+		in {
+			inherit feature bad;
+			image1 = make "image1" { inherit deep; };
+			image2 = make "image2" { inherit deep; };
+			lab = make "lab" { inherit feature; };
+			onBad = make "on-bad" { inherit bad; };
+		} // builtins.listToAttrs (builtins.genList (i: { name = "good${toString i}"; value = good "good${toString i}"; }) 60);
+		`+more))
+	return dir
+}
+
+// runs counts how often Nix is told to build.
+type runs struct {
+	slog.Handler
+	n atomic.Int32
+}
+
+func (r *runs) Enabled(context.Context, slog.Level) bool { return true }
+
+func (r *runs) Handle(_ context.Context, record slog.Record) error {
+	record.Attrs(func(a slog.Attr) bool {
+		if a.Key == "command" && a.Value.String() == "nix-store --realise" {
+			r.n.Add(1)
+		}
+		return true
+	})
+	return nil
+}
+
+// What cannot be built on this machine stops nothing but what needs it. Before
+// 2.34 Nix itself ends then.
+func TestBuildGoesAround(t *testing.T) {
+	t.Parallel()
+	nixtest.EachVersion(t, func(t *testing.T, v nixtest.Version) {
+		e := v.New(t)
+		r := discoverIn(t, e, stoppers(t, e, ""), nil)
+		var count runs
+		client := nix.New(nix.Options{Env: e.Vars, Stderr: nixtest.Log(t), Logger: slog.New(&count)})
+		built, err := Build(t.Context(), client, r.Outputs, 0)
+		if err == nil || len(built) != 66 {
+			t.Fatalf("got %d, %v", len(built), err)
+		}
+		why := map[string]string{"image1": "aarch64-linux", "image2": "aarch64-linux", "feature": "antigravity", "lab": "antigravity", "bad": "7", "onBad": "bad"}
+		for _, b := range built {
+			name := b.Attr[2]
+			want, fails := why[name]
+			if fails != (len(b.Missing) == 1) || fails != (b.Err != nil) {
+				t.Errorf("%s: %q is missing, %v", name, b.Missing, b.Err)
+			} else if fails && (!errors.As(b.Err, new(*nix.CommandError)) || !strings.Contains(b.Err.Error(), want)) {
+				t.Errorf("%s: got %v, which does not say %s", name, b.Err, want)
+			}
+			if failed := name == "bad" || name == "onBad"; failed && nix.Untried(b.Err) {
+				t.Errorf("%s: got %v, as if it had not been tried", name, b.Err)
+			}
+		}
+		// all, the rest twice, and three for each two that need the same
+		if n := count.n.Load(); n > 9 {
+			t.Errorf("Nix was told to build %d times", n)
+		}
+	})
+}
+
+// Many outputs for a foreign system cost two runs each, and the others none: not
+// even where none of them needs another.
+func TestBuildManyForeign(t *testing.T) {
+	t.Parallel()
+	nixtest.EachVersion(t, func(t *testing.T, v nixtest.Version) {
+		e := v.New(t)
+		dir := stoppers(t, e, `packages.aarch64-linux = builtins.listToAttrs (builtins.genList (i: { name = "arm${toString i}"; value = make "arm${toString i}" { system = "aarch64-linux"; }; }) 20);
+			checks.x86_64-linux.slow = make "slow" { args = [ "-c" "sleep 1; echo > $out" ]; };`)
+		r := discoverIn(t, e, dir, func(o *Options) {
+			o.Systems, o.Include = []string{"x86_64-linux", "aarch64-linux"}, []string{"good*", "arm*", "slow"}
+		})
+		var count runs
+		client := nix.New(nix.Options{Env: e.Vars, Stderr: nixtest.Log(t), Logger: slog.New(&count)})
+		built, err := Build(t.Context(), client, r.Outputs, 0)
+		if err == nil || len(built) != 81 {
+			t.Fatalf("got %d, %v", len(built), err)
+		}
+		for _, b := range built {
+			if foreign := b.System == "aarch64-linux"; foreign != (len(b.Missing) == 1) || foreign && !strings.Contains(b.Err.Error(), "aarch64-linux") {
+				t.Errorf("%s: %q is missing, %v", b.Attr, b.Missing, b.Err)
+			}
+		}
+		if n := count.n.Load(); n > 2+2*20 {
+			t.Errorf("Nix was told to build %d times", n)
+		}
+	})
+}
+
+// An interruption ends the search as well as the builds.
+func TestBuildGoesAroundInterrupted(t *testing.T) {
+	t.Parallel()
+	e := nixtest.New(t)
+	mark := filepath.Join(e.Dir, "mark")
+	dir := stoppers(t, e, `checks.x86_64-linux.slow = make "slow" { args = [ "-c" "echo x > `+mark+`; sleep 300" ]; };`)
+	r := discoverIn(t, e, dir, nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var count runs
+	client := nix.New(nix.Options{Env: e.Vars, Logger: slog.New(&count)})
+	go func() {
+		for ctx.Err() == nil {
+			// in a later run than the one that found out
+			if _, err := os.Stat(mark); err == nil && count.n.Load() > 0 {
+				cancel()
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+	}()
+	start := time.Now()
+	built, err := Build(ctx, client, r.Outputs, 2)
+	if !errors.Is(err, context.Canceled) || len(built) != len(r.Outputs) {
+		t.Errorf("got %d, %v", len(built), err)
+	}
+	if took := time.Since(start); took > time.Minute {
+		t.Errorf("took %v", took)
+	}
+	if n := count.n.Load(); n > 9 {
+		t.Errorf("Nix was told to build %d times", n)
 	}
 }
 

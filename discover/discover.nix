@@ -9,7 +9,7 @@ args: flake:
 let
   inherit (builtins)
     all any attrNames concatMap deepSeq elem elemAt filter genList getContext head isAttrs isList
-    isString length listToAttrs match tail toJSON tryEval unsafeDiscardStringContext;
+    isString length listToAttrs match substring tail toJSON tryEval unsafeDiscardStringContext;
 
   force = x: tryEval (deepSeq x x);
   attempt = default: x: let r = force x; in if r.success then r.value else default;
@@ -115,7 +115,12 @@ let
       else { inherit (attempt { needs = [ ]; } (needsOf (getContext (toJSON (v.drvAttrs or null))))) needs; }) [ ];
 
   app = rec {
-    bare = p: v: [ (needsOf (getContext v.program) // { node = p; attr = p; system = elemAt p 1; name = last p; }) ];
+    # Since 2.35, Nix leaves a source in the store only if the result depends on
+    # it. What decode.go reads has no context, so that of the program is kept in
+    # an empty string.
+    bare = p: v: [ (needsOf (getContext v.program) // {
+      node = p; attr = p; system = elemAt p 1; name = last p; keep = substring 0 0 v.program;
+    }) ];
     visit = p: v:
       let what = force (isAttrs v && isString (v.program or null)); in
       if !what.success then skip p p "throws"

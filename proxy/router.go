@@ -224,7 +224,7 @@ func (r *Router) Run(ctx context.Context) {
 }
 
 // ServeHTTP answers one request. Whatever stands in the way of an answer is
-// "not found", or "unauthorized" if the cache's registry said so.
+// "not found", or "forbidden" if the cache's registry said so.
 func (r *Router) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(clientStall))
 	sw := &statusWriter{ResponseWriter: w}
@@ -266,9 +266,10 @@ func (r *Router) serveCache(w http.ResponseWriter, req *http.Request, cache, res
 	c, err := r.enter(req.Context(), access)
 	if err != nil {
 		if errors.Is(err, errDenied) && (req.Method == http.MethodGet || req.Method == http.MethodHead) {
-			// for every Nix the same as "not found", but people see why
-			w.Header().Set("WWW-Authenticate", `Basic realm="the cache's registry", charset="UTF-8"`)
-			http.Error(w, "the registry refuses access to this cache", http.StatusUnauthorized)
+			// For every Nix the same as "not found", but people see why. To be
+			// asked for a login is an error for Nix since 2.35, and it needs
+			// no asking: it sends the one that it has.
+			http.Error(w, "the registry refuses access to this cache", http.StatusForbidden)
 			return
 		}
 		refuse(w, req)

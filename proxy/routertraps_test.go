@@ -2,8 +2,11 @@ package proxy
 
 import (
 	"bytes"
+	"maps"
 	"net/http"
+	"net/http/httptest"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -11,6 +14,7 @@ import (
 	"time"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/internal/registrytest"
 )
 
 // The tests in this file are those of traps_test.go for a proxy of many caches.
@@ -121,6 +125,67 @@ func TestNixBuildsAfterTheCacheWasDropped(t *testing.T) {
 	if got := s.build(second, url); got != "built" {
 		t.Errorf("got %q, want built", got)
 	}
+}
+
+// Nix sends a login without being asked for one, and builds when the registry
+// refuses it one day, or when it is gone. Since 2.35, Nix takes 401 for an error,
+// as all versions take 501.
+func TestNixBuildsAfterTheLoginExpired(t *testing.T) {
+	eachSite(t, func(s *site) {
+		first, second, third := s.drv("first"), s.drv("second"), s.drv("third")
+		for _, d := range []drv{first, second, third} {
+			s.publish(d)
+		}
+		reg := registrytest.NewPrivate(s.T, strings.TrimPrefix(s.registry.URL, "http://"), false)
+		reg.User("alice", "wonderland", "a/")
+		const valid = 500 * time.Millisecond
+		router := newRouter(s.T, reg.Addr, func(o *RouterOptions) { o.Refresh = valid })
+		var refused, without atomic.Int64
+		front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Header.Get("Authorization") == "" {
+				without.Add(1)
+			}
+			answer := httptest.NewRecorder()
+			router.ServeHTTP(answer, r)
+			switch answer.Code {
+			case http.StatusUnauthorized, http.StatusProxyAuthRequired:
+				answer.Code = http.StatusNotImplemented
+			case http.StatusForbidden:
+				refused.Add(1)
+			}
+			maps.Copy(w.Header(), answer.Header())
+			w.WriteHeader(answer.Code)
+			_, _ = w.Write(answer.Body.Bytes())
+		}))
+		s.Cleanup(front.Close)
+		url := front.URL + "/" + reg.Addr + "/a/b"
+		netrc := filepath.Join(s.TempDir(), "netrc")
+		login := func(text string) {
+			if err := os.WriteFile(netrc, []byte(text), 0o600); err != nil {
+				s.Fatal(err)
+			}
+		}
+		for i, v := range s.env.Vars {
+			if strings.HasPrefix(v, "NIX_CONFIG=") {
+				s.env.Vars[i] += "netrc-file = " + netrc + "\n"
+			}
+		}
+
+		login("machine 127.0.0.1 login alice password wonderland\n")
+		if got := s.build(first, url); got != "substituted" || without.Load() > 0 {
+			s.Errorf("got %q, and %d requests without the login", got, without.Load())
+		}
+		reg.User("alice", "changed", "a/")
+		time.Sleep(valid)
+		if got := s.build(second, url); got != "built" || refused.Load() == 0 {
+			s.Errorf("after the login expired: got %q, and it was refused %d times", got, refused.Load())
+		}
+		login("")
+		refused.Store(0)
+		if got := s.build(third, url); got != "built" || refused.Load() == 0 {
+			s.Errorf("without a login: got %q, and it was refused %d times", got, refused.Load())
+		}
+	})
 }
 
 // Trap 4: what was published after a miss is seen.

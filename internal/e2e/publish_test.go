@@ -267,5 +267,76 @@ func TestStorePaths(t *testing.T) {
 	if r = w.tryPublish(cache, w.Store+"/00000000000000000000000000000000-absent"); r.code != 1 || !strings.Contains(r.stderr, "00000000000000000000000000000000-absent") {
 		t.Errorf("absent path: got %d, %s", r.code, r.stderr)
 	}
-	w.newClient(w.proxy(cache)).substitute(path)
+	other := w.add("other", t.Name())[0]
+	if r = w.tryPublish(cache, other, w.Store+"/00000000000000000000000000000000-absent", path); r.code != 3 || r.Uploaded.Paths != 1 || r.InCache.Paths != 1 || !strings.Contains(r.stderr, "00000000000000000000000000000000-absent is not in the local store") {
+		t.Errorf("an absent path between two others: got %d, %+v\n%s", r.code, r, r.stderr)
+	}
+	w.newClient(w.proxy(cache)).substitute(path, other)
+}
+
+// appFlake has an app whose program is a file of the flake.
+func appFlake(name, more string) string {
+	return fmt.Sprintf(`{ outputs = { self }: {
+  packages.%[1]s = {
+    good = derivation { name = "good"; system = "%[1]s"; builder = "/bin/sh"; args = [ "-c" "echo %[2]s > $out" ]; };
+    %[3]s
+  };
+  apps.%[1]s.deploy = { type = "app"; program = "${self}/deploy.sh"; };
+}; }`, system, name, more)
+}
+
+// The next Nix keeps no source that it was not told to keep.
+func TestPublishWithTheNextNix(t *testing.T) {
+	t.Parallel()
+	w := newWorldIn(t, nixtest.Next(t))
+	dir := w.flake(appFlake(t.Name(), ""))
+	nixtest.Write(t, dir, "deploy.sh", "echo deploy\n")
+	w.Git(t, dir)
+	cache := "oci:" + t.TempDir()
+	r := w.publish(cache, "--flake", dir)
+	if len(r.Outputs) != 2 || r.Outputs[0].Status != "built" || len(r.Outputs[0].Paths) != 1 || r.Outputs[1].Status != "built" {
+		t.Fatalf("got %+v\n%s", r, r.stderr)
+	}
+	w.newClientUnsigned(cache).substitute(r.paths()...)
+}
+
+// What has gone from the store, and what this machine cannot build, cost nothing
+// else.
+func TestPublishTheRest(t *testing.T) {
+	t.Parallel()
+	nixtest.EachVersion(t, func(t *testing.T, v nixtest.Version) {
+		w := newWorldIn(t, v.New(t))
+		// as if somebody had collected garbage between evaluation and build
+		w.Wrap(t, "nix-store", `case "$1" in --check-validity)
+			for p in "$NIX_STORE_DIR"/*-source; do "$real" --delete "$p" >/dev/null 2>&1; done ;; esac
+			exec "$real" "$@"`)
+		dir := w.flake(appFlake(t.Name(), `
+			image = derivation { name = "image"; system = "`+system+`"; builder = "/bin/sh"; args = [ "-c" "echo > $out" ];
+				firmware = derivation { name = "firmware"; system = "riscv32-none"; builder = "/bin/sh"; args = [ ]; }; };
+			bad = derivation { name = "bad"; system = "`+system+`"; builder = "/bin/sh"; args = [ "-c" "echo this builder fails; exit 1" ]; };
+			other = derivation { name = "other"; system = "`+system+`"; builder = "/bin/sh"; args = [ "-c" "echo `+t.Name()+` > $out" ]; };`))
+		nixtest.Write(t, dir, "deploy.sh", "echo deploy\n")
+		w.Git(t, dir)
+		cache := "oci:" + t.TempDir()
+		r := w.tryPublish(cache, "--upstream", "none", "--flake", dir)
+		if r.code != 3 || r.Committed != 2 {
+			t.Errorf("got %d, %d paths", r.code, r.Committed)
+		}
+		want := map[string][3]string{
+			"apps." + system + ".deploy":    {"failed", "not in the local store", "-source is not in the local store"},
+			"packages." + system + ".bad":   {"failed", "build failed", ""},
+			"packages." + system + ".good":  {"built", "", ""},
+			"packages." + system + ".image": {"failed", "build failed", "riscv32-none"},
+			"packages." + system + ".other": {"built", "", ""},
+		}
+		for _, o := range r.Outputs {
+			if w := want[o.Attr]; o.Status != w[0] || o.Reason != w[1] || !strings.Contains(o.Message, w[2]) {
+				t.Errorf("got %+v, want %q", o, w)
+			}
+		}
+		if len(r.Outputs) != len(want) || !strings.Contains(r.stderr, "apps."+system+".deploy (not in the local store)") {
+			t.Errorf("got %d outputs\n%s", len(r.Outputs), r.stderr)
+		}
+		w.newClientUnsigned(cache).substitute(r.paths()...)
+	})
 }

@@ -28,6 +28,19 @@ func (c *Client) Requisites(ctx context.Context, path string) ([]string, error) 
 	return lines, nil
 }
 
+// Referrers returns the store paths whose closures one store path is in: itself,
+// and all that refers to it.
+func (c *Client) Referrers(ctx context.Context, path string) ([]string, error) {
+	if err := checkPaths([]string{path}); err != nil {
+		return nil, fmt.Errorf("asking what needs a path: %w", err)
+	}
+	lines, err := c.paths(ctx, []string{"--query", "--referrers-closure", path})
+	if err != nil {
+		return nil, fmt.Errorf("asking what needs %s: %w", path, err)
+	}
+	return lines, nil
+}
+
 // BuildLog returns the last lines, at most n, of what the build of a
 // derivation printed on this machine. Escape sequences and control characters
 // are taken out. Without a log it is an error.

@@ -5,6 +5,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
+	"path"
+	"slices"
 	"strings"
 
 	"github.com/org/nixoci-action/internal/storepath"
@@ -18,31 +21,30 @@ const maxRealisations = 16 << 20
 type Realisation struct {
 	// ID is "sha256:<64 hex digits>!<output>"; "" from Nix 2.35 on.
 	ID string
+	// Drv is the base name of the resolved derivation; "" before Nix 2.35.
+	Drv string
 	// Output is the output's name.
 	Output string
 	// Path is the absolute store path.
 	Path string
-	// Signatures are "name:base64".
-	Signatures []string
-	// Depends are paths that are outputs of other content-addressed
-	// derivations, by ID, as far as Nix says.
-	Depends map[string]string
 }
 
 // Realisations returns the outputs of one content-addressed derivation, whose
-// paths nobody knows before. All of them must have been built or substituted.
-// Nix's experimental feature ca-derivations must be enabled.
-func (c *Client) Realisations(ctx context.Context, drv string) ([]Realisation, error) {
-	fail := func(err error) ([]Realisation, error) {
-		return nil, fmt.Errorf("asking for the outputs of %s: %w", drv, err)
+// paths nobody knows before, and outputs of other content-addressed derivations
+// that it was built from, as far as Nix says. All of its own must have been
+// built or substituted. Nix's experimental feature ca-derivations must be
+// enabled.
+func (c *Client) Realisations(ctx context.Context, drv string) (own, inputs []Realisation, err error) {
+	fail := func(err error) ([]Realisation, []Realisation, error) {
+		return nil, nil, fmt.Errorf("asking for the outputs of %s: %w", drv, err)
 	}
-	path, err := storepath.Parse(drv)
+	file, err := storepath.Parse(drv)
 	if err != nil {
 		return fail(err)
 	}
 	v, err := c.Version(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	args := []string{"realisation", "info", "--json"}
 	if v.since(35) {
@@ -59,23 +61,24 @@ func (c *Client) Realisations(ctx context.Context, drv string) ([]Realisation, e
 	if err != nil {
 		return fail(err)
 	}
-	rs, err := parseRealisations(out, path.Dir)
-	if err != nil {
+	if own, inputs, err = parseRealisations(out, file); err != nil {
 		return fail(err)
 	}
-	return rs, nil
+	return own, inputs, nil
 }
 
-// parseRealisations reads what "nix realisation info --json" prints, and
-// "nix store build-trace info --json" from 2.35 on.
-func parseRealisations(raw []byte, storeDir string) ([]Realisation, error) {
+// parseRealisations reads what "nix realisation info --json" prints of a
+// derivation, and "nix store build-trace info --json" from 2.35 on. The latter
+// lists the realisations of inputs beside its own. Its own are of paths that are
+// also listed by themselves, as outputs, and are named as its outputs are.
+func parseRealisations(raw []byte, drv storepath.Path) (own, inputs []Realisation, err error) {
 	var list []struct {
-		ID         string            `json:"id"`
-		OutPath    string            `json:"outPath"`
-		Signatures []string          `json:"signatures"`
-		Depends    map[string]string `json:"dependentRealisations"`
-		Opaque     string            `json:"opaquePath"`
-		Key        struct {
+		ID      string            `json:"id"`
+		OutPath string            `json:"outPath"`
+		Depends map[string]string `json:"dependentRealisations"`
+		Opaque  string            `json:"opaquePath"`
+		Key     struct {
+			DrvPath    string `json:"drvPath"`
 			OutputName string `json:"outputName"`
 		} `json:"key"`
 		Value struct {
@@ -83,30 +86,52 @@ func parseRealisations(raw []byte, storeDir string) ([]Realisation, error) {
 		} `json:"value"`
 	}
 	if err := json.Unmarshal(raw, &list); err != nil {
-		return nil, fmt.Errorf("decoding Nix's realisations: %w", err)
+		return nil, nil, fmt.Errorf("decoding Nix's realisations: %w", err)
 	}
-	var rs []Realisation
+	outputs := map[string]bool{}
+	for _, l := range list {
+		outputs[l.Opaque] = true
+	}
+	add := func(to *[]Realisation, r Realisation, base string) error {
+		var err error
+		if r.Path, err = inStore(base, drv.Dir); err != nil || !outputNames.MatchString(r.Output) {
+			return fmt.Errorf("decoding Nix's realisations: output %q is %q", r.Output, base)
+		}
+		*to = append(*to, r)
+		return nil
+	}
 	for _, l := range list {
 		if l.Opaque != "" {
 			continue
 		}
-		r := Realisation{ID: l.ID, Path: l.OutPath, Signatures: l.Signatures, Depends: map[string]string{}}
-		var ok bool
-		if _, r.Output, ok = strings.Cut(l.ID, "!"); !ok {
-			r.Output, r.Path = l.Key.OutputName, l.Value.OutPath
-		}
-		var err error
-		if r.Path, err = inStore(r.Path, storeDir); err != nil || !outputNames.MatchString(r.Output) {
-			return nil, fmt.Errorf("decoding Nix's realisations: output %q is %q", r.Output, r.Path)
-		}
-		for id, p := range l.Depends {
-			if r.Depends[id], err = inStore(p, storeDir); err != nil {
-				return nil, fmt.Errorf("decoding Nix's realisations: %w", err)
+		_, output, _ := strings.Cut(l.ID, "!")
+		r, base, to := Realisation{ID: l.ID, Output: output}, l.OutPath, &own
+		if l.ID == "" {
+			r, base = Realisation{Drv: path.Base(l.Key.DrvPath), Output: l.Key.OutputName}, l.Value.OutPath
+			if p, _ := storepath.ParseBase(path.Base(base)); !outputs[drv.Dir+"/"+p.Base()] || p.Name != outputPathName(drv, r.Output) {
+				to = &inputs
 			}
 		}
-		rs = append(rs, r)
+		if err := add(to, r, base); err != nil {
+			return nil, nil, err
+		}
+		for _, id := range slices.Sorted(maps.Keys(l.Depends)) {
+			_, output, _ := strings.Cut(id, "!")
+			if err := add(&inputs, Realisation{ID: id, Output: output}, l.Depends[id]); err != nil {
+				return nil, nil, err
+			}
+		}
 	}
-	return rs, nil
+	return own, inputs, nil
+}
+
+// outputPathName is what the path of a derivation's output is named.
+func outputPathName(drv storepath.Path, output string) string {
+	name := strings.TrimSuffix(drv.Name, ".drv")
+	if output != "out" {
+		name += "-" + output
+	}
+	return name
 }
 
 // inStore makes a base name absolute.

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/org/nixoci-action/internal/nix/nixtest"
+	"github.com/org/nixoci-action/internal/storepath"
 )
 
 func TestParseRealisations(t *testing.T) {
@@ -19,25 +20,44 @@ func TestParseRealisations(t *testing.T) {
 		top = "c4gawc43zfkbrqj10kdk2sr1p501n287-top"
 		lib = "k0bq3s4hdvxal217l04jr24n8jm5l29g-dep"
 	)
+	drv := storepath.Path{Dir: "/nix/store", HashPart: strings.Repeat("0", 32), Name: "top.drv"}
+	of := func(id, drv, output, base string) Realisation {
+		return Realisation{ID: id, Drv: drv, Output: output, Path: "/nix/store/" + base}
+	}
+	trace := func(drv, output, path string) string {
+		return `{"key":{"drvPath":"` + drv + `","outputName":"` + output + `"},"value":{"outPath":"` + path + `","signatures":[]}}`
+	}
+	const (
+		resolved = "wkh51r12dc10nzl5g0kgnbc02j119mvb-top.drv"
+		libs     = "z5x6mwzprrrld5rn4mhc9kb8xs0g10lq-dep.drv"
+		dev      = "a4gawc43zfkbrqj10kdk2sr1p501n287-top-dev"
+		topsDev  = "y5x6mwzprrrld5rn4mhc9kb8xs0g10lq-top-dev.drv"
+	)
 	for name, tc := range map[string]struct {
-		raw  string
-		want []Realisation
+		raw         string
+		own, inputs []Realisation
 	}{
 		"2.8, 2.26": {`[{"dependentRealisations":{"` + dep + `":"` + lib + `"},"id":"` + id + `","outPath":"` + top + `","signatures":[]},{"opaquePath":"/nix/store/` + top + `"}]`,
-			[]Realisation{{ID: id, Output: "out", Path: "/nix/store/" + top, Signatures: []string{}, Depends: map[string]string{dep: "/nix/store/" + lib}}}},
+			[]Realisation{of(id, "", "out", top)}, []Realisation{of(dep, "", "out", lib)}},
 		"2.34": {`[{"dependentRealisations":{},"id":"` + id + `","outPath":"` + top + `","signatures":[]}]`,
-			[]Realisation{{ID: id, Output: "out", Path: "/nix/store/" + top, Signatures: []string{}, Depends: map[string]string{}}}},
-		"2.35": {`[{"key":{"drvPath":"wkh51r12dc10nzl5g0kgnbc02j119mvb-top.drv","outputName":"out"},"value":{"outPath":"` + top + `","signatures":[]}}]`,
-			[]Realisation{{Output: "out", Path: "/nix/store/" + top, Depends: map[string]string{}}}},
-		"nothing": {`[]`, nil},
+			[]Realisation{of(id, "", "out", top)}, nil},
+		// sorted by path, whichever comes first
+		"2.35": {`[` + trace(resolved, "out", top) + `,` + trace(libs, "out", lib) + `,{"opaquePath":"/nix/store/` + top + `"}]`,
+			[]Realisation{of("", resolved, "out", top)}, []Realisation{of("", libs, "out", lib)}},
+		"2.35, an output for the same name": {`[` + trace(topsDev, "out", dev) + `,` + trace(resolved, "dev", dev) + `,` + trace(resolved, "out", top) + `,{"opaquePath":"/nix/store/` + dev + `"},{"opaquePath":"/nix/store/` + top + `"}]`,
+			[]Realisation{of("", resolved, "dev", dev), of("", resolved, "out", top)}, []Realisation{of("", topsDev, "out", dev)}},
+		"2.35, an input of the same name": {`[` + trace(libs, "out", dev[:32]+"-top") + `,` + trace(resolved, "out", top) + `,{"opaquePath":"/nix/store/` + top + `"}]`,
+			[]Realisation{of("", resolved, "out", top)}, []Realisation{of("", libs, "out", dev[:32]+"-top")}},
+		"nothing": {`[]`, nil, nil},
 	} {
-		if got, err := parseRealisations([]byte(tc.raw), "/nix/store"); err != nil || !reflect.DeepEqual(got, tc.want) {
-			t.Errorf("%s: got %+v, %v, want %+v", name, got, err, tc.want)
+		own, inputs, err := parseRealisations([]byte(tc.raw), drv)
+		if err != nil || !reflect.DeepEqual(own, tc.own) || !reflect.DeepEqual(inputs, tc.inputs) {
+			t.Errorf("%s: got %+v and %+v, %v, want %+v and %+v", name, own, inputs, err, tc.own, tc.inputs)
 		}
 	}
 	for _, bad := range []string{``, `{}`, `[{}]`, `[{"id":"` + id + `","outPath":"../x"}]`, `[{"id":"sha256:x!o ut","outPath":"` + top + `"}]`, `[{"id":"` + id + `","outPath":"` + top + `","dependentRealisations":{"x":"y"}}]`} {
-		if got, err := parseRealisations([]byte(bad), "/nix/store"); err == nil {
-			t.Errorf("%s: got %+v", bad, got)
+		if own, inputs, err := parseRealisations([]byte(bad), drv); err == nil {
+			t.Errorf("%s: got %+v and %+v", bad, own, inputs)
 		}
 	}
 }
@@ -60,15 +80,15 @@ func TestRealisationsAndWholeLogs(t *testing.T) {
 		t.Fatal(err)
 	}
 	drv := e.Run(t, e.Dir, "nix-instantiate", file)
-	if rs, err := c.Realisations(t.Context(), drv); err == nil {
+	if rs, _, err := c.Realisations(t.Context(), drv); err == nil {
 		t.Errorf("before it is built: got %+v", rs)
 	}
 	if err := c.Realise(t.Context(), []string{drv + "!dev,out"}, RealiseOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	rs, err := c.Realisations(t.Context(), drv)
-	if err != nil || len(rs) != 2 {
-		t.Fatalf("got %+v, %v", rs, err)
+	rs, inputs, err := c.Realisations(t.Context(), drv)
+	if err != nil || len(rs) != 2 || len(inputs) != 0 {
+		t.Fatalf("got %+v and %+v, %v", rs, inputs, err)
 	}
 	for _, r := range rs {
 		if b, err := os.ReadFile(r.Path); err != nil || string(b) != r.Output+"\n" {

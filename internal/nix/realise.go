@@ -31,7 +31,8 @@ var outputNames = regexp.MustCompile(`^[A-Za-z0-9+._?=-]+(,[A-Za-z0-9+._?=-]+)*$
 // builders print, goes to the client's Stderr as it comes.
 //
 // When builds fail, the error is or wraps a *CommandError; ask Invalid which
-// paths are missing. With KeepGoing everything else is built by then.
+// paths are missing. With KeepGoing everything else is built by then, unless
+// the error is Untried.
 func (c *Client) Realise(ctx context.Context, drvs []string, opts RealiseOptions) error {
 	for _, d := range drvs {
 		drv, outputs, chosen := strings.Cut(d, "!")
@@ -61,6 +62,19 @@ func (c *Client) Realise(ctx context.Context, drvs []string, opts RealiseOptions
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// Untried reports whether an error of Realise with KeepGoing says that Nix ended
+// before it had tried everything. It does not say so of builds that failed.
+// Before Nix 2.34 one derivation for another system, or for a feature that the
+// machine lacks, has this effect.
+func Untried(err error) bool {
+	if all, ok := err.(interface{ Unwrap() []error }); ok {
+		return slices.ContainsFunc(all.Unwrap(), Untried)
+	}
+	// 100 and three bits, which tell of a time-out and of wrong hashes
+	var failed *CommandError
+	return errors.As(err, &failed) && (failed.Exit < 100 || failed.Exit > 107)
 }
 
 // Invalid returns those of paths that the local store does not have, sorted.

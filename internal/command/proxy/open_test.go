@@ -96,10 +96,10 @@ func TestOwnCredentials(t *testing.T) {
 	a, b := "/"+reg.Addr+"/org/a/nix-cache-info", "/"+reg.Addr+"/org/b/nix-cache-info"
 
 	closed := handler(t, getenv, "--allow", reg.Addr+"/org/*")
-	if x, y := ask(closed, a), ask(closed, b, "client", "secret"); x != 401 || y != 200 {
-		t.Errorf("got %d and %d, want 401 and 200", x, y)
+	if x, y := ask(closed, a), ask(closed, b, "client", "secret"); x != 403 || y != 200 {
+		t.Errorf("got %d and %d, want 403 and 200", x, y)
 	}
-	if ask(closed, a, "client", "secret") != 401 {
+	if ask(closed, a, "client", "secret") != 403 {
 		t.Error("a client gets with his own login what only the proxy's may read")
 	}
 	for _, q := range reg.Requests() {
@@ -109,8 +109,8 @@ func TestOwnCredentials(t *testing.T) {
 	}
 
 	shared := handler(t, getenv, "--allow", reg.Addr+"/org/*", "--own-credentials")
-	if x, y, z := ask(shared, a), ask(shared, b, "client", "secret"), ask(shared, a, "client", "secret"); x != 200 || y != 200 || z != 401 {
-		t.Errorf("with --own-credentials: got %d, %d, %d, want 200, 200, 401", x, y, z)
+	if x, y, z := ask(shared, a), ask(shared, b, "client", "secret"), ask(shared, a, "client", "secret"); x != 200 || y != 200 || z != 403 {
+		t.Errorf("with --own-credentials: got %d, %d, %d, want 200, 200, 403", x, y, z)
 	}
 }
 
@@ -141,8 +141,8 @@ func TestDiskCopyIsNotServed(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, what := range []string{"nix-cache-info", "public-key"} {
-		if got := ask(s, "/"+reg.Addr+"/org/a/"+what); got != 401 {
-			t.Errorf("%s: got %d, want 401", what, got)
+		if got := ask(s, "/"+reg.Addr+"/org/a/"+what); got != 403 {
+			t.Errorf("%s: got %d, want 403", what, got)
 		}
 	}
 }

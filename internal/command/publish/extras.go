@@ -2,6 +2,7 @@ package publish
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"path"
@@ -22,7 +23,7 @@ import (
 type extras struct {
 	secrets [][]byte // not to be in a log
 
-	// realised are content-addressed outputs that were built, by hash part.
+	// realised are content-addressed outputs that were built or used, by hash part.
 	realised map[string][]nix.Realisation
 
 	mu     sync.Mutex
@@ -66,11 +67,6 @@ func (x *extras) built(outputs []discover.Built) {
 	for _, b := range outputs {
 		for _, r := range b.Realised {
 			x.realise(r)
-			for id, path := range r.Depends {
-				if _, output, ok := strings.Cut(id, "!"); ok {
-					x.realise(nix.Realisation{ID: id, Output: output, Path: path})
-				}
-			}
 		}
 	}
 }
@@ -169,8 +165,12 @@ func (p *publisher) realisations(e *index.Entry) error {
 			// Nix's own signatures cover what the realisation depends on
 			rs = append(rs, index.Realisation{ID: r.ID})
 		}
-		if strings.HasSuffix(e.Deriver, ".drv") { // the resolved derivation
-			rs = append(rs, index.Realisation{Drv: e.Deriver, Output: r.Output})
+		// The resolved derivation. Nix before 2.35, which does not say it,
+		// computes another path of what refers to itself; since then Nix refuses
+		// that one, and does not build.
+		old := r.Drv == "" && slices.Contains(e.References, e.Path.Base())
+		if drv := cmp.Or(r.Drv, e.Deriver); strings.HasSuffix(drv, ".drv") && !old {
+			rs = append(rs, index.Realisation{Drv: drv, Output: r.Output})
 		}
 		for i := range rs {
 			var err error

@@ -1,10 +1,12 @@
 package publish
 
 import (
+	"slices"
 	"testing"
 
-	"github.com/org/nixoci-action/discover"
+	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/internal/nix"
+	"github.com/org/nixoci-action/internal/storepath"
 )
 
 func TestHiddenValues(t *testing.T) {
@@ -30,16 +32,42 @@ func TestExpectedLogs(t *testing.T) {
 	}
 }
 
-// What a realisation depends on is realised, too.
-func TestRealisedDependencies(t *testing.T) {
+// A realisation has both names, but where the next Nix would refuse it.
+func TestRealisationsOfAnEntry(t *testing.T) {
 	const (
-		out = "/nix/store/c4gawc43zfkbrqj10kdk2sr1p501n287-top"
-		lib = "/nix/store/k0bq3s4hdvxal217l04jr24n8jm5l29g-lib"
+		hash     = "c4gawc43zfkbrqj10kdk2sr1p501n287"
+		id       = "sha256:916f78f647aa6c9428b9b0de0781b8a40ca768e7f5d8c010ebb5981866e3a110!out"
+		deriver  = "wkh51r12dc10nzl5g0kgnbc02j119mvb-top.drv"
+		resolved = "z5x6mwzprrrld5rn4mhc9kb8xs0g10lq-top.drv"
 	)
-	var x extras
-	x.built([]discover.Built{{Realised: []nix.Realisation{{ID: "sha256:1!out", Output: "out", Path: out, Depends: map[string]string{"sha256:2!dev": lib, "strange": lib}}}}})
-	top, dep := x.realised["c4gawc43zfkbrqj10kdk2sr1p501n287"], x.realised["k0bq3s4hdvxal217l04jr24n8jm5l29g"]
-	if len(top) != 1 || top[0].ID != "sha256:1!out" || len(dep) != 1 || dep[0].ID != "sha256:2!dev" || dep[0].Output != "dev" {
-		t.Errorf("got %+v", x.realised)
+	path := storepath.Path{Dir: "/nix/store", HashPart: hash, Name: "top"}
+	for name, tc := range map[string]struct {
+		nix  nix.Realisation
+		refs []string
+		want []string
+	}{
+		"2.34":             {nix.Realisation{ID: id}, nil, []string{id, deriver}},
+		"2.34, to itself":  {nix.Realisation{ID: id}, []string{path.Base()}, []string{id}},
+		"2.35":             {nix.Realisation{Drv: resolved}, nil, []string{resolved}},
+		"2.35, to itself":  {nix.Realisation{Drv: resolved}, []string{path.Base()}, []string{resolved}},
+		"2.34, to another": {nix.Realisation{ID: id}, []string{"k0bq3s4hdvxal217l04jr24n8jm5l29g-lib"}, []string{id, deriver}},
+		"2.35, as deriver": {nix.Realisation{Drv: deriver}, nil, []string{deriver}},
+	} {
+		tc.nix.Output, tc.nix.Path = "out", path.String()
+		p := &publisher{}
+		p.extras.realise(tc.nix)
+		e := index.Entry{Path: path, Deriver: deriver, References: tc.refs}
+		if err := p.realisations(&e); err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, r := range e.Realisations {
+			got = append(got, r.ID+r.Drv)
+		}
+		slices.Sort(got)
+		slices.Sort(tc.want)
+		if !slices.Equal(got, tc.want) {
+			t.Errorf("%s: got %q, want %q", name, got, tc.want)
+		}
 	}
 }

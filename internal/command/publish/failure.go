@@ -2,6 +2,7 @@ package publish
 
 import (
 	"context"
+	"errors"
 	"regexp"
 	"slices"
 	"strings"
@@ -18,12 +19,17 @@ const (
 )
 
 // explainBuilds finds, for outputs that are missing, the build that failed and
-// the last lines that it printed. It only helps people: what it cannot find
-// out it leaves out.
-func (p *publisher) explainBuilds(ctx context.Context, built []discover.Built, failed *nix.CommandError) {
+// the last lines that it printed, or what else stood in the way. It only helps
+// people: what it cannot find out it leaves out.
+func (p *publisher) explainBuilds(ctx context.Context, built []discover.Built) {
 	logs := map[string]string{}
 	for _, b := range built {
-		if len(b.Missing) == 0 || b.DrvPath == "" || len(p.report.logs) == maxFailed || ctx.Err() != nil {
+		if b.Err == nil || len(p.report.logs) == maxFailed || ctx.Err() != nil {
+			continue
+		}
+		var failed *nix.CommandError
+		if !errors.As(b.Err, &failed) || b.DrvPath == "" {
+			p.report.logs[b.Attr.String()] = buildLog{message: b.Err.Error()}
 			continue
 		}
 		needed, err := p.nix.Requisites(ctx, b.DrvPath)

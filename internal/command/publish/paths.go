@@ -5,14 +5,17 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/org/nixoci-action/internal/cli"
+	"github.com/org/nixoci-action/internal/nix"
 	"github.com/org/nixoci-action/internal/storepath"
 )
 
 // given returns the store paths of the command line or of standard input.
-// Links to store paths, such as ./result, are followed.
+// Links to store paths, such as ./result, are followed. An error beside them
+// tells of paths that the local store does not have.
 func (p *publisher) given(ctx context.Context) ([]root, error) {
 	names := p.cfg.Paths
 	if len(names) == 1 && names[0] == "-" {
@@ -27,15 +30,28 @@ func (p *publisher) given(ctx context.Context) ([]root, error) {
 			return nil, fmt.Errorf("reading store paths from standard input: %w", err)
 		}
 	}
-	var roots []root
+	var paths []string
 	for _, name := range names {
 		path, err := storePath(name)
 		if err != nil {
 			return nil, cli.WithStatus(err, cli.ExitUsage)
 		}
-		roots = append(roots, root{path: path})
+		paths = append(paths, path)
 	}
-	return roots, ctx.Err()
+	missing, err := p.nix.Invalid(ctx, paths)
+	if err != nil {
+		return nil, err
+	}
+	var roots []root
+	for _, path := range paths {
+		if _, absent := slices.BinarySearch(missing, path); !absent {
+			roots = append(roots, root{path: path})
+		}
+	}
+	if len(missing) > 0 {
+		return roots, fmt.Errorf("looking for store paths: %w", &nix.InvalidPathsError{Paths: missing})
+	}
+	return roots, nil
 }
 
 // storePath returns the store path that name is or leads to. A path below a

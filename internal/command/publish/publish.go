@@ -317,13 +317,10 @@ func (p *publisher) build(ctx context.Context, outputs []discover.Output) ([]dis
 	endGroup := p.msg.Group("building %s", ui.Count(len(outputs), "output"))
 	defer endGroup()
 	built, err := discover.Build(ctx, p.nix, outputs, 0)
-	var failed *nix.CommandError
-	if err != nil && (built == nil || ctx.Err() != nil || !errors.As(err, &failed)) {
+	if err != nil && (built == nil || ctx.Err() != nil) {
 		return nil, err
 	}
-	if failed != nil {
-		p.explainBuilds(ctx, built, failed)
-	}
+	p.explainBuilds(ctx, built)
 	return built, nil
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/internal/cli"
 	"github.com/org/nixoci-action/internal/hint"
+	"github.com/org/nixoci-action/internal/nix"
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/ui"
 	"github.com/org/nixoci-action/upload"
@@ -152,6 +153,8 @@ const (
 	statusSkipped  = "skipped"
 )
 
+const notInStore = "not in the local store"
+
 func (r *report) discovered(d discover.Result) {
 	r.Flake, r.Systems, r.revision = d.Flake.URL, d.Systems, d.Flake.Revision
 	for _, s := range d.Skipped {
@@ -171,9 +174,12 @@ func (r *report) built(built []discover.Built, dryRun bool) error {
 		o := outputReport{Attr: b.Attr.String(), Kind: string(b.Kind), System: b.System, Status: statusBuilt, Paths: b.Valid, Missing: b.Missing}
 		switch {
 		case len(b.Missing) > 0 && dryRun:
-			o.Status, o.Reason = statusNotBuilt, "not in the local store"
+			o.Status, o.Reason = statusNotBuilt, notInStore
 		case len(b.Missing) > 0:
 			o.Status, o.Reason = statusFailed, "build failed"
+			if errors.As(b.Err, new(*nix.InvalidPathsError)) {
+				o.Reason = notInStore
+			}
 			known := r.logs[o.Attr]
 			o.FailedDrv, o.Log, o.Message = known.drv, known.text, known.message
 		}

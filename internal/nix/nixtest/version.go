@@ -27,9 +27,11 @@ type Version struct {
 // versions are the machine's own Nix, and those that scripts/nix-root makes.
 var versions = []Version{
 	{Name: "machine"},
-	{Name: "trixie", find: once("trixie")},
+	trixie,
 	{Name: "sid", Moving: true, find: once("sid")},
 }
+
+var trixie = Version{Name: "trixie", find: once("trixie")}
 
 // rootLimit is how long making a Nix may take. Each needs about 8 s of one
 // processor, and 40 MB from the network.
