@@ -20,6 +20,21 @@ func Denied(err error) bool {
 	return errors.As(err, &te) && (te.StatusCode == http.StatusUnauthorized || te.StatusCode == http.StatusForbidden)
 }
 
+// Refused reports whether err is a registry's answer that it does not take a
+// request as it is, and would not if it were repeated. It is not about
+// credentials, absence or size.
+func Refused(err error) bool {
+	var te *transport.Error
+	if errors.As(err, new(*MissingBlobsError)) || !errors.As(err, &te) || transientStatus(te.StatusCode) {
+		return false
+	}
+	switch te.StatusCode {
+	case http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusRequestEntityTooLarge:
+		return false
+	}
+	return te.StatusCode >= 400 && te.StatusCode < 500
+}
+
 // describe names the side that failed, marks absence, and adds what the user
 // can do about it.
 func (r *remote) describe(ctx context.Context, err error) error {
