@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 	}
 	bin = dir
 	// with the race detector, as the tests themselves
-	out, err := exec.Command("go", "build", "-race", "-o", dir+"/", "../../cmd/publish", "../../cmd/proxy", "../../cmd/gc", "../../cmd/action").CombinedOutput()
+	out, err := exec.Command("go", "build", "-race", "-o", dir+"/", "../../cmd/publish", "../../cmd/proxy", "../../cmd/gc", "../../cmd/inspect", "../../cmd/action").CombinedOutput()
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "building the commands: %v\n%s", err, out)
 		os.Exit(1)

@@ -80,7 +80,18 @@ type Strict struct {
 // NewStrict starts one.
 func NewStrict(tb testing.TB, rules Rules) *Strict {
 	tb.Helper()
-	s := &Strict{Storage: NewDistribution(tb), rules: rules, after: -1}
+	return newStrict(tb, NewDistribution(tb), rules)
+}
+
+// NewLockedGitLab starts one with the rules of GitLab's, and with the login of
+// NewLocked.
+func NewLockedGitLab(tb testing.TB) *Strict {
+	tb.Helper()
+	return newStrict(tb, NewLocked(tb), GitLab())
+}
+
+func newStrict(tb testing.TB, storage *Distribution, rules Rules) *Strict {
+	s := &Strict{Storage: storage, rules: rules, after: -1}
 	server := httptest.NewServer(s)
 	tb.Cleanup(server.Close)
 	s.Addr = strings.TrimPrefix(server.URL, "http://")
