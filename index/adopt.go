@@ -302,10 +302,11 @@ func (w *Writer) lostBlobs(ctx context.Context, entries []Entry) (map[Location]b
 		return lost, err
 	}
 	// A registry that denies what it has would have us throw everything away.
-	if err := w.putEmptyConfig(ctx); err != nil {
+	if err := w.putConfig(ctx); err != nil {
 		return nil, err
 	}
-	if _, err := w.cache.repo.BlobSize(ctx, emptyConfig.Digest); err != nil {
+	config, _ := w.cache.form().config()
+	if _, err := w.cache.repo.BlobSize(ctx, config.Digest); err != nil {
 		// the text, not the error: the blob is there
 		return nil, fmt.Errorf("the registry denies a blob that it has just taken: %v", err) //nolint:errorlint // see above
 	}

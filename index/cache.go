@@ -2,7 +2,6 @@ package index
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -47,8 +46,11 @@ type Cache struct {
 	opts Options
 	disk disk
 
-	// prepared: the empty config blob is known to be in the repository
+	// prepared: the config is known to be in the repository
 	prepared atomic.Bool
+	// taken is 1 more than the form in which manifests are written, because the
+	// registry has taken one; 0 if that is not known
+	taken atomic.Int32
 
 	mu      sync.Mutex
 	current *Snapshot              // nil until something was read
@@ -120,7 +122,9 @@ func (c *Cache) read(ctx context.Context, sweep bool) (*Snapshot, error) {
 		return nil, err
 	case digest == known:
 		return c.current, nil
-	case list.foreign != nil:
+	case list.foreign == nil:
+		c.learn(list.form)
+	default:
 		// what we have written before it was overwritten shows in the tags only
 		sweep = true
 	}
@@ -269,8 +273,8 @@ func (c *Cache) segmentInfo(ctx context.Context, tag string) (SegmentInfo, error
 	if err != nil {
 		return SegmentInfo{}, err
 	}
-	var im v1.Manifest
-	if err := json.Unmarshal(m.Raw, &im); err != nil {
+	im, _, err := decodeManifest(m.Raw)
+	if err != nil {
 		return SegmentInfo{}, fmt.Errorf("decoding segment %s: %w", tag, err)
 	}
 	if len(im.Layers) == 0 || im.Layers[0].MediaType != mediaEntries {

@@ -514,8 +514,12 @@ func (l *listingUntagged) Untagged(context.Context, time.Time) ([]v1.Hash, error
 func TestCollectUntagged(t *testing.T) {
 	ctx := context.Background()
 	repo := newMemory()
+	if _, err := repo.PutBlob(ctx, imageConfigBytes); err != nil {
+		t.Fatal(err)
+	}
 	put := func(artifactType, name string) v1.Hash {
-		m, err := newManifest(artifactType, []v1.Descriptor{emptyConfig}, noon.Add(time.Duration(len(name))*time.Second))
+		f := form(len(name)) % (formImage + 1)
+		m, err := f.manifest(artifactType, []v1.Descriptor{emptyConfig}, noon.Add(time.Duration(len(name))*time.Second))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -13,6 +13,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/org/nixoci-action/internal/registry"
+	"github.com/org/nixoci-action/internal/registrytest"
 )
 
 // crashing stops working before its nth write, for good, as a killed process
@@ -56,7 +57,20 @@ func (c *crashing) DeleteManifest(ctx context.Context, tag string, digest v1.Has
 }
 
 func TestCrashAfterEveryStep(t *testing.T) {
-	backends(t, func(t *testing.T, open func() registry.Repository) {
+	strict := func(rules registrytest.Rules) func(t *testing.T, f func(t *testing.T, open func() registry.Repository)) {
+		return func(t *testing.T, f func(t *testing.T, open func() registry.Repository)) {
+			f(t, opener(t, registrytest.NewStrict(t, rules).Addr+"/a/b"))
+		}
+	}
+	for name, in := range map[string]func(*testing.T, func(*testing.T, func() registry.Repository)){
+		"lax": backends, "gitlab": strict(registrytest.GitLab()), "quay": strict(registrytest.Quay()),
+	} {
+		t.Run(name, func(t *testing.T) { crashAfterEveryStep(t, in) })
+	}
+}
+
+func crashAfterEveryStep(t *testing.T, in func(*testing.T, func(*testing.T, func() registry.Repository))) {
+	in(t, func(t *testing.T, open func() registry.Repository) {
 		repo := open()
 		acknowledged := []Entry{newEntry(t, repo, "first")}
 		mustPublish(t, repo, acknowledged...)

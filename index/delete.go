@@ -2,7 +2,6 @@ package index
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -163,9 +162,6 @@ func (c *Cache) ours(ctx context.Context, digest v1.Hash) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	var im v1.Manifest
-	if json.Unmarshal(m.Raw, &im) != nil {
-		return false, nil
-	}
-	return im.ArtifactType == mediaRoot || im.ArtifactType == mediaSegment, nil
+	im, _, err := decodeManifest(m.Raw)
+	return err == nil && (im.ArtifactType == mediaRoot || im.ArtifactType == mediaSegment), nil
 }

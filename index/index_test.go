@@ -22,15 +22,6 @@ import (
 
 // backends are the repositories that every test of the protocol runs on.
 func backends(t *testing.T, f func(t *testing.T, open func() registry.Repository)) {
-	opener := func(t *testing.T, cache string, login ...authn.Keychain) func() registry.Repository {
-		return func() registry.Repository {
-			r, err := registry.Open(cache, registry.Options{Push: true, Keychain: authn.NewMultiKeychain(login...)})
-			if err != nil {
-				t.Fatal(err)
-			}
-			return r
-		}
-	}
 	t.Run("oci", func(t *testing.T) { f(t, opener(t, "oci:"+t.TempDir())) })
 	t.Run("ggcr", func(t *testing.T) { f(t, opener(t, registrytest.GGCR(t)+"/a/b")) })
 	t.Run("distribution", func(t *testing.T) { f(t, opener(t, registrytest.NewDistribution(t).Addr+"/a/b")) })
@@ -38,6 +29,16 @@ func backends(t *testing.T, f func(t *testing.T, open func() registry.Repository
 		forge := registrytest.NewForge(t)
 		f(t, opener(t, forge.Cache("a/b"), forge))
 	})
+}
+
+func opener(t *testing.T, cache string, login ...authn.Keychain) func() registry.Repository {
+	return func() registry.Repository {
+		r, err := registry.Open(cache, registry.Options{Push: true, Keychain: authn.NewMultiKeychain(login...)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
 }
 
 func quick() Options { return Options{Settle: time.Millisecond} }

@@ -26,6 +26,11 @@ type memory struct {
 	tags      map[string]v1.Hash
 }
 
+// newManifest makes a manifest in the full form.
+func newManifest(kind string, layers []v1.Descriptor, created time.Time) (registry.Manifest, error) {
+	return formFull.manifest(kind, layers, created)
+}
+
 func newMemory() *memory {
 	return &memory{blobs: map[v1.Hash][]byte{}, manifests: map[v1.Hash]registry.Manifest{}, tags: map[string]v1.Hash{}}
 }
@@ -93,7 +98,10 @@ func (m *memory) PutManifest(_ context.Context, tag string, man registry.Manifes
 		return v1.Hash{}, err
 	}
 	man.Digest = digest
-	m.manifests[digest], m.tags[tag] = man, digest
+	m.manifests[digest] = man
+	if tag != digest.String() {
+		m.tags[tag] = digest
+	}
 	return digest, nil
 }
 

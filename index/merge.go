@@ -19,16 +19,6 @@ import (
 	"github.com/org/nixoci-action/internal/retry"
 )
 
-// Prepare proves that the repository can be written to, by storing the two
-// bytes that every manifest of the index names.
-func (c *Cache) Prepare(ctx context.Context) error {
-	_, err := c.repo.PutBlob(ctx, emptyConfigBytes)
-	if err == nil {
-		c.prepared.Store(true)
-	}
-	return err
-}
-
 // settleTries is how often a writer repairs a root that other writers keep
 // overwriting. After that the next writer will: the segments are durable.
 const settleTries = 8
@@ -212,53 +202,51 @@ func (w *Writer) retired(s *Snapshot) []Retired {
 // putRoot writes a root. The first layer is not uploaded if the last root had
 // the same, which for the stub is nearly always.
 func (w *Writer) putRoot(ctx context.Context, list segmentList, oldStub v1.Hash) (v1.Hash, error) {
-	m, blobs, err := newRoot(list, w.cache.opts.Now())
+	now := w.cache.opts.Now()
+	layers, blobs, err := newRoot(list)
 	if err != nil {
 		return v1.Hash{}, err
 	}
-	var todo [][]byte
-	for i, b := range blobs {
-		if i == 0 && digestOf(b) == oldStub || i == 1 && w.emptyDone {
-			continue
-		}
-		todo = append(todo, b)
+	todo := blobs
+	if digestOf(blobs[0]) == oldStub {
+		todo = blobs[1:]
 	}
 	for try := 1; ; try++ {
+		if err := w.putConfig(ctx); err != nil {
+			return v1.Hash{}, err
+		}
 		if err := w.putBlobs(ctx, todo); err != nil {
 			return v1.Hash{}, err
 		}
-		w.emptyDone = true
 		if err := w.overwritten(ctx, &list); err != nil {
 			return v1.Hash{}, err
 		}
-		digest, err := w.cache.repo.PutManifest(ctx, RootTag, m)
+		digest, err := w.cache.putManifest(ctx, RootTag, mediaRoot, layers, now)
 		if try == putTries || !errors.As(err, new(*registry.MissingBlobsError)) {
 			return digest, err
 		}
-		todo = blobs // some have been collected, or were never there
+		todo, w.configDone = blobs, false // some have been collected, or were never there
 	}
 }
 
-// newRoot makes a root and its blobs: the compat index, the empty config, and
-// the others.
-func newRoot(list segmentList, now time.Time) (registry.Manifest, [][]byte, error) {
+// newRoot makes the layers of a root, and their blobs.
+func newRoot(list segmentList) ([]v1.Descriptor, [][]byte, error) {
 	segments, err := encodeSegmentList(list)
 	if err != nil {
-		return registry.Manifest{}, nil, err
+		return nil, nil, err
 	}
-	blobs := [][]byte{list.compat, emptyConfigBytes, segments}
+	blobs := [][]byte{list.compat, segments}
 	layers := []v1.Descriptor{describe(mediaCompat, list.compat), describe(mediaSegmentList, segments)}
 	if len(list.retired) > 0 {
 		retired, err := json.Marshal(list.retired)
 		if err != nil {
-			return registry.Manifest{}, nil, err
+			return nil, nil, err
 		}
 		retired = compress(retired)
 		blobs = append(blobs, retired)
 		layers = append(layers, describe(mediaRetired, retired))
 	}
-	m, err := newManifest(mediaRoot, layers, now)
-	return m, blobs, err
+	return layers, blobs, nil
 }
 
 func describe(mediaType types.MediaType, blob []byte) v1.Descriptor {

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/types"
 
 	"github.com/org/nixoci-action/internal/registry"
 )
@@ -82,6 +81,8 @@ type segmentList struct {
 	// stub is the digest of the root's first layer, as far as it is known to
 	// be in the repository.
 	stub v1.Hash
+	// form is the root's.
+	form form
 
 	// For writing: compat is the root's first layer; over, unless it is zero,
 	// the digest of the only root that may be overwritten, or if hasty of the
@@ -89,24 +90,6 @@ type segmentList struct {
 	compat []byte
 	over   v1.Hash
 	hasty  bool
-}
-
-func newManifest(artifactType string, layers []v1.Descriptor, created time.Time) (registry.Manifest, error) {
-	raw, err := json.Marshal(v1.Manifest{
-		SchemaVersion: 2, MediaType: types.OCIManifestSchema1, ArtifactType: artifactType,
-		Config: emptyConfig, Layers: layers,
-		Annotations: map[string]string{"org.opencontainers.image.created": created.UTC().Format(time.RFC3339)},
-	})
-	return registry.Manifest{MediaType: string(types.OCIManifestSchema1), Raw: raw}, err
-}
-
-// emptyConfigBytes is the config of manifests that are no images
-// (image-spec, manifest.md, "guidance for an empty descriptor").
-var emptyConfigBytes = []byte("{}")
-
-var emptyConfig = v1.Descriptor{
-	MediaType: mediaEmpty, Size: 2,
-	Digest: v1.Hash{Algorithm: "sha256", Hex: "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"},
 }
 
 // readRoot reads the root, and its segment list unless the root is the one
@@ -158,7 +141,7 @@ func readLayers(ctx context.Context, repo registry.Repository, m registry.Manife
 		return segmentList{}, err
 	}
 	list, err := parseSegmentList(blob)
-	list.stub = layers.stub
+	list.stub, list.form = layers.stub, layers.form
 	if err != nil || !retired {
 		return list, err
 	}
@@ -200,14 +183,15 @@ type rootManifest struct {
 	stub              v1.Hash
 	segments, retired v1.Descriptor
 	foreign           v1.Descriptor // if there is no segment list
+	form              form
 }
 
 func rootLayers(m registry.Manifest) (rootManifest, error) {
-	var im v1.Manifest
-	if err := json.Unmarshal(m.Raw, &im); err != nil {
+	im, f, err := decodeManifest(m.Raw)
+	if err != nil {
 		return rootManifest{}, fmt.Errorf("decoding the cache index's manifest: %w", err)
 	}
-	var r rootManifest
+	r := rootManifest{form: f}
 	for _, l := range im.Layers {
 		switch l.MediaType {
 		case mediaSegmentList:

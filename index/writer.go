@@ -66,7 +66,7 @@ type Writer struct {
 	deleted    map[v1.Hash]bool // manifests that a root need not list as retired any more
 	adoption   adoption
 	warned     bool // of what the compat index leaves out
-	emptyDone  bool // the empty config blob is known to be there
+	configDone bool // the config blob is known to be there
 }
 
 // NewWriter returns a Writer that adds to what base shows. Other writers may
@@ -102,7 +102,7 @@ func (c *Cache) newWriter(base *Snapshot, o WriterOptions) *Writer {
 	return &Writer{
 		cache: c, opts: o, base: base, opened: c.opts.Now(),
 		pending: map[string]Entry{}, committed: map[string]bool{}, last: c.opts.Now(),
-		emptyDone: c.prepared.Load() || len(base.segments) > 0 && !base.foreign,
+		configDone: c.prepared.Load() || len(base.segments) > 0 && !base.foreign,
 	}
 }
 
@@ -473,7 +473,7 @@ const putTries = 5
 // putSegmentManifest writes a segment's blobs and its manifest, and completes
 // info with their digests.
 func (w *Writer) putSegmentManifest(ctx context.Context, info *SegmentInfo, entries []byte, layers []v1.Descriptor) error {
-	if err := w.putEmptyConfig(ctx); err != nil {
+	if err := w.putConfig(ctx); err != nil {
 		return err
 	}
 	desc, err := w.cache.repo.PutBlob(ctx, entries)
@@ -482,11 +482,7 @@ func (w *Writer) putSegmentManifest(ctx context.Context, info *SegmentInfo, entr
 	}
 	desc.MediaType = mediaEntries
 	info.Entries, info.EntriesSize = desc.Digest, desc.Size
-	m, err := newManifest(mediaSegment, append([]v1.Descriptor{desc}, layers...), info.Created)
-	if err != nil {
-		return err
-	}
-	info.Manifest, err = w.cache.repo.PutManifest(ctx, info.Tag, m)
+	info.Manifest, err = w.cache.putManifest(ctx, info.Tag, mediaSegment, append([]v1.Descriptor{desc}, layers...), info.Created)
 	return err
 }
 
@@ -498,21 +494,18 @@ func (w *Writer) ownMissing(err error, entries v1.Hash) bool {
 	if !errors.As(err, &missing) {
 		return false
 	}
-	if len(missing.Digests) == 0 {
-		w.emptyDone = false
-		return true
+	if len(missing.Digests) == 0 || slices.ContainsFunc(missing.Digests, isConfig) {
+		w.configDone = false
 	}
-	if slices.Contains(missing.Digests, emptyConfig.Digest) {
-		w.emptyDone = false
-	}
-	return !slices.ContainsFunc(missing.Digests, func(h v1.Hash) bool { return h != entries && h != emptyConfig.Digest })
+	return !slices.ContainsFunc(missing.Digests, func(h v1.Hash) bool { return h != entries && !isConfig(h) })
 }
 
-func (w *Writer) putEmptyConfig(ctx context.Context) error {
-	if w.emptyDone {
+func (w *Writer) putConfig(ctx context.Context) error {
+	if w.configDone {
 		return nil
 	}
-	_, err := w.cache.repo.PutBlob(ctx, emptyConfigBytes)
-	w.emptyDone = err == nil
+	_, config := w.cache.form().config()
+	_, err := w.cache.repo.PutBlob(ctx, config)
+	w.configDone = err == nil
 	return err
 }

@@ -57,7 +57,7 @@ func newGitLab(t *testing.T) *gitlab {
 	for line := range strings.Lines(lines) {
 		script.WriteString(strings.TrimPrefix(line, "    - "))
 	}
-	image := registrytest.NewLocked(t).Addr + "/group/project"
+	image := registrytest.NewLockedGitLab(t).Addr + "/group/project"
 	return &gitlab{world: w, image: image, script: strings.ReplaceAll(script.String(), "https://github.com", s.URL), vars: map[string]string{
 		"VERSION": "v1.0.0", "SHA256": fmt.Sprintf("%x", sha256.Sum256(archive)), "CURL_CA_BUNDLE": filepath.Join(w.Dir, "cert.pem"),
 		"CI": "true", "GITLAB_CI": "true", "CI_SERVER_URL": "https://gitlab.example.org", "CI_PROJECT_DIR": repo, "CI_PROJECT_PATH": "Group/Project",

@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 
 	"github.com/org/nixoci-action/internal/hint"
+	"github.com/org/nixoci-action/internal/retry"
 )
 
 // Denied reports whether err is a registry's refusal of the credentials or of
@@ -18,6 +19,21 @@ import (
 func Denied(err error) bool {
 	var te *transport.Error
 	return errors.As(err, &te) && (te.StatusCode == http.StatusUnauthorized || te.StatusCode == http.StatusForbidden)
+}
+
+// Refused reports whether err is a registry's answer that it does not take a
+// request as it is, and would not if it were repeated. It is not about
+// credentials, absence or size.
+func Refused(err error) bool {
+	var te *transport.Error
+	if errors.As(err, new(*MissingBlobsError)) || !errors.As(err, &te) || retry.Transient(te.StatusCode) {
+		return false
+	}
+	switch te.StatusCode {
+	case http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusRequestEntityTooLarge:
+		return false
+	}
+	return te.StatusCode >= 400 && te.StatusCode < 500
 }
 
 // describe names the side that failed, marks absence, and adds what the user

@@ -213,7 +213,7 @@ func (l *layout) Manifest(ctx context.Context, ref string) (Manifest, error) {
 	return Manifest{MediaType: typed.MediaType, Digest: digest, Raw: raw}, nil
 }
 
-func (l *layout) PutManifest(ctx context.Context, tag string, m Manifest) (v1.Hash, error) {
+func (l *layout) PutManifest(ctx context.Context, ref string, m Manifest) (v1.Hash, error) {
 	if err := l.prepare(ctx); err != nil {
 		return v1.Hash{}, err
 	}
@@ -226,14 +226,17 @@ func (l *layout) PutManifest(ctx context.Context, tag string, m Manifest) (v1.Ha
 			return err
 		}
 		if missing != nil {
-			return &MissingBlobsError{Digests: missing, Err: fmt.Errorf("writing manifest %s into %s", tag, l.dir)}
+			return &MissingBlobsError{Digests: missing, Err: fmt.Errorf("writing manifest %s into %s", ref, l.dir)}
 		}
 		if desc, err = l.PutBlob(ctx, m.Raw); err != nil {
 			return err
 		}
+		if _, err := v1.NewHash(ref); err == nil { // Collect frees what has no tag
+			return nil
+		}
 		desc.MediaType = types.MediaType(m.MediaType)
-		desc.Annotations = map[string]string{tagAnnotation: tag}
-		idx.Manifests = append(slices.DeleteFunc(idx.Manifests, tagged(tag)), desc)
+		desc.Annotations = map[string]string{tagAnnotation: ref}
+		idx.Manifests = append(slices.DeleteFunc(idx.Manifests, tagged(ref)), desc)
 		return nil
 	})
 	return desc.Digest, err

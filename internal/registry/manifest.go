@@ -70,17 +70,17 @@ func (r *remote) Resolve(ctx context.Context, tag string) (v1.Hash, error) {
 	return digest, nil
 }
 
-func (r *remote) PutManifest(ctx context.Context, tag string, m Manifest) (v1.Hash, error) {
+func (r *remote) PutManifest(ctx context.Context, ref string, m Manifest) (v1.Hash, error) {
 	digest, _, err := v1.SHA256(bytes.NewReader(m.Raw))
 	if err != nil {
 		return v1.Hash{}, err
 	}
 	q := request{
-		method: http.MethodPut, url: r.endpoint("manifests", tag), header: http.Header{"Content-Type": {m.MediaType}},
+		method: http.MethodPut, url: r.endpoint("manifests", ref), header: http.Header{"Content-Type": {m.MediaType}},
 		data: m.Raw, accept: []int{http.StatusCreated, http.StatusOK, http.StatusAccepted},
 	}
 	if err := r.call(ctx, q, nil); err != nil {
-		return v1.Hash{}, fmt.Errorf("writing manifest %s: %w", tag, r.missingBlobs(ctx, m, err))
+		return v1.Hash{}, fmt.Errorf("writing manifest %s: %w", ref, r.missingBlobs(ctx, m, err))
 	}
 	return digest, nil
 }

@@ -47,9 +47,11 @@ type Repository interface {
 	// Resolve returns the digest that tag points to, without fetching it.
 	Resolve(ctx context.Context, tag string) (v1.Hash, error)
 
-	// PutManifest stores m under tag and returns its digest. If blobs that
-	// the manifest names are missing, the error is a *MissingBlobsError.
-	PutManifest(ctx context.Context, tag string, m Manifest) (v1.Hash, error)
+	// PutManifest stores m under ref and returns its digest. ref is a tag, or
+	// the digest of m, under which it gets no tag. If blobs that the manifest
+	// names are missing, the error is a *MissingBlobsError; if the registry does
+	// not take such a manifest, Refused is true for it.
+	PutManifest(ctx context.Context, ref string, m Manifest) (v1.Hash, error)
 
 	// Tags lists all tags, in no particular order. A repository that does
 	// not exist has none.

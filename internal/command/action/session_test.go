@@ -182,3 +182,21 @@ func TestPostAlone(t *testing.T) {
 		t.Errorf("got %s", out)
 	}
 }
+
+// What was sent and is in no index is not called uploaded, and least of all
+// published.
+func TestSummaryOfWhatWasSentInVain(t *testing.T) {
+	t.Parallel()
+	s, _ := newTestSession(t, "")
+	r := publishReport{Status: "failed", Error: "the registry refuses it", Closure: total{Paths: 3}, New: total{Paths: 3}, Uploaded: total{Paths: 3, FileSize: 5000},
+		Failures: []failedPath{{"/nix/store/00000000000000000000000000000000-x", "sent, but not published"}}}
+	got := s.publishSummary(&r, false)
+	for _, want := range []string{"nothing was published", "3 paths sent in vain", "1 path not published", "sent, not published"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("%q is not in\n%s", want, got)
+		}
+	}
+	if strings.Contains(got, "uploaded") {
+		t.Errorf("got\n%s", got)
+	}
+}

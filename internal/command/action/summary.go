@@ -125,7 +125,7 @@ func headline(r *publishReport, ofJob bool) string {
 		parts = append(parts, fmt.Sprintf("❌ <b>%s failed</b>", ui.Count(failures, "output")))
 	}
 	if n := len(r.Failures); n > 0 {
-		parts = append(parts, fmt.Sprintf("❌ <b>%s not uploaded</b>", ui.Count(n, "path")))
+		parts = append(parts, fmt.Sprintf("❌ <b>%s not published</b>", ui.Count(n, "path")))
 	}
 	switch {
 	case r.DryRun:
@@ -142,6 +142,8 @@ func headline(r *publishReport, ofJob bool) string {
 	switch {
 	case r.DryRun && r.New.Paths > 0:
 		parts = append(parts, fmt.Sprintf("%s to upload", ui.Count(r.New.Paths, "path")))
+	case r.Uploaded.Paths > 0 && r.Status == "failed":
+		parts = append(parts, fmt.Sprintf("%s sent in vain, %s", ui.Count(r.Uploaded.Paths, "path"), ui.Bytes(r.Uploaded.FileSize)))
 	case r.Uploaded.Paths > 0:
 		parts = append(parts, fmt.Sprintf("%s uploaded, %s", ui.Count(r.Uploaded.Paths, "path"), ui.Bytes(r.Uploaded.FileSize)))
 	case r.Status == "done" && r.Closure.Paths > 0:
@@ -237,9 +239,12 @@ func totals(r *publishReport) string {
 			rows = append(rows, row(x.name, x.total))
 		}
 	}
-	if r.DryRun {
+	switch {
+	case r.DryRun:
 		rows = append(rows, row("<b>to upload</b>", r.New))
-	} else {
+	case r.Status == "failed" && r.Uploaded.Paths > 0:
+		rows = append(rows, row("<b>sent, not published</b>", r.Uploaded))
+	default:
 		rows = append(rows, row("<b>uploaded</b>", r.Uploaded))
 	}
 	return table(header, true, append(rows, row("all together", r.Closure)))

@@ -45,7 +45,7 @@ func (o *opener) pushOptions(ctx context.Context, idx *index.Cache, cache string
 	}
 	limited, cancel := context.WithTimeoutCause(ctx, proveTimeout, fmt.Errorf("the registry did not answer within %s", proveTimeout))
 	defer cancel()
-	if err := idx.Prepare(limited); registry.Denied(err) || ctx.Err() != nil {
+	if err := idx.Prepare(limited); registry.Denied(err) || registry.Refused(err) || ctx.Err() != nil {
 		return nil, err
 	} else if err != nil {
 		o.msg.Warn(fmt.Errorf("nothing can be pushed until the registry answers: %w", err))

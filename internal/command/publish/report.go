@@ -302,12 +302,17 @@ func (r *report) adopted(a index.Adopted) {
 	}
 }
 
-func (r *report) committed(res index.Result) {
+// committed takes in what a Writer did, and the error that ended it.
+func (r *report) committed(res index.Result, err error) {
 	r.Committed = res.Committed
+	why := "uploaded, but something it refers to is missing"
+	if err != nil {
+		why = "sent, but not published: the cache index could not be written"
+	}
 	for _, e := range append(res.Incomplete, res.Lost...) {
 		p := e.Path.String()
 		if !slices.ContainsFunc(r.Failures, func(f failureReport) bool { return f.Path == p }) {
-			r.Failures = append(r.Failures, failureReport{p, "uploaded, but something it refers to is missing"})
+			r.Failures = append(r.Failures, failureReport{p, why})
 		}
 	}
 }
@@ -321,6 +326,9 @@ func (r *report) finish(stages []cli.Stage, err error) {
 		if r.partial {
 			r.Status = "partly"
 		}
+	}
+	if r.Status == "failed" {
+		r.Pin, r.PinKeep = "", 0
 	}
 }
 
@@ -351,7 +359,11 @@ func (r *report) text() string {
 			if r.Uploaded.Paths > 0 {
 				extra = fmt.Sprintf("%s compressed (%s)", ui.Bytes(r.Uploaded.FileSize), ui.Ratio(r.Uploaded.FileSize, r.Uploaded.NarSize))
 			}
-			row("uploaded", r.Uploaded, extra)
+			what := "uploaded"
+			if r.Status == "failed" && r.Uploaded.Paths > 0 {
+				what = "sent, not published"
+			}
+			row(what, r.Uploaded, extra)
 		}
 	}
 	fmt.Fprintf(&b, "%s\n", r.outputsText())
@@ -374,6 +386,9 @@ func (r *report) text() string {
 		fmt.Fprintf(&b, "time: %s\n", strings.Join(times, ", "))
 	}
 	fmt.Fprintf(&b, "cache: %s", r.Cache)
+	if r.Status == "failed" && !r.DryRun {
+		b.WriteString("\nnothing is published")
+	}
 	return b.String()
 }
 

@@ -36,6 +36,7 @@ func TestSummary(t *testing.T) {
 	for i := range 4 {
 		r.uploaded(upload.Result{Info: nix.PathInfo{Path: fmt.Sprint(i), NarSize: 25_000_000}, Sent: 10_000_000})
 	}
+	r.partial = true
 	r.finish([]cli.Stage{{Name: "build", Seconds: 12.34}}, err)
 	want := `outputs: 4 found, 1 built, 2 failed, 1 skipped
 failed (build failed): packages.x86_64-linux.bad

@@ -1,0 +1,241 @@
+package index
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"github.com/org/nixoci-action/internal/hint"
+	"github.com/org/nixoci-action/internal/registry"
+	"github.com/org/nixoci-action/internal/registrytest"
+)
+
+// formOf is the form of what a tag names, and the manifest as it is.
+func formOf(t *testing.T, repo registry.Repository, tag string) (form, v1.Manifest) {
+	t.Helper()
+	m, err := repo.Manifest(context.Background(), tag)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, f, err := decodeManifest(m.Raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	im, err := v1.ParseManifest(bytes.NewReader(m.Raw))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f, *im
+}
+
+// stored counts the manifests in a registry's repository, with and without tags.
+func stored(t *testing.T, d *registrytest.Distribution) int {
+	t.Helper()
+	found, err := filepath.Glob(filepath.Join(d.Dir, "docker/registry/v2/repositories/a/b/_manifests/revisions/sha256/*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(found)
+}
+
+// Each registry gets the first form that it takes, and every reader and writer
+// gets along with it. What Prepare stores has no tag and is one object; once
+// there is a root nothing is tried.
+func TestForms(t *testing.T) {
+	for name, tc := range map[string]struct {
+		rules registrytest.Rules
+		want  form
+	}{
+		"lax":       {registrytest.Rules{}, formFull},
+		"gitlab":    {registrytest.GitLab(), formUntyped},
+		"oldgitlab": {registrytest.OldGitLab(), formImage},
+		"quay":      {registrytest.Quay(), formImage},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx := context.Background()
+			s := registrytest.NewStrict(t, tc.rules)
+			open := opener(t, s.Addr+"/a/b")
+			repo := open()
+			for range 2 {
+				c := Open(open(), quick())
+				if err := c.Prepare(ctx); err != nil {
+					t.Fatal(err)
+				}
+				if c.form() != tc.want {
+					t.Errorf("got form %d, want %d", c.form(), tc.want)
+				}
+			}
+			if tags, err := repo.Tags(ctx); err != nil || len(tags) != 0 {
+				t.Errorf("Prepare left the tags %q, %v", tags, err)
+			}
+			if n := stored(t, s.Storage); n != 1 {
+				t.Errorf("Prepare left %d manifests", n)
+			}
+			if snap, err := Open(open(), quick()).Sweep(ctx); err != nil || len(snap.Segments()) != 0 || snap.Digest() != "" {
+				t.Errorf("after Prepare the cache is not empty: %v", err)
+			}
+
+			a := newEntry(t, repo, "a")
+			publishAt(t, repo, 60, "refs/heads/main", a)
+			publishAt(t, repo, 3, "refs/heads/main", newEntry(t, repo, "b"))
+			refused := len(s.Refused())
+			c := Open(open(), quick())
+			if err := c.Prepare(ctx); err != nil || c.form() != tc.want {
+				t.Errorf("with a root: got form %d, %v", c.form(), err)
+			}
+			publishAt(t, repo, 2, "refs/heads/main", newEntry(t, repo, "c"))
+			mustCollect(t, repo, 0, PlanOptions{Delay: 24 * time.Hour, Retention: Retention{Last: 1, Age: time.Hour}})
+			if n := len(s.Refused()); n != refused {
+				t.Errorf("a cache with a root had %d manifests refused", n-refused)
+			}
+			for _, read := range []func(*Cache, context.Context) (*Snapshot, error){(*Cache).Refresh, (*Cache).Sweep} {
+				snap, err := read(Open(open(), quick()), ctx)
+				if err != nil {
+					t.Fatal(err)
+				}
+				has(t, snap, newEntry(t, repo, "c"))
+				lacks(t, snap, a)
+				for _, tag := range append([]string{RootTag}, tagsOf(snap)...) {
+					f, im := formOf(t, repo, tag)
+					_, annotated := im.Annotations[kindAnnotation]
+					if f != tc.want || annotated == (f == formFull) || (im.Config.MediaType == types.OCIConfigJSON) != (f == formImage) {
+						t.Errorf("%s: got form %d: %+v", tag, f, im)
+					}
+				}
+			}
+
+			// without the root the tags tell all
+			digest, err := repo.Resolve(ctx, RootTag)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := repo.DeleteManifest(ctx, RootTag, digest); err != nil {
+				t.Fatal(err)
+			}
+			snap, err := Open(open(), quick()).Refresh(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			has(t, snap, newEntry(t, repo, "c"))
+		})
+	}
+}
+
+func tagsOf(s *Snapshot) (tags []string) {
+	for _, seg := range s.Segments() {
+		tags = append(tags, seg.Tag)
+	}
+	return tags
+}
+
+// A registry that becomes stricter in the middle of a run gets plainer manifests
+// from then on.
+func TestFormChangesMeanwhile(t *testing.T) {
+	for _, rules := range []registrytest.Rules{registrytest.GitLab(), registrytest.Quay()} {
+		for after := range 4 {
+			s := registrytest.NewStrict(t, registrytest.Rules{})
+			repo := opener(t, s.Addr+"/a/b")()
+			s.Become(rules, after)
+			entries := []Entry{newEntry(t, repo, "a"), newEntry(t, repo, "b"), newEntry(t, repo, "c")}
+			if r, err := publish(t, repo, WriterOptions{CommitEvery: 1}, entries...); err != nil || r.Committed != 3 {
+				t.Fatalf("after %d manifests: got %+v, %v", after, r, err)
+			}
+			if len(s.Refused()) == 0 {
+				t.Errorf("after %d manifests: nothing was refused", after)
+			}
+			snap, err := Open(repo, quick()).Refresh(context.Background())
+			if err != nil {
+				t.Fatal(err)
+			}
+			has(t, snap, entries...)
+		}
+	}
+}
+
+// Two writers of one cache may use different forms.
+func TestFormsSideBySide(t *testing.T) {
+	ctx := context.Background()
+	for _, plain := range []form{formUntyped, formImage} {
+		repo := opener(t, registrytest.NewDistribution(t).Addr+"/a/b")()
+		var all []Entry
+		caches := []*Cache{Open(repo, quick()), Open(repo, quick())}
+		caches[1].learn(plain)
+		for i, name := range []string{"a", "b", "c", "d", "e", "f", "g", "h", "i", "j"} {
+			c := caches[i%2]
+			c.taken.Store(int32(i % 2 * (int(plain) + 1))) // as a process that has not read the other's root
+			base, err := c.Sweep(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.taken.Store(int32(i % 2 * (int(plain) + 1)))
+			w, err := c.NewWriter(base, WriterOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			e := newEntry(t, repo, name)
+			if err := w.Add(ctx, e); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := w.Close(ctx, nil); err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, e)
+			snap, err := Open(repo, quick()).Refresh(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			has(t, snap, all...)
+		}
+	}
+}
+
+// What takes no form is told apart from what may pass, says which side it is,
+// and leaves nothing that counts.
+func TestNoForm(t *testing.T) {
+	ctx := context.Background()
+	s := registrytest.NewStrict(t, registrytest.NoArtifacts())
+	repo := opener(t, s.Addr+"/a/b")()
+	err := Open(repo, quick()).Prepare(ctx)
+	if !registry.Refused(err) || registry.Denied(err) || hint.Of(err) == "" {
+		t.Errorf("got %v, hint %q", err, hint.Of(err))
+	}
+	if n := len(s.Refused()); n != 3 {
+		t.Errorf("%d forms were tried", n)
+	}
+	if n := stored(t, s.Storage); n != 0 {
+		t.Errorf("%d manifests were stored", n)
+	}
+	r, err := publish(t, repo, WriterOptions{}, newEntry(t, repo, "a"))
+	if !registry.Refused(err) || r.Committed != 0 {
+		t.Errorf("got %+v, %v", r, err)
+	}
+	if err := Open(&crashing{Repository: repo}, quick()).Prepare(ctx); !errors.Is(err, errCrash) || registry.Refused(err) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// In a directory what Prepare stores is freed like anything without a tag.
+func TestPrepareInDirectory(t *testing.T) {
+	ctx := context.Background()
+	dir := t.TempDir()
+	repo := opener(t, "oci:"+dir)()
+	if err := Open(repo, quick()).Prepare(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if tags, err := repo.Tags(ctx); err != nil || len(tags) != 0 {
+		t.Errorf("got the tags %q, %v", tags, err)
+	}
+	if _, err := repo.Collect(ctx, time.Now().Add(time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := os.ReadDir(filepath.Join(dir, "blobs/sha256")); err != nil || len(left) != 0 {
+		t.Errorf("%d blobs are left, %v", len(left), err)
+	}
+}

@@ -1,0 +1,120 @@
+package e2e
+
+import (
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/org/nixoci-action/internal/registrytest"
+)
+
+// Everything that a cache is for works in registries that take certain media
+// types only.
+func TestStrictRegistries(t *testing.T) {
+	t.Parallel()
+	for name, rules := range map[string]registrytest.Rules{"gitlab": registrytest.GitLab(), "oldgitlab": registrytest.OldGitLab(), "quay": registrytest.Quay()} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			s := registrytest.NewStrict(t, rules)
+			cache := s.Addr + "/owner/repo/nix-cache"
+
+			r := w.publish(cache, "--flake", w.flake(flakeText(t.Name(), "")))
+			tried := len(s.Refused())
+			if again := w.publish(cache, "--flake", w.flake(flakeText(t.Name(), ""))); again.Uploaded.Paths != 0 {
+				t.Errorf("again: got %+v", again.Uploaded)
+			}
+			w.newClient(w.proxy(cache)).substitute(r.paths()...)
+			conf := w.startProxy(cache, 2, "--allow-push", "--sign-key-file", w.keyFile)
+			pushed := w.chain("pushed", 2000, 700_000)
+			w.copyTo(substituter(conf), pushed[1])
+			w.newClient(conf).substitute(pushed...)
+			changed := w.publish(cache, "--flake", w.flake(flakeText(t.Name(), "changed")))
+			if c := w.gc(cache, "--retention", "0s", "--keep-last", "1", "--delay", "0s"); c.code != 0 || !strings.Contains(c.stderr, "removed") {
+				t.Errorf("gc ended with %d:\n%s", c.code, c.stderr)
+			}
+			if n := len(s.Refused()); n != tried {
+				t.Errorf("%d manifests were refused although the root tells the form", n-tried)
+			}
+			w.newClient(w.proxy(cache)).substitute(changed.paths()...)
+			out, err := w.command("inspect", "--cache", cache).CombinedOutput()
+			if err != nil || !strings.Contains(string(out), "e2e-1:") {
+				t.Errorf("inspect: %v\n%s", err, out)
+			}
+			checkClosed(t, cache)
+
+			// nixcache-oci's readers find the index: they take the first layer
+			w.publish(cache, "--flake", w.flake(flakeText(t.Name(), "changed")), "--compat-index", "on")
+			if idx := w.theirs(cache).index(); idx.Version != 1 || idx.Entries == nil {
+				t.Errorf("got %+v", idx)
+			}
+		})
+	}
+}
+
+// A cache of nixcache-oci is taken over in such a registry, too.
+func TestStrictRegistryIsTakenOver(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	cache := registrytest.NewStrict(t, registrytest.GitLab()).Addr + "/owner/repo/nix-cache"
+	paths := w.add("theirs", "theirs")
+	files := t.TempDir()
+	w.copyTo("file://"+files+"?compression=zstd&secret-key="+w.keyFile, paths...)
+	w.theirs(cache).write(theirIndex{Version: 1, PublicKey: strings.TrimSpace(w.publicKey)}, files, paths)
+	if r := w.publish(cache, w.add("ours", "ours")...); r.Adopted.Paths != 1 {
+		t.Errorf("got %+v", r.Adopted)
+	}
+	w.newClient(w.proxy(cache)).substitute(paths...)
+}
+
+// A registry that takes no form is known before anything is built, and by a
+// proxy before it serves.
+func TestRegistryTakesNothing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	s := registrytest.NewStrict(t, registrytest.NoArtifacts())
+	cache := s.Addr + "/a/b"
+	r := w.tryPublish(cache, "--upstream", "none", "--flake", w.flake(flakeText(t.Name(), "")))
+	if r.code != 1 || r.Status != "failed" || r.Uploaded.Paths != 0 || r.Committed != 0 {
+		t.Errorf("got %d, %+v", r.code, r)
+	}
+	for _, want := range []string{"registry " + s.Addr, "MANIFEST_INVALID", "hint: have the registry's administrator allow"} {
+		if !strings.Contains(r.stderr, want) {
+			t.Errorf("%q is not in\n%s", want, r.stderr)
+		}
+	}
+	if strings.Contains(r.stderr, "building '") {
+		t.Errorf("something was built:\n%s", r.stderr)
+	}
+	cmd := w.command("proxy", "--cache", cache, "--allow-push", "--listen", "127.0.0.1:0")
+	out, err := cmd.CombinedOutput()
+	if exit, ok := err.(*exec.ExitError); !ok || exit.ExitCode() != 1 || !strings.Contains(string(out), "hint: have the registry's administrator allow") { //nolint:errorlint // Run returns it as it is
+		t.Errorf("proxy: got %v\n%s", err, out)
+	}
+}
+
+// Where all is sent and the index is refused in the end, nothing is said to be
+// published.
+func TestRefusedAfterUploading(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	s := registrytest.NewStrict(t, registrytest.Rules{})
+	cache := s.Addr + "/a/b"
+	s.Become(registrytest.NoArtifacts(), 0)
+	args := append([]string{"--upstream", "none", "--pin", "prod"}, w.add("sent", "sent")...)
+	r := w.tryPublish(cache, args...)
+	if r.code != 1 || r.Status != "failed" || r.Committed != 0 || r.Uploaded.Paths != 1 || r.Pin != "" {
+		t.Errorf("got %d, %+v", r.code, r)
+	}
+	if len(r.Failures) != 1 || !strings.Contains(r.Failures[0].Error, "not published") {
+		t.Errorf("got the failures %+v", r.Failures)
+	}
+	for _, want := range []string{"sent, not published", "nothing is published", "hint: "} {
+		if !strings.Contains(r.stderr, want) {
+			t.Errorf("%q is not in\n%s", want, r.stderr)
+		}
+	}
+	if strings.Contains(r.stderr, "\nuploaded ") || strings.Contains(r.stderr, "pinned:") {
+		t.Errorf("got\n%s", r.stderr)
+	}
+}
