@@ -18,6 +18,7 @@ import (
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/internal/hint"
 	"github.com/org/nixoci-action/internal/registry"
+	"github.com/org/nixoci-action/internal/secret"
 	"github.com/org/nixoci-action/internal/signing"
 	"github.com/org/nixoci-action/internal/storepath"
 )
@@ -34,6 +35,8 @@ type PushOptions struct {
 	// Tokens are what clients must know one of; if there are none, whoever is
 	// on this machine may push, and nobody else.
 	Tokens []string
+	// Secrets must not be in what is pushed; nil means there are none.
+	Secrets *secret.Set
 	// Keys sign what is pushed.
 	Keys signing.Keys
 	// RequireSignatures refuses what none of the cache's keys has signed.
@@ -220,5 +223,17 @@ func (p *push) text(w http.ResponseWriter, r *http.Request, limit int64) (string
 	case int64(len(b)) > limit:
 		return "", &refusal{http.StatusRequestEntityTooLarge, fmt.Sprintf("that is longer than %d bytes", limit)}
 	}
-	return string(b), nil
+	return string(b), p.secretless("it", b)
+}
+
+// secretless refuses what has a secret of this server in it.
+func (p *push) secretless(what string, b []byte) error {
+	if kind, found := p.opts.Secrets.Find(b); found {
+		return refuseSecret(what, kind)
+	}
+	return nil
+}
+
+func refuseSecret(what, kind string) error {
+	return &refusal{http.StatusForbidden, "refused: " + what + " contains " + kind + " that this proxy uses, which would be readable for everybody who can read the cache"}
 }

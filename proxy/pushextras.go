@@ -252,6 +252,10 @@ func (p *push) document(w http.ResponseWriter, r *http.Request, limit int64) (do
 		done()
 		return nil, nil, err
 	}
+	if err := p.secretless("it", s.data); err != nil {
+		done()
+		return nil, nil, err
+	}
 	return s.data, done, nil
 }
 

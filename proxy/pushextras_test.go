@@ -12,6 +12,7 @@ import (
 
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/internal/registry"
+	"github.com/org/nixoci-action/internal/secret"
 	"github.com/org/nixoci-action/internal/signing"
 )
 
@@ -267,5 +268,31 @@ func TestListingsMemory(t *testing.T) {
 			t.Fatalf("got %d, %s", w.Code, w.Body)
 		}
 		answers(t, s, "/"+p.entry.Path.HashPart+".ls", 404, "")
+	}
+}
+
+// What is pushed beside a NAR must not have the proxy's secrets in it either.
+func TestPushedTextsWithSecrets(t *testing.T) {
+	const token = "push-token-0123456789"
+	secrets := &secret.Set{}
+	secrets.Add("a push token", token)
+	repo := openRepo(t, "oci:"+t.TempDir())
+	s := newPushServer(t, repo, func(o *Options) { o.Push.Secrets = secrets })
+	p := newPushed(t, "good", index.CompressionZstd, []byte("good"))
+	p.entry.Deriver = testDrv
+	if w := copyTo(s, p); w.Code != 201 {
+		t.Fatalf("got %d %s", w.Code, w.Body)
+	}
+	named := newPushed(t, "x-"+token, index.CompressionZstd, []byte("other"))
+	for path, body := range map[string]string{
+		"/log/" + testDrv:                        "the token is " + token,
+		"/" + p.entry.Path.HashPart + ".ls":      `{"version":1,"root":{"type":"directory","entries":{"` + token + `":{"type":"regular","size":1}}}}`,
+		named.narinfo():                          named.entry.Narinfo(),
+		"/realisations/sha256:" + token + "!out": `{"x":"` + token + `"}`,
+	} {
+		w := request(s, http.MethodPut, path, []byte(body))
+		if w.Code != 403 || !strings.Contains(w.Body.String(), "it contains a push token") || strings.Contains(w.Body.String(), token) {
+			t.Errorf("%s: got %d %s", path, w.Code, w.Body)
+		}
 	}
 }

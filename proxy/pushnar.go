@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/nix-community/go-nix/pkg/nixbase32"
 
 	"github.com/org/nixoci-action/index"
@@ -79,19 +78,20 @@ func (p *push) putNAR(w http.ResponseWriter, r *http.Request, name string) (int,
 }
 
 // storeNAR checks a NAR and puts it into the repository. A small one stays in
-// memory: it is stored with its path, together with others.
+// memory: it is stored with its path, together with others. Nothing is sent
+// before all of it is checked: what has a secret in it must not go out.
 func (p *push) storeNAR(ctx context.Context, s *spool) (*pendingNAR, error) {
 	n := &pendingNAR{since: time.Now()}
 	var err error
-	if s.file == nil {
-		if n.contents, err = p.verify(ctx, s, io.Discard); err == nil {
-			n.held = s
-		}
-		return n, err
+	if n.contents, err = p.verify(ctx, s); err != nil {
+		return nil, err
 	}
-	var desc v1.Descriptor
-	desc, err = p.opts.Repository.WriteBlob(ctx, func(w io.Writer) (err error) { // several times, perhaps
-		n.contents, err = p.verify(ctx, s, w)
+	if s.file == nil {
+		n.held = s
+		return n, nil
+	}
+	desc, err := p.opts.Repository.WriteBlob(ctx, func(w io.Writer) error { // several times, perhaps
+		_, err := io.Copy(w, s.reader())
 		return err
 	})
 	n.at = index.Location{Blob: desc.Digest, BlobSize: desc.Size, Size: desc.Size}

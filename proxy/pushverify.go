@@ -15,6 +15,7 @@ import (
 	"github.com/ulikunitz/xz"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/internal/secret"
 )
 
 const (
@@ -60,9 +61,9 @@ type contents struct {
 	narSize     int64  // bytes
 }
 
-// verify decompresses a NAR, which is kept nowhere, and writes what it reads of
-// it to w. The error is a *refusal if the NAR is to blame.
-func (p *push) verify(ctx context.Context, s *spool, w io.Writer) (contents, error) {
+// verify decompresses a NAR, which is kept nowhere. The error is a *refusal if
+// the NAR is to blame.
+func (p *push) verify(ctx context.Context, s *spool) (contents, error) {
 	select { // decoders take memory
 	case p.decoders <- struct{}{}:
 		defer func() { <-p.decoders }()
@@ -81,8 +82,7 @@ func (p *push) verify(ctx context.Context, s *spool, w io.Writer) (contents, err
 			return contents{}, bad(err)
 		}
 	}
-	tee := &tee{ctx: ctx, r: s.reader(), w: w}
-	r, done, err := decompress(tee, compression)
+	r, done, err := decompress(&cancellable{ctx, s.reader()}, compression)
 	if err != nil {
 		return contents{}, bad(err)
 	}
@@ -94,19 +94,23 @@ func (p *push) verify(ctx context.Context, s *spool, w io.Writer) (contents, err
 		err = errors.New("it is no NAR")
 	}
 	sum.Write(head)
+	guard := p.opts.Secrets.Guard(sum)
 	n := int64(0)
 	if err == nil {
-		n, err = io.Copy(sum, io.LimitReader(&cancellable{ctx, r}, maxNAR))
+		n, err = io.Copy(guard, io.LimitReader(&cancellable{ctx, r}, maxNAR))
 	}
 	if err == nil && n == maxNAR {
 		err = fmt.Errorf("it is larger than %d bytes", int64(maxNAR))
 	}
-	if err == nil { // what the decoder has left
-		_, err = io.Copy(io.Discard, tee)
+	if err == nil {
+		err = guard.Flush()
 	}
+	var found *secret.FoundError
 	switch {
-	case tee.err != nil:
-		return contents{}, tee.err
+	case ctx.Err() != nil:
+		return contents{}, context.Cause(ctx)
+	case errors.As(err, &found):
+		return contents{}, refuseSecret("the NAR", found.Kind)
 	case err != nil:
 		return contents{}, bad(err)
 	}
@@ -132,31 +136,6 @@ func decompress(r io.Reader, compression string) (io.Reader, func(), error) {
 		return d, nothing, err
 	}
 	return r, nothing, nil
-}
-
-// tee passes on what is read. It remembers the errors of the one it passes it
-// to, which decoders may hide.
-type tee struct {
-	ctx context.Context //nolint:containedctx // decoders take none
-	r   io.Reader
-	w   io.Writer
-	err error
-}
-
-func (t *tee) Read(b []byte) (int, error) {
-	if t.err == nil && t.ctx.Err() != nil {
-		t.err = context.Cause(t.ctx)
-	}
-	if t.err != nil {
-		return 0, t.err
-	}
-	n, err := t.r.Read(b)
-	if n > 0 {
-		if _, t.err = t.w.Write(b[:n]); t.err != nil {
-			return 0, t.err
-		}
-	}
-	return n, err
 }
 
 // cancellable ends a decoder that makes much of little.

@@ -3,6 +3,7 @@ package upload
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -14,6 +15,8 @@ import (
 	"testing"
 
 	"github.com/nix-community/go-nix/pkg/nar"
+
+	"github.com/org/nixoci-action/internal/secret"
 )
 
 // Every listing is what Nix writes into a binary cache.
@@ -183,6 +186,39 @@ func BenchmarkListings(b *testing.B) {
 					}
 				}
 			})
+		}
+	}
+}
+
+// What it costs to look for secrets, beside the rest of an upload.
+func BenchmarkSecrets(b *testing.B) {
+	s := newStore(b)
+	infos := s.build(b,
+		`(drv { name = "noise"; script = "head -c 40000000 /dev/urandom > $out"; })`,
+		`(drv { name = "text"; script = "seq 1 3000000 > $out"; })`,
+	)
+	secrets := &secret.Set{}
+	secrets.AddKeys("cache-1:" + base64.StdEncoding.EncodeToString(content(1, 64)))
+	for i := range uint32(5) {
+		secrets.Add("a token", "ghs_"+base64.StdEncoding.EncodeToString(content(i, 27)))
+	}
+	for _, p := range infos {
+		for _, compression := range []string{CompressionZstd, CompressionNone} {
+			for _, set := range []*secret.Set{nil, secrets} {
+				b.Run(fmt.Sprintf("%s/%s/secrets=%v", name(p), compression, set != nil), func(b *testing.B) {
+					codec, err := newCodec(compression, 0)
+					if err != nil {
+						b.Fatal(err)
+					}
+					r := &run{opts: Options{Progress: silent{}, Secrets: set}, codec: codec}
+					b.SetBytes(p.NarSize)
+					for b.Loop() {
+						if _, err := r.compress(b.Context(), p, ownDump, io.Discard, nil); err != nil {
+							b.Fatal(err)
+						}
+					}
+				})
+			}
 		}
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/nix-community/go-nix/pkg/nixbase32"
 
 	"github.com/org/nixoci-action/internal/nix"
+	"github.com/org/nixoci-action/internal/secret"
 )
 
 // dumper writes the NAR of a store path.
@@ -42,7 +43,7 @@ func (r *run) fromStore(ctx context.Context, p nix.PathInfo, store func(write fu
 		}
 	}
 	desc, err := store(with(ownDump))
-	if errors.As(err, new(*sourceError)) && r.opts.Dump != nil && ctx.Err() == nil {
+	if errors.As(err, new(*sourceError)) && !errors.As(err, new(*SecretError)) && r.opts.Dump != nil && ctx.Err() == nil {
 		r.opts.Logger.Info("reading the path with Nix itself", "path", p.Path, "because", err)
 		desc, err = store(with(r.opts.Dump))
 	}
@@ -57,7 +58,7 @@ func (r *run) fromStore(ctx context.Context, p nix.PathInfo, store func(write fu
 var buffers = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, 256<<10) }}
 
 // compress writes p's compressed NAR to w, the NAR itself to list unless that is
-// nil, and fails if what it read is not
+// nil, and fails if what it read has a secret in it, or is not
 // what the store's record says. Errors of w pass through; others are
 // *sourceError. It returns how many bytes of the NAR it read.
 func (r *run) compress(ctx context.Context, p nix.PathInfo, dump dumper, w io.Writer, list *lister) (int64, error) {
@@ -73,19 +74,26 @@ func (r *run) compress(ctx context.Context, p nix.PathInfo, dump dumper, w io.Wr
 		buf.Reset(nil)
 		buffers.Put(buf)
 	}()
+	guard := r.opts.Secrets.Guard(enc)
 	if list == nil {
-		buf.Reset(io.MultiWriter(meter, enc))
+		buf.Reset(io.MultiWriter(meter, guard))
 	} else {
-		buf.Reset(io.MultiWriter(meter, enc, list))
+		buf.Reset(io.MultiWriter(meter, guard, list))
 	}
 	err = dump(ctx, p.Path, buf)
 	if err == nil {
 		err = buf.Flush()
 	}
 	if err == nil {
+		err = guard.Flush()
+	}
+	if err == nil {
 		err = enc.Close()
 	}
+	var found *secret.FoundError
 	switch {
+	case errors.As(err, &found):
+		err = &sourceError{secretFound(p.Path, found.Kind)}
 	case out.err != nil:
 		err = out.err
 	case errors.Is(err, errTooLong):

@@ -23,6 +23,7 @@ import (
 	"github.com/org/nixoci-action/internal/hint"
 	"github.com/org/nixoci-action/internal/nix"
 	"github.com/org/nixoci-action/internal/registry"
+	"github.com/org/nixoci-action/internal/secret"
 )
 
 // Options configures Run. The zero value compresses with zstd and packs small
@@ -48,6 +49,9 @@ type Options struct {
 	Dump func(ctx context.Context, path string, w io.Writer) error
 	// Listings asks for the listings of NARs in the results.
 	Listings bool
+	// Secrets must not be in what is uploaded: a path that has one in its
+	// contents or its name fails with a *SecretError. nil means there are none.
+	Secrets *secret.Set
 	// Progress is told what happens; nil means nobody.
 	Progress Progress
 	// Logger receives oddities; nil discards them.
@@ -106,6 +110,24 @@ func (e *CorruptedError) Error() string {
 	return fmt.Sprintf("local store: %s is corrupted: its contents have %s, the store's record says %s", e.Path, e.Got, e.Want)
 }
 
+// SecretError tells that a store path has a secret in it. Nothing of it is
+// published.
+type SecretError struct {
+	Path string // if the secret is in the name, *** stands for it
+	Kind string // what it is, for people
+}
+
+func (e *SecretError) Error() string {
+	return fmt.Sprintf("local store: %s is not published: it contains %s", e.Path, e.Kind)
+}
+
+const secretHint = "a flake that is a plain folder is copied into the store with all that is in it: keep secrets elsewhere, and in a Git repository do not add them; " +
+	"every user of this machine can read the store, so delete the path (nix store delete PATH) or make a new secret"
+
+func secretFound(path, kind string) error {
+	return hint.Wrap(&SecretError{path, kind}, secretHint)
+}
+
 // registryFailures in a row end a run: the registry is gone, and each further
 // path would wait through its retries too.
 const registryFailures = 3
@@ -149,7 +171,7 @@ func Run(ctx context.Context, repo registry.Repository, paths []nix.PathInfo, o 
 	parent := ctx
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(o.Jobs)
-	for _, same := range schedule(paths) {
+	for _, same := range schedule(r.named(paths)) {
 		if ctx.Err() != nil {
 			break
 		}
@@ -170,6 +192,21 @@ func Run(ctx context.Context, repo registry.Repository, paths []nix.PathInfo, o 
 	}
 	slices.SortFunc(r.failures, func(a, b Failure) int { return strings.Compare(a.Path, b.Path) })
 	return r.failures, err
+}
+
+// named returns the paths whose names may be published. Contents are looked at
+// when they are read.
+func (r *run) named(paths []nix.PathInfo) []nix.PathInfo {
+	may := make([]nix.PathInfo, 0, len(paths))
+	for _, p := range paths {
+		if kind, found := r.opts.Secrets.Find([]byte(p.Path + " " + p.Deriver)); found {
+			path := string(r.opts.Secrets.Redact([]byte(p.Path)))
+			r.failures = append(r.failures, Failure{path, secretFound(path, kind)})
+			continue
+		}
+		may = append(may, p)
+	}
+	return may
 }
 
 // large NARs start first, so that none of them is the only one left at the end.

@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -8,13 +10,88 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/google/go-containerregistry/pkg/authn"
+
 	"github.com/org/nixoci-action/internal/hint"
+	"github.com/org/nixoci-action/internal/secret"
 )
 
 // secrets are the environment variables whose value may stand in a file that
 // the variable NAME_FILE names: what systemd, Docker and Kubernetes give a
 // service are files, which, unlike an environment, only the service can read.
-var secrets = []string{EnvPrefix + "PASSWORD", "GITHUB_TOKEN", "NIX_SIGNING_KEY"}
+var secrets = []string{EnvPrefix + "PASSWORD", "GITHUB_TOKEN", signingKey}
+
+const signingKey = "NIX_SIGNING_KEY"
+
+// jobSecrets are other variables with secrets of a job.
+var jobSecrets = []string{
+	"GH_TOKEN", "GITEA_TOKEN", "FORGEJO_TOKEN", "ACTIONS_RUNTIME_TOKEN", "ACTIONS_ID_TOKEN_REQUEST_TOKEN",
+	"CI_JOB_TOKEN", "CI_REGISTRY_PASSWORD", "CI_DEPLOY_PASSWORD",
+}
+
+// Secrets are what a command has in hand that it must not publish or print: the
+// variables that hold secrets. What it reads elsewhere, as keys from files, it
+// adds itself; see also Remember.
+func Secrets(getenv func(string) string) *secret.Set {
+	s := &secret.Set{}
+	for _, name := range slices.Concat(secrets, jobSecrets) {
+		if name == signingKey {
+			s.AddKeys(getenv(name))
+			continue
+		}
+		s.Add("the value of "+name, getenv(name))
+	}
+	return s
+}
+
+// Remember returns a keychain whose credentials are added to s when they are
+// used.
+func Remember(k authn.Keychain, s *secret.Set) authn.Keychain { return remembering{k, s} }
+
+type remembering struct {
+	authn.Keychain
+	secrets *secret.Set
+}
+
+func (r remembering) Resolve(target authn.Resource) (authn.Authenticator, error) {
+	return r.ResolveContext(context.Background(), target)
+}
+
+func (r remembering) ResolveContext(ctx context.Context, target authn.Resource) (authn.Authenticator, error) {
+	auth, err := authn.Resolve(ctx, r.Keychain, target)
+	if err != nil || auth == authn.Anonymous {
+		return auth, err
+	}
+	cfg, err := authn.Authorization(ctx, auth)
+	if err != nil {
+		return nil, err
+	}
+	of := " for " + target.RegistryStr()
+	r.secrets.Add("the password"+of, cfg.Password)
+	r.secrets.Add("the token"+of, cfg.IdentityToken, cfg.RegistryToken)
+	if cfg.Password != "" { // as docker and podman keep it
+		r.secrets.Add("the login"+of, base64.StdEncoding.EncodeToString([]byte(cfg.Username+":"+cfg.Password)))
+	}
+	return authn.FromConfig(*cfg), nil
+}
+
+// SecretFiles returns what is to be said about the files of secrets that a
+// command was given, those of WithSecretFiles among them.
+func SecretFiles(getenv func(string) string, files ...string) []error {
+	for _, name := range secrets {
+		files = append(files, getenv(name+"_FILE"))
+	}
+	var errs []error
+	for _, f := range files {
+		if f == "" {
+			continue
+		}
+		if err := secret.CheckFile(f); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errs
+}
 
 // secretLimit is the size in bytes that the file of a secret may have.
 const secretLimit = 64 << 10

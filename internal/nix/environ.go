@@ -1,6 +1,10 @@
 package nix
 
-import "strings"
+import (
+	"strings"
+
+	"github.com/org/nixoci-action/internal/secret"
+)
 
 // childEnv returns env without secrets and with Git told never to ask. Nix
 // shows its environment to impure evaluation (builtins.getEnv), to Git and,
@@ -10,7 +14,7 @@ func childEnv(env []string) []string {
 	out := make([]string, 0, len(env)+1)
 	for _, kv := range env {
 		name, _, ok := strings.Cut(kv, "=")
-		if ok && name != "" && !secret(name) {
+		if ok && name != "" && !withheld(name) {
 			out = append(out, kv)
 		}
 	}
@@ -20,13 +24,13 @@ func childEnv(env []string) []string {
 	return out
 }
 
-// secret reports whether a variable of that name may hold a secret, or an
+// withheld reports whether a variable of that name may hold a secret, or an
 // address that is one (the token services of Actions).
 //
 // Kept on purpose: NIX_CONFIG (access tokens for private flakes live there,
 // and without it Nix is another Nix), AWS_* (Nix's own s3:// substituters)
 // and REGISTRY_AUTH_FILE (a file's name, no secret).
-func secret(name string) bool {
+func withheld(name string) bool {
 	name = strings.ToUpper(name)
 	for _, prefix := range []string{"NIXOCI_", "INPUT_", "DOCKER_AUTH", "NIX_SIGNING_KEY"} {
 		if strings.HasPrefix(name, prefix) {
@@ -39,13 +43,8 @@ func secret(name string) bool {
 	if strings.HasPrefix(name, "ACTIONS_") && strings.HasSuffix(name, "URL") {
 		return true
 	}
-	for _, word := range []string{"TOKEN", "JWT", "SECRET", "PASSWORD", "PASSWD", "PASSPHRASE", "CREDENTIAL", "PRIVATE_KEY", "SIGNING_KEY", "API_KEY", "APIKEY"} {
-		if strings.Contains(name, word) {
-			return true
-		}
-	}
 	// GitLab's address of the repository has the job's token in it
-	return name == "GH_PAT" || name == "CI_REPOSITORY_URL" || strings.HasSuffix(name, "_PAT")
+	return secret.Named(name) || name == "GH_PAT" || name == "CI_REPOSITORY_URL" || strings.HasSuffix(name, "_PAT")
 }
 
 // envValue returns the value of a variable; the last one counts.

@@ -47,12 +47,18 @@ type stream struct {
 	r    io.Reader
 	sum  counting
 	sent atomic.Bool // its request has been made
-	done atomic.Bool // all of it has been read; only then may sum be used
+	done atomic.Bool // all of it has been read; only then may sum and failed be used
+	// failed is the producer's failure. The request ends as if that were all:
+	// a registry that had to wait for more would not forget what it has.
+	failed error
 }
 
 func (s *stream) Read(p []byte) (int, error) {
 	n, err := s.r.Read(p)
 	_, _ = s.sum.Write(p[:n])
+	if errors.As(err, new(*producerError)) {
+		s.failed, err = err, io.EOF
+	}
 	if errors.Is(err, io.EOF) {
 		s.done.Store(true)
 	}

@@ -171,29 +171,31 @@ func (r *remote) sendStream(ctx context.Context, body io.Reader) (v1.Descriptor,
 		method: http.MethodPatch, url: loc, header: http.Header{"Content-Type": {"application/octet-stream"}},
 		stream: s, accept: []int{http.StatusAccepted, http.StatusNoContent},
 	})
-	if err != nil {
-		return v1.Descriptor{}, r.streamFailed(ctx, loc, err)
+	if err == nil {
+		drain(resp.Body)
+		loc, err = uploadLocation(resp)
 	}
-	drain(resp.Body)
-	if !s.done.Load() {
+	switch {
+	case s.done.Load() && s.failed != nil:
+		if err == nil {
+			r.abandon(ctx, loc)
+		}
+		return v1.Descriptor{}, s.failed
+	case err != nil:
+		return v1.Descriptor{}, r.streamFailed(err)
+	case !s.done.Load():
 		return v1.Descriptor{}, errEarly
-	}
-	if loc, err = uploadLocation(resp); err != nil {
-		return v1.Descriptor{}, err
 	}
 	desc := s.sum.descriptor()
 	return desc, r.finishUpload(ctx, loc, desc, nil)
 }
 
 // streamFailed decides what follows a stream that was not taken.
-func (r *remote) streamFailed(ctx context.Context, loc *url.URL, err error) error {
+func (r *remote) streamFailed(err error) error {
 	var te *transport.Error
 	if errors.As(err, &te) && (te.StatusCode == http.StatusRequestEntityTooLarge || te.StatusCode == http.StatusRequestedRangeNotSatisfiable) {
 		r.chunked.Store(true) // from now on
 		return retryable{err}
-	}
-	if errors.As(err, new(*producerError)) {
-		r.abandon(ctx, loc)
 	}
 	return lostUpload(err)
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/org/nixoci-action/internal/ci"
 	"github.com/org/nixoci-action/internal/cli"
 	"github.com/org/nixoci-action/internal/registry"
+	"github.com/org/nixoci-action/internal/secret"
 )
 
 // config is what the inputs ask for. What is for another command to understand
@@ -84,16 +85,12 @@ func parseConfig(getenv func(string) string) (config, error) {
 
 func (c *config) cache() string { return c.text["cache"] }
 
-// secrets are the inputs that nobody may see; of a key also what follows its
-// name.
-func (c *config) secrets() []string {
-	all := []string{c.text["token"], c.text["signing-key"]}
-	for line := range strings.Lines(c.text["signing-key"]) {
-		if _, secret, ok := strings.Cut(line, ":"); ok {
-			all = append(all, secret)
-		}
-	}
-	return all
+// secrets are the inputs that nobody may see.
+func (c *config) secrets() *secret.Set {
+	s := &secret.Set{}
+	s.AddKeys(c.text["signing-key"])
+	s.Add("the token", c.text["token"])
+	return s
 }
 
 // environ is the environment for one of the other commands: that of the step

@@ -46,7 +46,7 @@ func newSession(getenv func(string) string, stderr io.Writer) (*session, error) 
 	out := newPulse(stderr, heartbeat)
 	msg := ui.New(out, getenv)
 	cfg, err := parseConfig(getenv)
-	for _, secret := range cfg.secrets() {
+	for _, secret := range cfg.secrets().Texts() {
 		msg.Mask(secret)
 	}
 	if err != nil {

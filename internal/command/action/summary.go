@@ -399,16 +399,7 @@ func gcHeadline(r *gcReport, kept, removed total) string {
 }
 
 // redact hides the step's secrets, should a log have one.
-func (s *session) redact(text string) string {
-	for _, secret := range s.cfg.secrets() {
-		for line := range strings.Lines(secret) {
-			if line = strings.TrimSpace(line); line != "" {
-				text = strings.ReplaceAll(text, line, "***")
-			}
-		}
-	}
-	return text
-}
+func (s *session) redact(text string) string { return string(s.cfg.secrets().Redact([]byte(text))) }
 
 // cut shortens text to at most n bytes.
 func cut(s string, n int) string {

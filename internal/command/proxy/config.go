@@ -69,7 +69,7 @@ var Command = &cli.Command{
 		nixoci proxy --allow 'ghcr.io/my-org/*/nix-cache'
 		nixoci proxy --cache localhost:5000/x/y --listen 127.0.0.1:0 --upstream https://cache.nixos.org
 		curl -X POST http://127.0.0.1:37515/_refresh
-		nixoci proxy --allow-push --sign-key-file key.sec & nix copy --to 'http://127.0.0.1:37515?compression=zstd' ./result`,
+		nixoci proxy --allow-push --sign-key-file ~/.config/nixoci/key.secret & nix copy --to 'http://127.0.0.1:37515?compression=zstd' ./result`,
 	Environment: slices.Concat([]cli.Variable{
 		{Name: "NIX_SIGNING_KEY", Usage: "with --allow-push, secret signing keys themselves, one a line, in addition to --sign-key-file"},
 	}, cli.Tokens, cli.Login, theirVariables),

@@ -12,6 +12,7 @@ import (
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/internal/cli"
 	"github.com/org/nixoci-action/internal/registry"
+	"github.com/org/nixoci-action/internal/secret"
 	"github.com/org/nixoci-action/internal/ui"
 	"github.com/org/nixoci-action/proxy"
 )
@@ -23,6 +24,7 @@ type opener struct {
 	msg     *ui.Messages
 	log     *slog.Logger
 	metrics *proxy.Metrics
+	secrets *secret.Set // not to be in what is pushed
 
 	page *people // nil for none
 
@@ -93,7 +95,7 @@ func (o *opener) named(ctx context.Context, cache string, p proxy.Options) (*pro
 		keychain = cli.Keychain(o.getenv) // the variables' login is one registry's
 	}
 	repo, err := registry.Open(cache, registry.Options{
-		Keychain:  keychain,
+		Keychain:  cli.Remember(keychain, o.secrets),
 		UserAgent: userAgent(),
 		Push:      o.allowPush,
 		// no Logger: what the proxy says about a failure is enough; each of its

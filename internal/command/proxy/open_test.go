@@ -17,6 +17,7 @@ import (
 	"github.com/org/nixoci-action/internal/cli"
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/registrytest"
+	"github.com/org/nixoci-action/internal/secret"
 	"github.com/org/nixoci-action/internal/ui"
 	"github.com/org/nixoci-action/proxy"
 )
@@ -50,7 +51,7 @@ func handler(t *testing.T, getenv func(string) string, args ...string) http.Hand
 		t.Fatal(err)
 	}
 	var log bytes.Buffer
-	s, err := (&opener{config: c, getenv: getenv, log: ui.New(&log, getenv).Logger(0), metrics: proxy.NewMetrics()}).service(t.Context())
+	s, err := (&opener{config: c, getenv: getenv, log: ui.New(&log, getenv).Logger(0), metrics: proxy.NewMetrics(), secrets: &secret.Set{}}).service(t.Context())
 	t.Cleanup(func() { t.Log(log.String()) })
 	if err != nil {
 		t.Fatal(err)
@@ -136,7 +137,7 @@ func TestDiskCopyIsNotServed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := (&opener{config: c, getenv: env(), log: ui.New(&output{}, env()).Logger(0)}).service(t.Context())
+	s, err := (&opener{config: c, getenv: env(), log: ui.New(&output{}, env()).Logger(0), secrets: &secret.Set{}}).service(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -35,10 +35,14 @@ func (o *opener) pushOptions(ctx context.Context, idx *index.Cache, cache string
 	if err != nil {
 		return nil, err
 	}
+	for _, k := range keys {
+		o.secrets.AddKeys(k.String())
+	}
 	tokens, err := readTokens(o.tokenFile)
 	if err != nil {
 		return nil, err
 	}
+	o.secrets.Add("a push token", tokens...)
 	dir := filepath.Join(os.TempDir(), "nixoci-push")
 	if o.cacheDir != "" {
 		dir = filepath.Join(o.cacheDir, "tmp")
@@ -51,7 +55,7 @@ func (o *opener) pushOptions(ctx context.Context, idx *index.Cache, cache string
 		o.msg.Warn(fmt.Errorf("nothing can be pushed until the registry answers: %w", err))
 	}
 	return &proxy.PushOptions{
-		Cache: idx, Repository: repo, Dir: dir, Tokens: tokens, Keys: keys,
+		Cache: idx, Repository: repo, Dir: dir, Tokens: tokens, Keys: keys, Secrets: o.secrets,
 		RequireSignatures: o.requireSig, Series: o.series, MaxBlobSize: registry.MaxBlobSize(cache),
 	}, nil
 }

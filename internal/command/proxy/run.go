@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/org/nixoci-action/internal/cli"
 	"github.com/org/nixoci-action/internal/hint"
 	"github.com/org/nixoci-action/internal/httpd"
 	"github.com/org/nixoci-action/internal/ui"
@@ -27,8 +28,11 @@ func serve(ctx context.Context, c config, getenv func(string) string, stdout, st
 	if c.understood != "" {
 		m.Printf("%s", c.understood)
 	}
+	for _, err := range cli.SecretFiles(getenv, append(c.keyFiles, c.tokenFile, c.tlsKey)...) {
+		m.Warn(err)
+	}
 	page := &people{mode: c.page}
-	o := opener{config: c, page: page, getenv: getenv, msg: m, log: log, metrics: proxy.NewMetrics()}
+	o := opener{config: c, page: page, getenv: getenv, msg: m, log: log, metrics: proxy.NewMetrics(), secrets: cli.Secrets(getenv)}
 	defer func() { err = errors.Join(err, o.close()) }()
 	s, err := o.service(ctx)
 	if err != nil {

@@ -62,7 +62,7 @@ var Command = &cli.Command{
 		"closure and builds nothing.",
 	Examples: `
 		nixoci publish --flake ./config
-		nixoci publish --flake . --cache ghcr.io/owner/repo/nix-cache --sign-key-file key.sec
+		nixoci publish --flake . --cache ghcr.io/owner/repo/nix-cache --sign-key-file ~/.config/nixoci/key.secret
 		nixoci publish --flake . --pin production --pin-keep 2
 		nixoci publish --flake . --dry-run
 		nixoci publish --flake . --matrix plan --system x86_64-linux --system aarch64-linux
@@ -108,7 +108,7 @@ func parseConfig(args []string, getenv func(string) string) (config, error) {
 	f.String(&c.Pin, "pin", "", "keep what is published under this `NAME`, until gc --unpin NAME, or until newer publications with the name take its place")
 	f.Int(&c.PinKeep, "pin-keep", 1, "`NUMBER` of publications that --pin keeps under its name")
 	f.String(&c.Series, "series", "", "`NAME` of a series of publications of store paths: the newer ones take the place of the older ones, whatever packages they have (default: by the names of the packages)")
-	f.Strings(&c.KeyFiles, "sign-key-file", nil, "`FILE` with a secret key to sign with")
+	f.Strings(&c.KeyFiles, "sign-key-file", nil, "`FILE` with a secret key to sign with; keep it outside of the flake's folder")
 	f.Choice(&c.Compression, "compression", []string{"zstd", "xz", "none"}, "`HOW` to compress NARs: zstd, xz or none")
 	f.Int(&c.Level, "compression-level", 3, "zstd's compression level, `1..22`")
 	f.Choice(&c.CompatIndex, "compat-index", []string{compatAuto, compatOn, compatOff}, "`WHETHER` nixcache-oci's proxy can use the cache, too: on or off from now on, or auto for as it was")

@@ -1,7 +1,6 @@
 package publish
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -21,8 +20,6 @@ import (
 // extras is what a run publishes besides narinfos and NARs. Whatever goes wrong
 // with it costs a warning, never the publish.
 type extras struct {
-	secrets [][]byte // not to be in a log
-
 	// realised are content-addressed outputs that were built or used, by hash part.
 	realised map[string][]nix.Realisation
 
@@ -45,22 +42,6 @@ const maxLog = 16 << 20
 // maxNoLogs is how many builds in a row may have no log before none is looked
 // for any more: each costs a Nix process, and some keep no logs.
 const maxNoLogs = 16
-
-// minSecret is the length under which a value is not looked for in logs: a
-// short one is a word like any other.
-const minSecret = 8
-
-// hide has values taken out of every log. Nix and its builders do not get the
-// variables that hold secrets, but without a sandbox there are other ways.
-func (x *extras) hide(values ...string) {
-	for _, v := range values {
-		for line := range strings.Lines(v) {
-			if line = strings.TrimSpace(line); len(line) >= minSecret {
-				x.secrets = append(x.secrets, []byte(line))
-			}
-		}
-	}
-}
 
 // built remembers the realisations of what was built.
 func (x *extras) built(outputs []discover.Built) {
@@ -151,10 +132,9 @@ func (p *publisher) readLog(ctx context.Context, drv string) []byte {
 		p.log.Debug("no build log", "drv", drv, "error", err)
 		return nil
 	}
-	for _, s := range x.secrets {
-		log = bytes.ReplaceAll(log, s, []byte("***"))
-	}
-	return log
+	// Nix and its builders do not get the variables that hold secrets, but
+	// without a sandbox there are other ways
+	return p.secrets.Redact(log)
 }
 
 // realisations makes those of an entry, signed.

@@ -9,14 +9,6 @@ import (
 	"github.com/org/nixoci-action/internal/storepath"
 )
 
-func TestHiddenValues(t *testing.T) {
-	var x extras
-	x.hide("", "short", "  long enough  \nanother-line\n")
-	if len(x.secrets) != 2 || string(x.secrets[0]) != "long enough" || string(x.secrets[1]) != "another-line" {
-		t.Errorf("got %q", x.secrets)
-	}
-}
-
 // A log is wanted once for all outputs of a build, and only of what was built
 // here.
 func TestExpectedLogs(t *testing.T) {

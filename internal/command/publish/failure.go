@@ -47,6 +47,7 @@ func (p *publisher) explainBuilds(ctx context.Context, built []discover.Built) {
 			text, known := logs[drv]
 			if !known && len(logs) < maxLogs {
 				text, err = p.nix.BuildLog(ctx, drv, logLines)
+				text = p.redact(text)
 				p.log.Debug("read a build log", "derivation", drv, "error", err)
 				logs[drv] = text
 			}

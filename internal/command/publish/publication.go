@@ -8,12 +8,13 @@ import (
 
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/internal/ci"
+	"github.com/org/nixoci-action/internal/secret"
 )
 
 // publication is the record of this run. Where it runs is known in CI only.
 func (p *publisher) publication(roots []root) index.Publication {
 	pub := index.Publication{
-		Time: time.Now().UTC().Truncate(time.Millisecond), Flake: p.cfg.Flake,
+		Time: time.Now().UTC().Truncate(time.Millisecond), Flake: p.printable(p.cfg.Flake),
 		Revision: p.report.revision, Systems: p.report.Systems,
 	}
 	switch {
@@ -29,11 +30,15 @@ func (p *publisher) publication(roots []root) index.Publication {
 		pub.Pin, pub.PinKeep = p.cfg.Pin, p.cfg.PinKeep
 	}
 	job := ci.Detect(p.getenv)
-	pub.Ref, pub.RunURL = job.Ref, job.RunURL
+	pub.Ref, pub.RunURL = p.redact(job.Ref), p.printable(job.RunURL)
 	if pub.Revision == "" {
 		pub.Revision = job.Revision
 	}
+	pub.Selection = p.redact(pub.Selection)
 	for _, r := range roots {
+		if _, found := p.secrets.Find([]byte(r.attr + " " + path.Base(r.path))); found {
+			continue // it is not published either
+		}
 		pub.Roots = append(pub.Roots, index.Root{Attr: r.attr, Path: path.Base(r.path)})
 	}
 	slices.SortFunc(pub.Roots, func(a, b index.Root) int {
@@ -44,3 +49,11 @@ func (p *publisher) publication(roots []root) index.Publication {
 	})
 	return pub
 }
+
+// printable is a flake reference, or another URL, without secrets.
+func (p *publisher) printable(ref string) string {
+	ref, _ = secret.Reference(ref)
+	return p.redact(ref)
+}
+
+func (p *publisher) redact(text string) string { return string(p.secrets.Redact([]byte(text))) }

@@ -19,6 +19,7 @@ import (
 	"github.com/org/nixoci-action/internal/hint"
 	"github.com/org/nixoci-action/internal/nix"
 	"github.com/org/nixoci-action/internal/registry"
+	"github.com/org/nixoci-action/internal/secret"
 	"github.com/org/nixoci-action/internal/signing"
 	"github.com/org/nixoci-action/internal/ui"
 )
@@ -34,6 +35,8 @@ type publisher struct {
 	keys   signing.Keys
 	repo   registry.Repository
 	cache  *index.Cache
+	// secrets must not be in what is published, nor in what is printed
+	secrets *secret.Set
 
 	// complete: all that was to be published was built and uploaded, so that
 	// it can be pinned, and take the place of what was published before
@@ -57,6 +60,7 @@ func publish(ctx context.Context, cfg config, getenv func(string) string, stdin 
 	defer done()
 	err = p.run(ctx)
 	p.report.finish(p.stages.Stages(), err)
+	p.report.Error = p.redact(p.report.Error)
 	switch {
 	case cfg.JSON:
 		err = errors.Join(err, cli.WriteJSON(stdout, &p.report))
@@ -75,10 +79,21 @@ func publish(ctx context.Context, cfg config, getenv func(string) string, stdin 
 
 func newPublisher(cfg config, getenv func(string) string, stdin io.Reader, stderr io.Writer) (*publisher, func(), error) {
 	msg := ui.New(stderr, getenv)
-	msg.Mask(cfg.KeyText)
+	secrets := cli.Secrets(getenv)
+	_, inURL := secret.Reference(cfg.Flake)
+	secrets.Add("the login in the flake's URL", inURL...)
 	keys, err := signing.Load(cfg.KeyFiles, cfg.KeyText)
+	for _, k := range keys {
+		secrets.AddKeys(k.String())
+	}
+	for _, s := range secrets.Texts() {
+		msg.Mask(s)
+	}
 	if err != nil {
 		return nil, nil, cli.WithStatus(err, cli.ExitUsage)
+	}
+	for _, err := range cli.SecretFiles(getenv, cfg.KeyFiles...) {
+		msg.Warn(err)
 	}
 	level := slog.LevelWarn
 	if cfg.Verbose {
@@ -89,7 +104,7 @@ func newPublisher(cfg config, getenv func(string) string, stdin io.Reader, stder
 	own, _ := ci.Detect(getenv).Own(cfg.Cache)
 	repo, err := registry.Open(cfg.Cache, registry.Options{
 		Push:      !cfg.readOnly(),
-		Keychain:  cli.Keychain(getenv),
+		Keychain:  cli.Remember(cli.Keychain(getenv), secrets),
 		Advice:    own.Advice,
 		UserAgent: "nixoci-action/" + cli.Version(),
 		Logger:    log,
@@ -112,12 +127,11 @@ func newPublisher(cfg config, getenv func(string) string, stdin io.Reader, stder
 	}
 	p := &publisher{
 		upstreams: upstreams,
-		cfg:       cfg, getenv: getenv, stdin: stdin, msg: msg, log: log, keys: keys, repo: repo,
+		cfg:       cfg, getenv: getenv, stdin: stdin, msg: msg, log: log, keys: keys, repo: repo, secrets: secrets,
 		nix:    nix.New(nix.Options{Env: os.Environ(), Args: cfg.NixArgs, Stderr: nixLog, Logger: log}),
 		cache:  index.Open(repo, index.Options{Dir: dir, Logger: log}),
 		report: report{Cache: repo.String(), DryRun: cfg.DryRun, PublicKeys: keys.PublicKeys(), Upstreams: urls, Paths: []pathReport{}, logs: map[string]buildLog{}},
 	}
-	p.extras.hide(cfg.KeyText, getenv("GITHUB_TOKEN"), getenv("NIXOCI_PASSWORD"), getenv("CI_REGISTRY_PASSWORD"))
 	return p, func() { nixLog.Close() }, nil
 }
 
@@ -282,7 +296,7 @@ func (p *publisher) roots(ctx context.Context, wait func() (*index.Snapshot, err
 // discover evaluates the flake.
 func (p *publisher) discover(ctx context.Context) ([]discover.Output, error) {
 	end := p.stages.Start("discover")
-	endGroup := p.msg.Group("discovering the outputs of %s", p.cfg.Flake)
+	endGroup := p.msg.Group("discovering the outputs of %s", p.printable(p.cfg.Flake))
 	found, err := discover.Discover(ctx, p.nix, discover.Options{
 		Flake: p.cfg.Flake, Systems: p.cfg.Systems, Kinds: p.cfg.Kinds, Include: p.cfg.Include, Exclude: p.cfg.Exclude,
 		DenyUnfree: p.cfg.DenyUnfree, Floating: !p.cfg.DryRun, Logger: p.log,
@@ -292,6 +306,7 @@ func (p *publisher) discover(ctx context.Context) ([]discover.Output, error) {
 	if err != nil {
 		return nil, err
 	}
+	found.Flake.URL = p.printable(found.Flake.URL)
 	p.report.discovered(found)
 	for _, s := range found.Skipped {
 		if s.Reason.Failure() {

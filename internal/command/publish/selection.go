@@ -11,6 +11,7 @@ import (
 	"github.com/org/nixoci-action/discover"
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/internal/ci"
+	"github.com/org/nixoci-action/internal/secret"
 )
 
 // selection tells apart what different jobs publish from the same branch: what
@@ -61,8 +62,10 @@ func kindNames(kinds []discover.Kind) []string {
 var locked = regexp.MustCompile(`[0-9a-f]{40,}|sha256-[A-Za-z0-9+/=%]+`)
 
 // flakeName is a flake reference without what changes from run to run: a job
-// may publish two flakes of one branch.
+// may publish two flakes of one branch. It has no secrets in it, which are also
+// others in each run.
 func flakeName(flake, workspace string) string {
+	flake, _ = secret.Reference(flake)
 	if rest, ok := strings.CutPrefix(flake, workspace); ok && workspace != "" {
 		flake = "." + rest
 	}

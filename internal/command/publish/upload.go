@@ -149,6 +149,9 @@ func (p *publisher) reuse(ctx context.Context, w *index.Writer, paths []*closure
 	var todo []nix.PathInfo
 	for _, path := range paths {
 		same, ok := base.LookupNARHash(path.NarHash)
+		if _, found := p.secrets.Find([]byte(path.Path + " " + path.Deriver)); found {
+			ok = false // upload refuses it
+		}
 		if !ok || same.NarSize != path.NarSize || same.NAR.Packed() && p.packBelow(base) < 0 {
 			todo = append(todo, path.PathInfo)
 			continue
@@ -184,7 +187,7 @@ func (p *publisher) send(ctx context.Context, w *index.Writer, todo []nix.PathIn
 	failed, err := upload.Run(ctx, p.repo, todo, upload.Options{
 		Compression: p.cfg.Compression, Level: p.cfg.Level, Jobs: p.cfg.Jobs, PackBelow: p.packBelow(base),
 		MaxBlobSize: registry.MaxBlobSize(p.cfg.Cache), Dump: p.nix.Dump, Progress: bar, Logger: p.log,
-		Listings: true,
+		Listings: true, Secrets: p.secrets,
 	}, func(ctx context.Context, r upload.Result) error {
 		e, err := p.entry(r.Info)
 		if err != nil {

@@ -1,0 +1,65 @@
+package secret
+
+import (
+	"net/url"
+	"strings"
+)
+
+// Named reports whether what has this name is likely a secret: a variable, or a
+// parameter of a URL.
+func Named(name string) bool {
+	name = strings.ToUpper(name)
+	for _, word := range []string{"TOKEN", "JWT", "SECRET", "PASSWORD", "PASSWD", "PASSPHRASE", "CREDENTIAL", "PRIVATE_KEY", "SIGNING_KEY", "API_KEY", "APIKEY"} {
+		if strings.Contains(name, word) {
+			return true
+		}
+	}
+	return false
+}
+
+// Reference returns a flake reference, or another URL, without the secrets that
+// it has in it, and these: a password, a user without one (of HTTP it may be a
+// token), and parameters with the name of a secret.
+func Reference(ref string) (clean string, secrets []string) {
+	rest, query, hasQuery := strings.Cut(ref, "?")
+	scheme, address, isURL := strings.Cut(rest, "://")
+	if isURL {
+		host, path, hasPath := strings.Cut(address, "/")
+		if at := strings.LastIndexByte(host, '@'); at >= 0 {
+			user, password, both := strings.Cut(host[:at], ":")
+			switch {
+			case both:
+				secrets = append(secrets, forms(password)...)
+				host = host[at+1:]
+			case !strings.HasSuffix(scheme, "ssh"):
+				secrets = append(secrets, forms(user)...)
+				host = host[at+1:]
+			}
+		}
+		rest = scheme + "://" + host
+		if hasPath {
+			rest += "/" + path
+		}
+	}
+	var kept []string
+	for _, p := range strings.Split(query, "&") {
+		name, value, _ := strings.Cut(p, "=")
+		if plain, err := url.QueryUnescape(name); err == nil && (Named(plain) || strings.EqualFold(plain, "sig") || strings.HasSuffix(strings.ToUpper(plain), "SIGNATURE")) {
+			secrets = append(secrets, forms(value)...)
+			continue
+		}
+		kept = append(kept, p)
+	}
+	if query = strings.Join(kept, "&"); hasQuery && query != "" {
+		rest += "?" + query
+	}
+	return rest, secrets
+}
+
+// forms are a part of a URL as it stands there, and what it means.
+func forms(part string) []string {
+	if plain, err := url.PathUnescape(part); err == nil && plain != part {
+		return []string{part, plain}
+	}
+	return []string{part}
+}
