@@ -13,6 +13,7 @@ import (
 	"github.com/org/nixoci-action/discover"
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/internal/hint"
+	"github.com/org/nixoci-action/internal/origin"
 	"github.com/org/nixoci-action/internal/ui"
 )
 
@@ -70,7 +71,7 @@ func allSystems(local string, pubs []index.Publication) []string {
 
 func (c *collector) evaluate(ctx context.Context, systems []string) (discover.Result, error) {
 	defer c.stages.Start("evaluate")()
-	c.msg.Printf("evaluating %s for %s", c.cfg.Flake, strings.Join(systems, ", "))
+	c.msg.Printf("evaluating %s for %s", origin.Redact(c.cfg.Flake), strings.Join(systems, ", "))
 	return discover.Discover(ctx, c.nix, discover.Options{
 		Flake: c.cfg.Flake, Systems: systems, Kinds: c.cfg.Kinds, Include: c.cfg.Include, Exclude: c.cfg.Exclude, Logger: c.log,
 	})
@@ -78,7 +79,7 @@ func (c *collector) evaluate(ctx context.Context, systems []string) (discover.Re
 
 // evaluated reports what the evaluation gave, and warns of what is not known.
 func (c *collector) evaluated(found discover.Result, unknown []discover.Skipped) {
-	c.report.Flake, c.report.Systems = found.Flake.URL, found.Systems
+	c.report.Flake, c.report.Systems = origin.Redact(found.Flake.URL), found.Systems
 	for _, s := range unknown {
 		c.msg.Printf("%s: %s: %s", s.Attr, s.Reason, s.Message)
 		c.report.Unknown = append(c.report.Unknown, unknownReport{s.Attr.String(), string(s.Reason), s.Message})

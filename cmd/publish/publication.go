@@ -8,12 +8,13 @@ import (
 
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/internal/ci"
+	"github.com/org/nixoci-action/internal/origin"
 )
 
-// publication is the record of this run. Where it runs is known in CI only.
+// publication is the record of this run.
 func (p *publisher) publication(roots []root) index.Publication {
 	pub := index.Publication{
-		Time: time.Now().UTC().Truncate(time.Millisecond), Flake: p.cfg.Flake,
+		Time: time.Now().UTC().Truncate(time.Millisecond), Flake: origin.Redact(p.cfg.Flake),
 		Revision: p.report.revision, Systems: p.report.Systems,
 	}
 	switch {
@@ -29,7 +30,12 @@ func (p *publisher) publication(roots []root) index.Publication {
 		pub.Pin, pub.PinKeep = p.cfg.Pin, p.cfg.PinKeep
 	}
 	job := ci.Detect(p.getenv)
-	pub.Ref, pub.RunURL = job.Ref, job.RunURL
+	pub.Origin, pub.Ref, pub.RunURL = job.Origin, job.Ref, job.RunURL
+	if pub.Origin == "" && p.origin != "" {
+		// Flake, too: programs that do not know Origin drop it when they merge
+		// segments, and tell apart by Flake
+		pub.Origin, pub.Flake = p.origin, p.origin
+	}
 	if pub.Revision == "" {
 		pub.Revision = job.Revision
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/org/nixoci-action/internal/cli"
 	"github.com/org/nixoci-action/internal/hint"
 	"github.com/org/nixoci-action/internal/nix"
+	"github.com/org/nixoci-action/internal/origin"
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/signing"
 	"github.com/org/nixoci-action/internal/ui"
@@ -38,6 +39,9 @@ type publisher struct {
 	// complete: all that was to be published was built and uploaded, so that
 	// it can be pinned, and take the place of what was published before
 	complete bool
+
+	// origin is where the flake comes from, if its reference does not say it
+	origin string
 
 	skipped   skipped
 	upstreams []*closure.Upstream
@@ -175,7 +179,7 @@ func (p *publisher) run(ctx context.Context) error {
 	roots = append(roots, p.skipped.roots...)
 	p.complete = rootsErr == nil
 	if p.cfg.DryRun {
-		p.report.pinned(p.publication(roots))
+		p.report.record(p.publication(roots))
 		return rootsErr
 	}
 	if err := p.upload(ctx, plan, base, roots); err != nil {
@@ -282,7 +286,7 @@ func (p *publisher) roots(ctx context.Context, wait func() (*index.Snapshot, err
 // discover evaluates the flake.
 func (p *publisher) discover(ctx context.Context) ([]discover.Output, error) {
 	end := p.stages.Start("discover")
-	endGroup := p.msg.Group("discovering the outputs of %s", p.cfg.Flake)
+	endGroup := p.msg.Group("discovering the outputs of %s", origin.Redact(p.cfg.Flake))
 	found, err := discover.Discover(ctx, p.nix, discover.Options{
 		Flake: p.cfg.Flake, Systems: p.cfg.Systems, Kinds: p.cfg.Kinds, Include: p.cfg.Include, Exclude: p.cfg.Exclude,
 		DenyUnfree: p.cfg.DenyUnfree, Floating: !p.cfg.DryRun, Logger: p.log,
@@ -292,6 +296,7 @@ func (p *publisher) discover(ctx context.Context) ([]discover.Output, error) {
 	if err != nil {
 		return nil, err
 	}
+	p.origin = p.flakeOrigin(ctx, found.Flake)
 	p.report.discovered(found)
 	for _, s := range found.Skipped {
 		if s.Reason.Failure() {

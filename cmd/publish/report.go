@@ -14,6 +14,7 @@ import (
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/internal/cli"
 	"github.com/org/nixoci-action/internal/hint"
+	"github.com/org/nixoci-action/internal/origin"
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/ui"
 	"github.com/org/nixoci-action/upload"
@@ -31,8 +32,10 @@ type report struct {
 	DryRun     bool     `json:"dryRun"`
 	PublicKeys []string `json:"publicKeys,omitempty"`
 	Flake      string   `json:"flake,omitempty"`
-	Systems    []string `json:"systems,omitempty"`
-	Upstreams  []string `json:"upstreams"`
+	// Origin is where the publication comes from, as it is recorded.
+	Origin    string   `json:"origin,omitempty"`
+	Systems   []string `json:"systems,omitempty"`
+	Upstreams []string `json:"upstreams"`
 
 	Outputs []outputReport `json:"outputs,omitempty"`
 	// Matrix is what --matrix plan has made.
@@ -153,7 +156,7 @@ const (
 )
 
 func (r *report) discovered(d discover.Result) {
-	r.Flake, r.Systems, r.revision = d.Flake.URL, d.Systems, d.Flake.Revision
+	r.Flake, r.Systems, r.revision = origin.Redact(d.Flake.URL), d.Systems, d.Flake.Revision
 	for _, s := range d.Skipped {
 		status := statusSkipped
 		if s.Reason.Failure() {
@@ -281,7 +284,10 @@ func (r *report) published(s *index.Snapshot, p index.Publication) {
 	r.History = s.History(p, history)
 }
 
-func (r *report) pinned(p index.Publication) { r.Pin, r.PinKeep = p.Pin, p.PinKeep }
+// record takes in what is recorded of the publication, or would be.
+func (r *report) record(p index.Publication) {
+	r.Origin, r.Pin, r.PinKeep = p.Origin, p.Pin, p.PinKeep
+}
 
 // adopted may be called again, for what was found later.
 func (r *report) adopted(a index.Adopted) {

@@ -11,6 +11,7 @@ import (
 	"github.com/org/nixoci-action/discover"
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/internal/ci"
+	"github.com/org/nixoci-action/internal/origin"
 )
 
 // selection tells apart what different jobs publish from the same branch: what
@@ -60,11 +61,11 @@ func kindNames(kinds []discover.Kind) []string {
 // locked is what pins a flake reference: a revision or a hash.
 var locked = regexp.MustCompile(`[0-9a-f]{40,}|sha256-[A-Za-z0-9+/=%]+`)
 
-// flakeName is a flake reference without what changes from run to run: a job
-// may publish two flakes of one branch.
+// flakeName is a flake reference without what changes from run to run, and
+// without credentials: a job may publish two flakes of one branch.
 func flakeName(flake, workspace string) string {
 	if rest, ok := strings.CutPrefix(flake, workspace); ok && workspace != "" {
 		flake = "." + rest
 	}
-	return locked.ReplaceAllString(flake, "*")
+	return locked.ReplaceAllString(origin.Redact(flake), "*")
 }
