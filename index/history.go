@@ -29,8 +29,9 @@ func (s *Snapshot) History(p Publication, n int) []Past {
 			elsewhere[r.label()] = true
 		}
 	}
+	own := p.line()
 	line := slices.DeleteFunc(s.Publications(), func(q Publication) bool {
-		return q.line() != p.line() || q.Time.Equal(p.Time) || q.Partial || slices.ContainsFunc(q.Roots, func(r Root) bool {
+		return q.line() != own || q.Time.Equal(p.Time) || q.Partial || slices.ContainsFunc(q.Roots, func(r Root) bool {
 			return !elsewhere[r.label()] && !s.hasRoot(r)
 		})
 	})

@@ -8,13 +8,15 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/org/nixoci-action/internal/origin"
 )
 
 // Retention says which publications keep what they published.
 //
-// Publications of one line replace each other: those with the same Ref (or,
-// without one, the same Flake), Systems and Selection, or with the same Ref and
-// Series. Publications in a row that have the same roots count as one: made when
+// Publications of one line replace each other: those with the same Origin, Ref
+// (or, without one, Flake), Systems and Selection, or with the same Series
+// instead of the last two. Publications in a row that have the same roots count as one: made when
 // the last was, and in the place of those before since the first was. One that
 // is partial takes the place of partial ones only.
 type Retention struct {
@@ -45,6 +47,10 @@ const DefaultDelay = 24 * time.Hour
 type Verdict struct {
 	Publication Publication
 	Keep        bool
+	// From is what it was published from, for people: "main", "tag v1", "pull
+	// request 12", a flake, a store path. It names the repository, too, where
+	// the publications come from several: "main in github.com/me/one".
+	From string
 	// Reason is for people: "newest of main", "main, replaced 2026-11-20".
 	Reason string
 	// Until is when it stops to be kept, or stopped; zero means never.
@@ -59,8 +65,15 @@ type Verdict struct {
 func (r Retention) Judge(pubs []Publication, unpinned []Unpin, now time.Time) []Verdict {
 	j := judgement{retention: r, now: now, verdicts: make([]Verdict, len(pubs))}
 	lines, pins := map[string][]int{}, map[string][]int{}
+	origins := map[string]bool{}
+	for _, p := range pubs {
+		if p.Ref != "" || p.Pin != "" {
+			origins[p.origin()] = true
+		}
+	}
+	j.several = len(origins) > 1
 	for i, p := range byTime(pubs) {
-		j.verdicts[i].Publication = p
+		j.verdicts[i].Publication, j.verdicts[i].From = p, j.source(p).name
 		lines[p.line()] = append(lines[p.line()], i)
 		if p.Pin != "" && !j.unpinned(p, unpinned) {
 			key := p.Pin + "\x00" + p.line()
@@ -96,22 +109,30 @@ func byTime(pubs []Publication) []Publication {
 	})
 }
 
+// origin is where the publication comes from, as far as that is certain. Older
+// programs did not record it, but the page of the run belongs to a repository.
+// Outside CI they recorded the flake as it was typed, which says nothing.
+func (p Publication) origin() string { return cmp.Or(p.Origin, origin.Run(p.RunURL)) }
+
 // line tells apart publications that do not replace each other.
 func (p Publication) line() string {
-	from := "ref " + p.Ref
+	from := []string{"ref " + p.Ref, p.origin()}
 	if p.Ref == "" {
-		from = "flake " + p.Flake
+		// Flake is the same as Origin, where a program that does not know
+		// Origin has dropped it
+		from = []string{"flake " + cmp.Or(p.Origin, p.Flake)}
 	}
 	if p.Series != "" {
-		return strings.Join([]string{from, "series " + p.Series}, "\x00")
+		return strings.Join(append(from, "series "+p.Series), "\x00")
 	}
-	return strings.Join([]string{from, strings.Join(slices.Sorted(slices.Values(p.Systems)), " "), p.Selection}, "\x00")
+	return strings.Join(append(from, strings.Join(slices.Sorted(slices.Values(p.Systems)), " "), p.Selection), "\x00")
 }
 
 // judgement is one run of Judge.
 type judgement struct {
 	retention Retention
 	now       time.Time
+	several   bool      // the publications come from several repositories
 	verdicts  []Verdict // by the publications' time
 }
 
@@ -167,7 +188,7 @@ func (j *judgement) line(gens []generation) {
 	if len(gens) == 0 {
 		return
 	}
-	source := parseSource(j.newest(gens[0]))
+	source := j.source(j.newest(gens[0]))
 	last := source.last(j.retention)
 	for i, g := range gens {
 		switch {
@@ -201,7 +222,7 @@ func date(t time.Time) string { return t.UTC().Format(time.DateOnly) }
 func (j *judgement) pin(gens []generation) {
 	newest := j.newest(gens[0])
 	for i, g := range gens[:min(len(gens), max(newest.PinKeep, 1))] {
-		reason := "pin " + newest.Pin
+		reason := "pin " + newest.Pin + j.where(newest)
 		if i > 0 {
 			reason += ", " + ordinal(i) + " newest"
 		}
@@ -210,6 +231,22 @@ func (j *judgement) pin(gens []generation) {
 			j.verdicts[v].Pinned = true
 		}
 	}
+}
+
+// where names the repository, where there are several.
+func (j *judgement) where(p Publication) string {
+	if o := p.origin(); j.several && o != "" {
+		return " in " + o
+	}
+	return ""
+}
+
+func (j *judgement) source(p Publication) source {
+	s := parseSource(p)
+	if p.Ref != "" { // else the name is the origin
+		s.name += j.where(p)
+	}
+	return s
 }
 
 // source is where a line comes from, as far as the rules differ.
@@ -250,7 +287,7 @@ func parseSource(p Publication) source {
 	if rest, ok := strings.CutPrefix(p.Ref, "refs/tags/"); ok {
 		return source{kind: fromTag, name: "tag " + rest}
 	}
-	return source{name: cmp.Or(p.Ref, p.Flake, rootNames(p.Roots))}
+	return source{name: cmp.Or(p.Ref, p.Origin, p.Flake, rootNames(p.Roots))}
 }
 
 // rootNames names store paths that were published by themselves.

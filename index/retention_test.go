@@ -30,6 +30,25 @@ func part(p Publication, systems ...string) Publication {
 	return p
 }
 
+// of makes p one of a repository, run one that an older program has recorded in
+// a run of the repository.
+func of(origin string, p Publication) Publication {
+	p.Origin = origin
+	return run(origin, p)
+}
+
+func run(origin string, p Publication) Publication {
+	p.RunURL = "https://" + origin + "/actions/runs/1"
+	return p
+}
+
+// folder makes a publication outside CI.
+func folder(flake, origin string, age float64, root string) Publication {
+	p := from("", age, root)
+	p.Flake, p.Origin = flake, origin
+	return p
+}
+
 func pinned(p Publication, name string, keep int) Publication {
 	p.Pin, p.PinKeep = name, keep
 	return p
@@ -153,6 +172,58 @@ func TestJudge(t *testing.T) {
 				with(from(main, 80, "d"), func(p *Publication) { p.Partial = true }),
 			},
 			want: []string{"-main, replaced 2026-08-23", "+newest of main", "-main, replaced 2026-09-12", "+newest of main"},
+		},
+		{
+			// each repository has a newest of each branch, tag and pin
+			name: "repositories", r: month,
+			pubs: []Publication{
+				of("github.com/me/one", from(main, 104, "a")), of("github.com/me/two", from(main, 103, "b")), of("github.com/me/two", from(main, 102, "c")),
+				of("github.com/me/one", from("refs/tags/v1", 101, "d")), of("github.com/me/two", from("refs/tags/v1", 100, "e")),
+				of("github.com/me/one", pinned(from(feature, 99, "f"), "prod", 1)), of("github.com/me/two", pinned(from(feature, 98, "g"), "prod", 1)),
+				of("github.com/me/two", pinned(from(feature, 97, "h"), "prod", 1)),
+				of("github.com/me/one", part(from(main, 96, "i"), "x", "y")), of("github.com/me/two", part(from(main, 95, "j"), "x")),
+				of("github.com/me/one", from("refs/pull/1/merge", 1, "k")), of("github.com/me/two", from("refs/pull/1/merge", 1, "l")),
+			},
+			want: []string{
+				"+newest of main in github.com/me/one", "-main in github.com/me/two, replaced 2026-08-21", "+newest of main in github.com/me/two",
+				"+tag v1 in github.com/me/one", "+tag v1 in github.com/me/two",
+				"+pin prod in github.com/me/one", "-feature/x in github.com/me/two, replaced 2026-08-26", "+pin prod in github.com/me/two",
+				"+newest of main in github.com/me/one", "+newest of main in github.com/me/two",
+				"+pull request 1 in github.com/me/one, published 2026-11-30, kept until 2026-12-07", "+pull request 1 in github.com/me/two, published 2026-11-30, kept until 2026-12-07",
+			},
+		},
+		{
+			// of what older programs recorded, the run's page tells the repository
+			name: "repositories, from before there was an origin", r: month,
+			pubs: []Publication{
+				run("github.com/me/one", from(main, 104, "a")), run("github.com/me/two", from(main, 103, "b")), from(main, 102, "c"),
+				of("github.com/me/one", from(main, 101, "d")), of("github.com/me/three", from(main, 100, "e")),
+				run("github.com/me/three", from(main, 99, "f")), from(main, 98, "g"),
+			},
+			want: []string{
+				"-main in github.com/me/one, replaced 2026-08-22", "+newest of main in github.com/me/two", "-main, replaced 2026-08-25",
+				"+newest of main in github.com/me/one", "-main in github.com/me/three, replaced 2026-08-24", "+newest of main in github.com/me/three", "+newest of main",
+			},
+		},
+		{
+			name: "one repository before and after there was an origin", r: month,
+			pubs: []Publication{run("github.com/me/one", from(main, 104, "a")), of("github.com/me/one", from(main, 103, "b"))},
+			want: []string{"-main, replaced 2026-08-20", "+newest of main"},
+		},
+		{
+			name: "flakes outside CI", r: month,
+			pubs: []Publication{
+				folder(".", "", 104, "a"), folder(".", "", 103, "b"), folder("github:me/one", "", 102, "c"),
+				folder("laptop:/home/me/one", "laptop:/home/me/one", 101, "d"), folder("laptop:/home/me/two", "laptop:/home/me/two", 100, "e"),
+				// an older program has merged segments, and dropped the origin
+				folder("laptop:/home/me/two", "", 99, "f"), folder(".", "", 98, "g"), folder("github:me/one", "", 97, "h"),
+				folder("github.com/me/one?dir=x", "github.com/me/one?dir=x", 96, "i"), of("github.com/me/one", from(main, 95, "j")),
+			},
+			want: []string{
+				"-., replaced 2026-08-20", "-., replaced 2026-08-25", "-github:me/one, replaced 2026-08-26",
+				"+newest of laptop:/home/me/one", "-laptop:/home/me/two, replaced 2026-08-24", "+newest of laptop:/home/me/two",
+				"+newest of .", "+newest of github:me/one", "+newest of github.com/me/one?dir=x", "+newest of main",
+			},
 		},
 		{
 			name: "systems in another order", r: month,
@@ -283,6 +354,7 @@ func TestJudgeAgainstTheRules(t *testing.T) {
 				Systems: []string{pick("a", "a", "b")}, Selection: pick("", "", "s"), Roots: []Root{{Path: pick("1", "2", "3")}},
 			}
 			p.Partial, p.Series = rng.IntN(4) == 0, pick("", "", "t")
+			p.Origin, p.RunURL = pick("", "", "h/o/one", "h/o/two"), pick("", "https://h/o/one/actions/runs/1", "https://h/o/two/-/jobs/2", "https://h/o/one")
 			if rng.IntN(4) == 0 {
 				p.Pin, p.PinKeep = pick("p", "q"), rng.IntN(4)
 			}
@@ -304,7 +376,7 @@ func TestJudgeAgainstTheRules(t *testing.T) {
 			t.Fatalf("seed %d, run %d: not in the order of time", seed, n)
 		}
 		for i, v := range verdicts {
-			if want := naiveKeep(r, sorted, i, unpinned); v.Keep != want {
+			if want := naiveKeep(r, sorted, i, unpinned, sameLine); v.Keep != want {
 				t.Fatalf("seed %d, run %d: publication %d of\n%s\n%+v %+v\nis kept: %v (%s), want %v", seed, n, i, listing(verdicts), r, unpinned, v.Keep, v.Reason, want)
 			}
 		}
@@ -318,21 +390,111 @@ func TestJudgeAgainstTheRules(t *testing.T) {
 func listing(vs []Verdict) string {
 	var b strings.Builder
 	for _, v := range vs {
-		fmt.Fprintf(&b, "%v %v %s %s %s %q %s %q %d: %v %s %v\n", v.Publication.Time, v.Publication.Systems, v.Publication.Ref, v.Publication.Flake,
+		fmt.Fprintf(&b, "%v %v %s %s %s %s %s %q %s %q %d: %v %s %v\n", v.Publication.Time, v.Publication.Systems, v.Publication.Ref, v.Publication.Flake, v.Publication.Origin, v.Publication.RunURL,
 			v.Publication.Selection, v.Publication.Series, v.Publication.Roots[0].Path, v.Publication.Pin, v.Publication.PinKeep, v.Keep, v.Reason, v.Until)
 	}
 	return b.String()
 }
 
+// sameBranch is what all publications were compared by that have no origin.
+func sameBranch(p, q Publication) bool {
+	return p.Ref == q.Ref && (p.Ref != "" || p.Flake == q.Flake) && p.Series == q.Series &&
+		(p.Series != "" || p.Systems[0] == q.Systems[0] && p.Selection == q.Selection)
+}
+
+func sameLine(p, q Publication) bool {
+	repository := map[string]string{"https://h/o/one/actions/runs/1": "h/o/one", "https://h/o/two/-/jobs/2": "h/o/two"}
+	if p.Ref != "" {
+		a, b := p.Origin, q.Origin
+		if a == "" {
+			a = repository[p.RunURL]
+		}
+		if b == "" {
+			b = repository[q.RunURL]
+		}
+		return a == b && sameBranch(p, q)
+	}
+	if p.Origin != "" {
+		p.Flake = p.Origin
+	}
+	if q.Origin != "" {
+		q.Flake = q.Origin
+	}
+	return sameBranch(p, q)
+}
+
+// What was kept before publications had an origin is kept: of publications that
+// older programs have recorded every root that was kept, and beside newer ones
+// all that these do not certainly replace.
+func TestJudgeKeepsWhatWasKept(t *testing.T) {
+	t.Parallel()
+	seed := uint64(time.Now().UnixNano())
+	rng := rand.New(rand.NewPCG(seed, 0))
+	pick := func(s ...string) string { return s[rng.IntN(len(s))] }
+	replaced := 0
+	for n := range 3000 {
+		r := Retention{Last: 1 + rng.IntN(3), Age: time.Duration(rng.IntN(20)) * time.Hour, PullRequests: time.Duration(rng.IntN(10)) * time.Hour}
+		var pubs []Publication
+		for i := range rng.IntN(25) {
+			p := Publication{
+				Time: noon.Add(time.Duration(i-30) * time.Hour), Ref: pick("refs/heads/main", "refs/pull/1/merge", "refs/tags/v1", ""), Flake: pick(".", "h/o/one"),
+				Systems: []string{"a"}, Selection: pick("", "s"), Series: pick("", "", "t"), Partial: rng.IntN(4) == 0,
+				RunURL: pick("", "https://h/o/one/actions/runs/1", "https://h/o/two/-/jobs/2"), Roots: []Root{{Path: pick("1", "2", "3", "4", "5", "6")}},
+			}
+			if rng.IntN(4) == 0 {
+				p.Pin, p.PinKeep = pick("p", "q"), 2
+			}
+			pubs = append(pubs, p)
+		}
+		kept := func(pubs []Publication) map[string]bool {
+			roots := map[string]bool{}
+			for _, v := range r.Judge(pubs, nil, noon) {
+				if v.Keep {
+					roots[v.Publication.Roots[0].Path] = true
+				}
+			}
+			return roots
+		}
+		after := kept(pubs)
+		for i, p := range pubs {
+			if naiveKeep(r, pubs, i, nil, sameBranch) && !after[p.Roots[0].Path] {
+				t.Fatalf("seed %d, run %d: %+v was kept\n%s", seed, n, p, listing(r.Judge(pubs, nil, noon)))
+			}
+		}
+		// another repository and another folder replace nothing of it
+		var others []Publication
+		for i, p := range pubs {
+			p.Time, p.Origin, p.RunURL, p.Roots = noon.Add(time.Duration(i)*time.Second), "h/o/other", pick("", "https://h/o/other/-/jobs/3"), []Root{{Path: "x" + pick("1", "2")}}
+			if p.Ref == "" {
+				p.Origin, p.Flake = "laptop:/x", "laptop:/x"
+			} else if rng.IntN(2) == 0 {
+				p.Origin = "" // by an older program
+				p.RunURL = "https://h/o/other/-/jobs/3"
+			}
+			others = append(others, p)
+		}
+		before, beside := kept(pubs), kept(slices.Concat(pubs, others))
+		for root := range before {
+			if !beside[root] {
+				t.Fatalf("seed %d, run %d: %s was kept before others came\n%s", seed, n, root, listing(r.Judge(slices.Concat(pubs, others), nil, noon)))
+			}
+		}
+		for i := range pubs { // but the same repository does
+			if !naiveKeep(r, slices.Concat(pubs, others), i, nil, sameLine) {
+				replaced++
+			}
+		}
+	}
+	if replaced == 0 {
+		t.Error("nothing was ever replaced")
+	}
+}
+
 // naiveKeep applies the rules to one publication, by looking at those after
 // it, without any grouping.
-func naiveKeep(r Retention, pubs []Publication, i int, unpinned []Unpin) bool {
+func naiveKeep(r Retention, pubs []Publication, i int, unpinned []Unpin, same func(p, q Publication) bool) bool {
 	p := pubs[i]
 	at := func(q Publication) time.Time { return time.UnixMicro(min(q.Time.UnixMicro(), noon.UnixMicro())) }
-	sameLine := func(q Publication) bool {
-		return p.Ref == q.Ref && (p.Ref != "" || p.Flake == q.Flake) && p.Series == q.Series &&
-			(p.Series != "" || p.Systems[0] == q.Systems[0] && p.Selection == q.Selection)
-	}
 	hasPin := func(q Publication) bool {
 		return q.Pin == p.Pin && !slices.ContainsFunc(unpinned, func(u Unpin) bool { return u.Name == q.Pin && !u.Time.Before(at(q)) })
 	}
@@ -341,7 +503,7 @@ func naiveKeep(r Retention, pubs []Publication, i int, unpinned []Unpin) bool {
 	later := func(counts func(Publication) bool) (changes []Publication, made time.Time, newest Publication) {
 		made, newest = at(p), p
 		for _, q := range pubs[i+1:] {
-			if !sameLine(q) || !counts(q) {
+			if !same(p, q) || !counts(q) {
 				continue
 			}
 			if q.Roots[0] != newest.Roots[0] {

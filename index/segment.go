@@ -48,7 +48,14 @@ type Header struct {
 // it should stay.
 type Publication struct {
 	Time time.Time `json:"time"`
-	// Flake is the flake reference as the user gave it, Revision the
+	// Origin names where it comes from, so that publications of two places
+	// with one branch or folder name do not take each other's place: in CI
+	// HOST/PATH of the repository that the job belongs to, outside CI the name
+	// of the flake's own repository or folder. It is compared and shown. Empty
+	// if Flake says it, or if nothing does.
+	Origin string `json:"origin,omitempty"`
+	// Flake is the flake reference as the user gave it, without credentials; or
+	// Origin, where it means another thing on another machine. Revision is the
 	// revision it was locked to, if it has one.
 	Flake    string `json:"flake,omitempty"`
 	Revision string `json:"revision,omitempty"`
@@ -87,7 +94,7 @@ type Unpin struct {
 func (p Publication) same(q Publication) bool {
 	return p.Flake == q.Flake && p.Revision == q.Revision && p.Ref == q.Ref &&
 		p.Selection == q.Selection && p.Series == q.Series && p.Partial == q.Partial && p.Pin == q.Pin && p.PinKeep == q.PinKeep &&
-		slices.Equal(p.Systems, q.Systems) && slices.Equal(p.Roots, q.Roots)
+		slices.Equal(p.Systems, q.Systems) && slices.Equal(p.Roots, q.Roots) && p.origin() == q.origin()
 }
 
 // Removal hides all copies of an entry, but none that was added later.

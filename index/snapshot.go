@@ -212,7 +212,8 @@ func (s *Snapshot) Publications() []Publication {
 // as p and was recorded at or after since, so that recording it again would
 // tell nobody anything.
 func (s *Snapshot) Published(p Publication, since time.Time) bool {
-	line := slices.DeleteFunc(s.Publications(), func(q Publication) bool { return q.line() != p.line() })
+	own := p.line()
+	line := slices.DeleteFunc(s.Publications(), func(q Publication) bool { return q.line() != own })
 	if len(line) == 0 {
 		return false
 	}

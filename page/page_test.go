@@ -196,7 +196,7 @@ func TestHostileText(t *testing.T) {
 	bads := []string{"javascript:alert(1)", "https://user:secret@ci.example.org/", "data:text/html,x", "//evil.example.org/x", "https://ci.example.org/\"><script>"}
 	for i, run := range bads {
 		f.publish(index.Publication{
-			Time: daysAgo(float64(i)), Ref: "refs/heads/" + bad + strconv.Itoa(i), Flake: bad, Revision: bad, RunURL: run, Systems: []string{bad}, Pin: bad,
+			Time: daysAgo(float64(i)), Ref: "refs/heads/" + bad + strconv.Itoa(i), Origin: bad, Flake: bad, Revision: bad, RunURL: run, Systems: []string{bad}, Pin: bad,
 			Roots: []index.Root{{Attr: bad, Path: e.Path.Base()}, {Attr: "x", Path: bad}, {Attr: "short", Path: "x"}},
 		}, map[bool][]index.Entry{true: {e}}[i == 0]...)
 	}

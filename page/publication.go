@@ -1,7 +1,6 @@
 package page
 
 import (
-	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -101,21 +100,6 @@ func (c *catalogue) keepers(of int32) []*publication {
 		}
 	}
 	return ps
-}
-
-// Branch is where it was published from, for people.
-func (p *publication) Branch() string {
-	ref := p.Publication.Ref
-	for prefix, kind := range map[string]string{"refs/heads/": "", "refs/tags/": "tag "} {
-		if name, ok := strings.CutPrefix(ref, prefix); ok {
-			return kind + name
-		}
-	}
-	if rest, ok := strings.CutPrefix(ref, "refs/pull/"); ok {
-		number, _, _ := strings.Cut(rest, "/")
-		return "pull request " + number
-	}
-	return cmp.Or(ref, p.Publication.Flake, "store paths")
 }
 
 // Run is the page of the CI run, or "" if it is no web page.

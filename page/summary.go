@@ -30,6 +30,7 @@ type Summary struct {
 type PublicationSummary struct {
 	Time     time.Time `json:"time"`
 	From     string    `json:"from"` // branch, tag, pull request or flake, for people
+	Origin   string    `json:"origin,omitempty"`
 	Flake    string    `json:"flake,omitempty"`
 	Ref      string    `json:"ref,omitempty"`
 	Revision string    `json:"revision,omitempty"`
@@ -166,7 +167,7 @@ func (c *catalogue) summary(i int32) PathSummary {
 func (p *publication) summary() PublicationSummary {
 	q := p.Publication
 	return PublicationSummary{
-		Time: p.Time(), From: p.Branch(), Flake: q.Flake, Ref: q.Ref, Revision: q.Revision, RunURL: q.RunURL, Systems: q.Systems, Pin: q.Pin,
+		Time: p.Time(), From: p.From, Origin: q.Origin, Flake: q.Flake, Ref: q.Ref, Revision: q.Revision, RunURL: q.RunURL, Systems: q.Systems, Pin: q.Pin,
 		Partial: q.Partial, Outputs: len(q.Roots), Reaches: p.Reached(), Keep: p.Keep, Reason: p.Reason, Until: p.Until,
 	}
 }

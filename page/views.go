@@ -389,7 +389,7 @@ func (p *Page) view(c *catalogue, l links, name string, query url.Values) (view,
 	case section == publicationName:
 		var page publicationPage
 		if page, ok = c.publication(l, id); ok {
-			v.Title = ui.Line(page.Branch()) + ", " + minute(page.Time())
+			v.Title = ui.Line(page.From) + ", " + minute(page.Time())
 		}
 		v.Page, v.Section = page, publicationsName
 	default:

@@ -18,6 +18,9 @@ type Job struct {
 	Ref string
 	// Revision is the commit.
 	Revision string
+	// Origin names the repository that the job belongs to, with the host of its
+	// forge: HOST/PATH, as package origin makes it.
+	Origin string
 	// RunURL is the page of the run or of the job.
 	RunURL string
 	// Workflow and Name tell the job apart from others that run for Ref. They

@@ -4,6 +4,8 @@ import (
 	"reflect"
 	"slices"
 	"testing"
+
+	"github.com/org/nixoci-action/internal/origin"
 )
 
 func env(pairs ...string) func(string) string {
@@ -49,36 +51,36 @@ func TestDetect(t *testing.T) {
 		{name: "nowhere", env: []string{"GITHUB_REPOSITORY", "o/r", "CI", "true", "GITHUB_REF", "x"}, hosts: []string{"ghcr.io"}},
 		{
 			name: "GitHub", env: onGitHub, cache: "ghcr.io/own/repo/nix-cache", hosts: []string{"ghcr.io"},
-			want: Job{System: "GitHub Actions", Ref: "refs/heads/main", Revision: "abc", RunURL: "https://github.com/Own/Repo/actions/runs/77", Workflow: "CI", Name: "build", Workspace: "/w", GitHubAPI: "https://api.github.com"},
+			want: Job{Origin: "github.com/Own/Repo", System: "GitHub Actions", Ref: "refs/heads/main", Revision: "abc", RunURL: "https://github.com/Own/Repo/actions/runs/77", Workflow: "CI", Name: "build", Workspace: "/w", GitHubAPI: "https://api.github.com"},
 		},
 		{
 			name: "GitHub Enterprise", env: with(onGitHub, "GITHUB_SERVER_URL", "https://ghe.example.org"), cache: "containers.ghe.example.org/own/repo/nix-cache", hosts: []string{"containers.ghe.example.org"},
-			want: Job{System: "GitHub Actions", Ref: "refs/heads/main", Revision: "abc", RunURL: "https://ghe.example.org/Own/Repo/actions/runs/77", Workflow: "CI", Name: "build", Workspace: "/w", GitHubAPI: "https://api.github.com"},
+			want: Job{Origin: "ghe.example.org/Own/Repo", System: "GitHub Actions", Ref: "refs/heads/main", Revision: "abc", RunURL: "https://ghe.example.org/Own/Repo/actions/runs/77", Workflow: "CI", Name: "build", Workspace: "/w", GitHubAPI: "https://api.github.com"},
 		},
 		{
 			name: "Gitea", env: with(onGitea, "GITHUB_REF", "refs/pull/3/head"), cache: "git.example.org/own/repo/nix-cache", hosts: []string{"git.example.org"},
-			want: Job{System: "Gitea Actions", Ref: "refs/pull/3/head", Revision: "abc", RunURL: "https://Git.example.org/Own/Repo/actions/runs/77", Workflow: "CI", Name: "build", Workspace: "/w"},
+			want: Job{Origin: "git.example.org/Own/Repo", System: "Gitea Actions", Ref: "refs/pull/3/head", Revision: "abc", RunURL: "https://Git.example.org/Own/Repo/actions/runs/77", Workflow: "CI", Name: "build", Workspace: "/w"},
 		},
 		{
 			name: "Gitea below a path", env: with(onGitea, "GITHUB_SERVER_URL", "https://example.org/git/"), cache: "example.org/own/repo/nix-cache", hosts: []string{"example.org"},
-			want: Job{System: "Gitea Actions", Ref: "refs/heads/main", Revision: "abc", RunURL: "https://example.org/git/Own/Repo/actions/runs/77", Workflow: "CI", Name: "build", Workspace: "/w"},
+			want: Job{Origin: "example.org/git/Own/Repo", System: "Gitea Actions", Ref: "refs/heads/main", Revision: "abc", RunURL: "https://example.org/git/Own/Repo/actions/runs/77", Workflow: "CI", Name: "build", Workspace: "/w"},
 		},
 		{
 			name: "Forgejo", env: onForgejo, cache: "http://git.example.org:3000/own/repo/nix-cache", hosts: []string{"git.example.org:3000"},
-			want: Job{System: "Forgejo Actions", Ref: "refs/heads/main", Revision: "abc", RunURL: "http://git.example.org:3000/Own/Repo/actions/runs/5", Workflow: "CI", Name: "build", Workspace: "/w"},
+			want: Job{Origin: "git.example.org:3000/Own/Repo", System: "Forgejo Actions", Ref: "refs/heads/main", Revision: "abc", RunURL: "http://git.example.org:3000/Own/Repo/actions/runs/5", Workflow: "CI", Name: "build", Workspace: "/w"},
 		},
 		{
 			name: "GitLab, branch", env: onGitLab, cache: "registry.example.org:5050/group/project/nix-cache", hosts: []string{"registry.example.org:5050", "ghcr.io"},
-			want: Job{System: "GitLab CI", Ref: "refs/heads/feature/x", Revision: "abc", RunURL: "https://gitlab.example.org/Group/Project/-/jobs/9", Name: "build 1/2", Workspace: "/builds/p"},
+			want: Job{Origin: "gitlab.example.org/Group/Project", System: "GitLab CI", Ref: "refs/heads/feature/x", Revision: "abc", RunURL: "https://gitlab.example.org/Group/Project/-/jobs/9", Name: "build 1/2", Workspace: "/builds/p"},
 		},
 		{
 			name: "GitLab, tag", env: with(onGitLab, "CI_COMMIT_REF_NAME", "v1", "CI_COMMIT_TAG", "v1", "CI_COMMIT_BRANCH", ""), cache: "registry.example.org:5050/group/project/nix-cache", hosts: []string{"registry.example.org:5050", "ghcr.io"},
-			want: Job{System: "GitLab CI", Ref: "refs/tags/v1", Revision: "abc", RunURL: "https://gitlab.example.org/Group/Project/-/jobs/9", Name: "build 1/2", Workspace: "/builds/p"},
+			want: Job{Origin: "gitlab.example.org/Group/Project", System: "GitLab CI", Ref: "refs/tags/v1", Revision: "abc", RunURL: "https://gitlab.example.org/Group/Project/-/jobs/9", Name: "build 1/2", Workspace: "/builds/p"},
 		},
 		{
 			name: "GitLab, merge request", env: with(onGitLab, "CI_PIPELINE_SOURCE", "merge_request_event", "CI_MERGE_REQUEST_IID", "12", "CI_COMMIT_BRANCH", "", "CI_MERGE_REQUEST_REF_PATH", "refs/merge-requests/12/merge"),
 			cache: "registry.example.org:5050/group/project/nix-cache", hosts: []string{"registry.example.org:5050", "ghcr.io"},
-			want: Job{System: "GitLab CI", Ref: "refs/merge-requests/12/head", Revision: "abc", RunURL: "https://gitlab.example.org/Group/Project/-/jobs/9", Name: "build 1/2", Workspace: "/builds/p"},
+			want: Job{Origin: "gitlab.example.org/Group/Project", System: "GitLab CI", Ref: "refs/merge-requests/12/head", Revision: "abc", RunURL: "https://gitlab.example.org/Group/Project/-/jobs/9", Name: "build 1/2", Workspace: "/builds/p"},
 		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -97,6 +99,10 @@ func TestDetect(t *testing.T) {
 			got.Registries, got.cache = nil, ""
 			if !reflect.DeepEqual(got, tc.want) {
 				t.Errorf("got %+v, want %+v", got, tc.want)
+			}
+			// what older programs have recorded says the same
+			if run := origin.Run(got.RunURL); run != got.Origin {
+				t.Errorf("the run's page %s belongs to %q, want %q", got.RunURL, run, got.Origin)
 			}
 		})
 	}

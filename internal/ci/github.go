@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"net/url"
 	"strings"
+
+	"github.com/org/nixoci-action/internal/origin"
 )
 
 const (
@@ -42,7 +44,8 @@ func github(getenv func(string) string) Job {
 // actions reads what GitHub, Gitea and Forgejo have in common.
 func actions(getenv func(string) string) Job {
 	return Job{
-		Ref: getenv("GITHUB_REF"), Revision: getenv("GITHUB_SHA"),
+		Origin: repository(serverURL(getenv), getenv("GITHUB_REPOSITORY")),
+		Ref:    getenv("GITHUB_REF"), Revision: getenv("GITHUB_SHA"),
 		Workflow: getenv("GITHUB_WORKFLOW"), Name: getenv("GITHUB_JOB"), Workspace: getenv("GITHUB_WORKSPACE"),
 	}
 }
@@ -61,6 +64,14 @@ func (j *Job) setCache(own Registry, repository string) {
 
 func serverURL(getenv func(string) string) string {
 	return strings.TrimRight(getenv("GITHUB_SERVER_URL"), "/")
+}
+
+// repository names a repository of a server; "" if one of them is not known.
+func repository(server, path string) string {
+	if path == "" {
+		return ""
+	}
+	return origin.URL(server + "/" + path)
 }
 
 // runURL is the page of the run whose number a variable has.

@@ -6,6 +6,7 @@ import "strings"
 // https://docs.gitlab.com/ci/variables/predefined_variables/
 func gitlab(getenv func(string) string) Job {
 	j := Job{
+		Origin: repository(strings.TrimRight(getenv("CI_SERVER_URL"), "/"), getenv("CI_PROJECT_PATH")),
 		System: "GitLab CI", Revision: getenv("CI_COMMIT_SHA"), RunURL: getenv("CI_JOB_URL"),
 		Name: getenv("CI_JOB_NAME"), Workspace: getenv("CI_PROJECT_DIR"),
 	}

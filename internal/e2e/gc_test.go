@@ -118,7 +118,7 @@ func TestCollect(t *testing.T) {
 			t.Errorf("unpinned: got %q removed\n%s", c.removed(), c.stderr)
 		}
 		text := w.gc(cache, "--dry-run", "--retention", "0s", "--delay", "0s", "--unpin", "production")
-		if text.code != 0 || !strings.Contains(text.stdout, "to remove: 3 of ") || !strings.Contains(text.stdout, "newest of "+flake) || !strings.Contains(text.stderr, "nothing else uses the cache") {
+		if text.code != 0 || !strings.Contains(text.stdout, "to remove: 3 of ") || !strings.Contains(text.stdout, ":"+flake) || !strings.Contains(text.stderr, "nothing else uses the cache") {
 			t.Errorf("the plan for people: got %d\n%s\n%s", text.code, text.stdout, text.stderr)
 		}
 

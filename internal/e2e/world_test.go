@@ -122,6 +122,7 @@ type result struct {
 	Paths    []pathResult
 	LeftOut  []pathResult
 	Failures []struct{ Path, Error string }
+	Matrix   struct{ Include []matrixJob }
 
 	code   int
 	stderr string

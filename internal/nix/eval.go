@@ -50,6 +50,9 @@ func (c *Client) Eval(ctx context.Context, expr string, opts EvalOptions) (json.
 type Flake struct {
 	// Original is the reference that was asked for.
 	Original string
+	// Resolved is Original, looked up in the registry of flakes if it is a name
+	// there. It is not locked.
+	Resolved string
 	// URL is the reference as far as Nix can lock it.
 	URL string
 	// StorePath is the flake's source in the store, if Nix copied it there, or
@@ -90,6 +93,7 @@ func (c *Client) FlakeMetadata(ctx context.Context, ref string) (Flake, error) {
 func parseFlake(raw []byte) (Flake, error) {
 	var m struct {
 		OriginalURL  string `json:"originalUrl"`
+		ResolvedURL  string `json:"resolvedUrl"`
 		URL          string `json:"url"`
 		Path         string `json:"path"`
 		LastModified int64  `json:"lastModified"`
@@ -108,7 +112,7 @@ func parseFlake(raw []byte) (Flake, error) {
 	}
 	l := m.Locked
 	return Flake{
-		Original: m.OriginalURL, URL: m.URL, StorePath: m.Path, Dir: l.Dir, Revision: l.Rev,
+		Original: m.OriginalURL, Resolved: m.ResolvedURL, URL: m.URL, StorePath: m.Path, Dir: l.Dir, Revision: l.Rev,
 		Dirty:   l.DirtyRev != "" || l.Type == "git" && l.Rev == "",
 		NarHash: l.NarHash, LastModified: m.LastModified,
 		HasInputs: len(m.Locks.Nodes) > 1, // one is the flake itself

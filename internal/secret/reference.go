@@ -1,6 +1,8 @@
 package secret
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"net/url"
 	"strings"
 )
@@ -17,9 +19,21 @@ func Named(name string) bool {
 	return false
 }
 
+// public are the parameters of flake references, none of which is a secret.
+var public = map[string]bool{
+	"dir": true, "ref": true, "rev": true, "narHash": true, "host": true, "submodules": true, "shallow": true, "allRefs": true,
+	"exportIgnore": true, "lfs": true, "lastModified": true, "revCount": true, "unpack": true, "name": true, "verifyCommit": true,
+	"keytype": true, "publicKey": true, "publicKeys": true, hidden: true,
+}
+
+// hidden is the parameter that stands for those that nobody knows.
+const hidden = "hidden"
+
 // Reference returns a flake reference, or another URL, without the secrets that
-// it has in it, and these: a password, a user without one (of HTTP it may be a
-// token), and parameters with the name of a secret.
+// it may have in it, and these: a password, a user without one (of HTTP it may be
+// a token), and parameters that are not those of a flake. A short hash stands for
+// the latter, because they may choose what a server sends, but for those with the
+// name of a secret. What has none of these is returned as it is.
 func Reference(ref string) (clean string, secrets []string) {
 	rest, query, hasQuery := strings.Cut(ref, "?")
 	scheme, address, isURL := strings.Cut(rest, "://")
@@ -41,14 +55,21 @@ func Reference(ref string) (clean string, secrets []string) {
 			rest += "/" + path
 		}
 	}
-	var kept []string
+	var kept, unknown []string
 	for _, p := range strings.Split(query, "&") {
 		name, value, _ := strings.Cut(p, "=")
-		if plain, err := url.QueryUnescape(name); err == nil && (Named(plain) || strings.EqualFold(plain, "sig") || strings.HasSuffix(strings.ToUpper(plain), "SIGNATURE")) {
-			secrets = append(secrets, forms(value)...)
+		if public[name] || p == "" {
+			kept = append(kept, p)
 			continue
 		}
-		kept = append(kept, p)
+		secrets = append(secrets, forms(value)...)
+		if plain, err := url.QueryUnescape(name); err != nil || !Named(plain) && !strings.EqualFold(plain, "sig") && !strings.HasSuffix(strings.ToUpper(plain), "SIGNATURE") {
+			unknown = append(unknown, p)
+		}
+	}
+	if len(unknown) > 0 {
+		sum := sha256.Sum256([]byte(strings.Join(unknown, "&")))
+		kept = append(kept, hidden+"="+hex.EncodeToString(sum[:4]))
 	}
 	if query = strings.Join(kept, "&"); hasQuery && query != "" {
 		rest += "?" + query

@@ -184,10 +184,15 @@ func TestReference(t *testing.T) {
 		{ref: "https://h.example/x.tgz?X-Amz-Signature=abc&sig=d%2Fe", want: "https://h.example/x.tgz", secrets: []string{"abc", "d%2Fe", "d/e"}},
 		{ref: "https://u:p@h.example", want: "https://h.example", secrets: []string{"p"}},
 		{ref: "https://h.example/@x:y", want: "https://h.example/@x:y"},
+		{ref: "https://h.example/x?id=1&dir=d", want: "https://h.example/x?dir=d&hidden=d9fc91d4", secrets: []string{"1"}},
+		{ref: "git+file:///a/b?submodules=1&allRefs=1&rev=0123", want: "git+file:///a/b?submodules=1&allRefs=1&rev=0123"},
 	} {
 		got, secrets := Reference(tc.ref)
 		if got != tc.want || !reflect.DeepEqual(secrets, tc.secrets) {
 			t.Errorf("%s: got %s, %q, want %s, %q", tc.ref, got, secrets, tc.want, tc.secrets)
+		}
+		if again, more := Reference(got); again != got || len(more) > 0 {
+			t.Errorf("%s: %s became %s, %q", tc.ref, got, again, more)
 		}
 	}
 }

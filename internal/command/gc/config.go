@@ -70,7 +70,7 @@ func parseConfig(args []string, getenv func(string) string) (config, error) {
 	f.Int(&c.KeepLast, "keep-last", fallback.Last, "`NUMBER` of publications kept for ever, of each branch and of each selection that is published from it")
 	f.Strings(&c.Branches, "branch", nil, "`GLOB` for the branches to which --keep-last applies; publications of others are kept for the --retention (default: all branches)")
 	f.Duration(&c.PRRetention, "pr-retention", fallback.PullRequests, "`TIME` for which the publications of a pull request or a merge queue are kept")
-	f.Strings(&c.Unpin, "unpin", nil, "`NAME` of a pin to end")
+	f.Strings(&c.Unpin, "unpin", nil, "`NAME` of a pin to end, in all repositories")
 	f.String(&c.Flake, "flake", "", "keep the outputs of the `FLAKE` as well: a folder or any flake reference; it is evaluated, not built (default: no flake)")
 	f.Strings(&c.Systems, "system", nil, "`SYSTEM` for which the flake's outputs are kept (default: those in the cache, and this machine's)")
 	f.Strings(&kinds, "kinds", nil, "`KINDS` of the flake's outputs to keep, separated by commas (default: all but hydraJobs)")

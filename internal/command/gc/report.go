@@ -85,6 +85,7 @@ type pathReport struct {
 
 type publicationReport struct {
 	Time     time.Time `json:"time"`
+	Origin   string    `json:"origin,omitempty"`
 	Flake    string    `json:"flake,omitempty"`
 	Revision string    `json:"revision,omitempty"`
 	Ref      string    `json:"ref,omitempty"`
@@ -211,7 +212,7 @@ func (r *report) publications(verdicts []index.Verdict) {
 	for _, v := range verdicts {
 		p := v.Publication
 		one := publicationReport{
-			Time: p.Time.UTC(), Flake: p.Flake, Revision: p.Revision, Ref: p.Ref, RunURL: p.RunURL, Systems: p.Systems, Pin: p.Pin,
+			Time: p.Time.UTC(), Origin: p.Origin, Flake: p.Flake, Revision: p.Revision, Ref: p.Ref, RunURL: p.RunURL, Systems: p.Systems, Pin: p.Pin,
 			Roots: len(p.Roots), Keep: v.Keep, Reason: v.Reason,
 		}
 		if !v.Until.IsZero() {

@@ -11,7 +11,7 @@ import (
 	"github.com/org/nixoci-action/internal/secret"
 )
 
-// publication is the record of this run. Where it runs is known in CI only.
+// publication is the record of this run.
 func (p *publisher) publication(roots []root) index.Publication {
 	pub := index.Publication{
 		Time: time.Now().UTC().Truncate(time.Millisecond), Flake: p.printable(p.cfg.Flake),
@@ -30,7 +30,12 @@ func (p *publisher) publication(roots []root) index.Publication {
 		pub.Pin, pub.PinKeep = p.cfg.Pin, p.cfg.PinKeep
 	}
 	job := ci.Detect(p.getenv)
-	pub.Ref, pub.RunURL = p.redact(job.Ref), p.printable(job.RunURL)
+	pub.Origin, pub.Ref, pub.RunURL = job.Origin, p.redact(job.Ref), p.printable(job.RunURL)
+	if pub.Origin == "" && p.origin != "" {
+		// Flake, too: programs that do not know Origin drop it when they merge
+		// segments, and tell apart by Flake
+		pub.Origin, pub.Flake = p.origin, p.origin
+	}
 	if pub.Revision == "" {
 		pub.Revision = job.Revision
 	}

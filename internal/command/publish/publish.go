@@ -42,6 +42,9 @@ type publisher struct {
 	// it can be pinned, and take the place of what was published before
 	complete bool
 
+	// origin is where the flake comes from, if its reference does not say it
+	origin string
+
 	skipped   skipped
 	upstreams []*closure.Upstream
 	extras    extras
@@ -189,7 +192,7 @@ func (p *publisher) run(ctx context.Context) error {
 	roots = append(roots, p.skipped.roots...)
 	p.complete = rootsErr == nil
 	if p.cfg.DryRun {
-		p.report.pinned(p.publication(roots))
+		p.report.record(p.publication(roots))
 		return rootsErr
 	}
 	if err := p.upload(ctx, plan, base, roots); err != nil {
@@ -306,6 +309,7 @@ func (p *publisher) discover(ctx context.Context) ([]discover.Output, error) {
 	if err != nil {
 		return nil, err
 	}
+	p.origin = p.flakeOrigin(ctx, found.Flake)
 	found.Flake.URL = p.printable(found.Flake.URL)
 	p.report.discovered(found)
 	for _, s := range found.Skipped {

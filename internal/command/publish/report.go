@@ -32,8 +32,10 @@ type report struct {
 	DryRun     bool     `json:"dryRun"`
 	PublicKeys []string `json:"publicKeys,omitempty"`
 	Flake      string   `json:"flake,omitempty"`
-	Systems    []string `json:"systems,omitempty"`
-	Upstreams  []string `json:"upstreams"`
+	// Origin is where the publication comes from, as it is recorded.
+	Origin    string   `json:"origin,omitempty"`
+	Systems   []string `json:"systems,omitempty"`
+	Upstreams []string `json:"upstreams"`
 
 	Outputs []outputReport `json:"outputs,omitempty"`
 	// Matrix is what --matrix plan has made.
@@ -287,7 +289,10 @@ func (r *report) published(s *index.Snapshot, p index.Publication) {
 	r.History = s.History(p, history)
 }
 
-func (r *report) pinned(p index.Publication) { r.Pin, r.PinKeep = p.Pin, p.PinKeep }
+// record takes in what is recorded of the publication, or would be.
+func (r *report) record(p index.Publication) {
+	r.Origin, r.Pin, r.PinKeep = p.Origin, p.Pin, p.PinKeep
+}
 
 // adopted may be called again, for what was found later.
 func (r *report) adopted(a index.Adopted) {

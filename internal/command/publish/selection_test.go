@@ -40,6 +40,10 @@ func TestSelection(t *testing.T) {
 		{name: "a job", c: config{Flake: "/work/repo/config"}, env: actions, want: "flake=.%2Fconfig&job=build&workflow=CI+%26+more"},
 		{name: "not in Actions", c: config{Flake: "/work/repo/config"}, env: actions[2:]},
 		{
+			name: "credentials", c: config{Flake: "git+https://me:s3cret@host/o/r?ref=x"}, env: actions[:2],
+			want: "flake=git%2Bhttps%3A%2F%2Fhost%2Fo%2Fr%3Fref%3Dx&job=&workflow=",
+		},
+		{
 			name: "a revision", c: config{Flake: "github:o/r/" + strings.Repeat("0a", 20) + "?dir=x&narHash=sha256-ab%2Bc=&y=z"}, env: actions[:2],
 			want: "flake=github%3Ao%2Fr%2F%2A%3Fdir%3Dx%26narHash%3D%2A%26y%3Dz&job=&workflow=",
 		},

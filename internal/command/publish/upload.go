@@ -237,7 +237,7 @@ func (p *publisher) close(ctx context.Context, w *index.Writer, base *index.Snap
 		p.msg.Warn(fmt.Errorf("not pinned as %s, because not all of it is published; what was pinned before stays", p.cfg.Pin))
 	}
 	pub := p.publication(roots)
-	p.report.pinned(pub)
+	p.report.record(pub)
 	record := &pub
 	if base.Published(pub, time.Now().Add(-index.PinAfter)) {
 		record = nil

@@ -1,0 +1,55 @@
+package index
+
+import (
+	"fmt"
+	"testing"
+	"time"
+)
+
+// Publications of two repositories that say the same otherwise are two, also
+// after segments were merged, and also where only the run tells them apart.
+func TestMergingKeepsRepositoriesApart(t *testing.T) {
+	t.Parallel()
+	repo := newMemory()
+	app := newEntry(t, repo, "app")
+	same := pub(9, map[string]Entry{"app": app})
+	record(t, repo, of("h/o/new-one", same), app)
+	record(t, repo, of("h/o/new-two", same))
+	record(t, repo, run("h/o/one", same))
+	record(t, repo, run("h/o/two", same))
+	for i := range 20 {
+		record(t, repo, from(fmt.Sprintf("refs/heads/%d", i), 8, app.Path.Base()))
+	}
+	s := sweep(t, repo)
+	if n := len(s.Segments()); n > 12 {
+		t.Errorf("got %d segments: none were merged", n)
+	}
+	origins := map[string]int{}
+	for _, p := range s.Publications() {
+		origins[p.origin()]++
+	}
+	for _, o := range []string{"h/o/new-one", "h/o/new-two", "h/o/one", "h/o/two"} {
+		if origins[o] != 1 {
+			t.Errorf("got %d publications of %s, want 1", origins[o], o)
+		}
+	}
+}
+
+// What one repository has published is nothing that another has.
+func TestPublishedByAnother(t *testing.T) {
+	t.Parallel()
+	repo := newMemory()
+	app := newEntry(t, repo, "app")
+	p := pub(1, map[string]Entry{"app": app})
+	s := record(t, repo, of("h/o/one", p), app)
+	since := p.Time.Add(-time.Hour)
+	if !s.Published(of("h/o/one", p), since) || !s.Published(run("h/o/one", p), since) {
+		t.Error("it counts as new to its own repository")
+	}
+	if s.Published(of("h/o/two", p), since) || s.Published(run("h/o/two", p), since) || s.Published(p, since) {
+		t.Error("it counts as published by another repository")
+	}
+	if past := s.History(of("h/o/two", p), 9); len(past) != 1 {
+		t.Errorf("got the history %v of a repository that has none", past)
+	}
+}
