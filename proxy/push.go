@@ -39,7 +39,13 @@ type PushOptions struct {
 	Secrets *secret.Set
 	// Keys sign what is pushed.
 	Keys signing.Keys
-	// RequireSignatures refuses what none of the cache's keys has signed.
+	// TrustedKeys are public keys, "name:base64", whose signatures count beside
+	// those of Keys. Without any key, the signatures of the keys that the cache
+	// names decide which of two builds it keeps, and nothing else.
+	TrustedKeys []string
+	// RequireSignatures refuses what neither Keys nor TrustedKeys have signed:
+	// without any key, everything. What only the cache names as its keys does not
+	// count, because whoever can write to it can add his.
 	RequireSignatures bool
 	// Series is the name under which newer pushes take the place of older
 	// ones; empty means by the names of their packages.
@@ -58,6 +64,7 @@ type push struct {
 	opts     PushOptions
 	log      *slog.Logger
 	tokens   [][sha256.Size]byte
+	trusted  []string // public keys, our own and those that were given
 	group    *index.Group
 	spools   *spools
 	decoders chan struct{}
@@ -93,6 +100,7 @@ func newPush(s *Server, o PushOptions) *push {
 	for _, t := range o.Tokens {
 		p.tokens = append(p.tokens, sha256.Sum256([]byte(t)))
 	}
+	p.trusted, _ = o.Keys.Trusted(o.TrustedKeys) // what is no key signs nothing
 	p.session.pushed = map[string][]string{}
 	p.group = o.Cache.NewGroup(index.GroupOptions{
 		Base:   s.fresh,

@@ -155,8 +155,8 @@ func (p *push) putRealisation(w http.ResponseWriter, r *http.Request, name strin
 	if !ok || e.Path.Base() != base {
 		return 0, &refusal{http.StatusConflict, "the realisation is " + base + ", which the cache does not have; copy that first"}
 	}
-	if p.opts.RequireSignatures && !signing.SignedBy(p.s.Config().PublicKeys, real.Fingerprint(base), real.Signatures) {
-		return 0, &refusal{http.StatusForbidden, "the realisation of " + base + " is not signed by a key of the cache, or not for itself alone"}
+	if p.opts.RequireSignatures && !signing.SignedBy(p.trusted, real.Fingerprint(base), real.Signatures) {
+		return 0, &refusal{http.StatusForbidden, "the realisation of " + base + " is not signed by a key that the proxy trusts, or not for itself alone"}
 	}
 	if old, of, ok := p.s.realisation(real); ok && of.Path != e.Path {
 		p.log.Info("a realisation was pushed that the cache has as another path; it keeps that", "path", e.Path.String(), "has", of.Path.String())
@@ -164,15 +164,14 @@ func (p *push) putRealisation(w http.ResponseWriter, r *http.Request, name strin
 	} else if ok { // what it has is not signed again
 		real.Signatures = append(slices.Clone(old.Signatures), real.Signatures...)
 	}
+	if real.Signatures, err = p.opts.Keys.Sign(real.Fingerprint(base), real.Signatures); err != nil {
+		return 0, err
+	}
 	rs := []index.Realisation{real}
 	if _, output, ok := strings.Cut(real.ID, "!"); ok && strings.HasSuffix(e.Deriver, ".drv") && !p.opts.RequireSignatures {
-		// the same for Nix since 2.35, as publish does
+		// The same for Nix since 2.35, as publish does. It is not signed: the
+		// client has not said it, and anybody may have written the deriver.
 		rs = append(rs, index.Realisation{Drv: e.Deriver, Output: output})
-	}
-	for i := range rs {
-		if rs[i].Signatures, err = p.opts.Keys.Sign(rs[i].Fingerprint(base), rs[i].Signatures); err != nil {
-			return 0, err
-		}
 	}
 	if now := e; !now.Realise(rs...) {
 		return http.StatusOK, nil

@@ -98,6 +98,10 @@ func TestPushExtras(t *testing.T) {
 		if !ok || len(r.Signatures) != 1 || !signing.SignedBy([]string{public}, r.Fingerprint(out.base()), r.Signatures) {
 			t.Errorf("the realisation has the signatures %q", r.Signatures)
 		}
+		// whose deriver that is, the client has not said
+		if r, _, ok := s.realisation(index.Realisation{Drv: testDrv, Output: "out"}); !ok || len(r.Signatures) != 0 {
+			t.Errorf("by the derivation: got %v, the signatures %q", ok, r.Signatures)
+		}
 		if st := s.status().Pushed; st.Extras != 4 || st.Paths != 2 || st.Refused != 3 {
 			t.Errorf("got %+v, want a listing, two logs and a realisation", st)
 		}
@@ -203,14 +207,16 @@ func TestPushExtrasRefuses(t *testing.T) {
 // unseen.
 func TestPushRealisationSignatures(t *testing.T) {
 	repo := openRepo(t, "oci:"+t.TempDir())
-	keys, _ := newKeys(t, "cache-1")
+	keys, public := newKeys(t, "cache-1")
 	s := newPushServer(t, repo, func(o *Options) { o.Push.Keys = keys })
 	p := newPushed(t, "p", index.CompressionNone, []byte("p"))
 	if w := copyTo(s, p); w.Code != http.StatusCreated || !s.push.settle(context.Background(), true, time.Minute) {
 		t.Fatalf("got %d, %s", w.Code, w.Body)
 	}
-	strict := newPushServer(t, repo, func(o *Options) { o.Push.RequireSignatures = true })
+	strict := newPushServer(t, repo, func(o *Options) { o.Push.RequireSignatures, o.Push.TrustedKeys = true, []string{public} })
 	path, doc := realisationOf(testRealisation, p)
+	none := newPushServer(t, repo, func(o *Options) { o.Push.RequireSignatures = true }) // the cache names the key
+	refused(t, request(none, http.MethodPut, path, []byte(doc)), 403, "not signed")
 	refused(t, request(strict, http.MethodPut, path, []byte(doc)), 403, "not signed")
 	r := index.Realisation{ID: testRealisation}
 	sigs, err := keys.Sign(r.Fingerprint(p.base()), nil)

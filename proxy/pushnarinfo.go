@@ -128,11 +128,8 @@ func (p *push) addition(ctx context.Context, text, hashPart string, held *listin
 
 // sign checks an entry's signatures and adds the server's.
 func (p *push) sign(e *index.Entry) (err error) {
-	if keys := p.s.Config().PublicKeys; p.opts.RequireSignatures && !signing.SignedBy(keys, e.Fingerprint(), e.Signatures) {
-		if len(keys) == 0 {
-			return &refusal{http.StatusForbidden, "the cache has no public key yet, and takes signed paths only; publish once with --sign-key-file"}
-		}
-		return &refusal{http.StatusForbidden, fmt.Sprintf("%s is not signed by a key of the cache; sign it with `nix store sign`", e.Path.Base())}
+	if p.opts.RequireSignatures && !signing.SignedBy(p.trusted, e.Fingerprint(), e.Signatures) {
+		return &refusal{http.StatusForbidden, fmt.Sprintf("%s is not signed by a key that the proxy trusts; sign it with `nix store sign`", e.Path.Base())}
 	}
 	e.Signatures, err = p.opts.Keys.Sign(e.Fingerprint(), e.Signatures)
 	return err
@@ -144,7 +141,10 @@ func (p *push) renew(a *index.Addition, old index.Entry) *index.Addition {
 	now := a.Entry
 	if old.Fingerprint() != now.Fingerprint() {
 		// another build of the same derivation, with other contents
-		keys := p.s.Config().PublicKeys
+		keys := p.trusted
+		if len(keys) == 0 {
+			keys = p.s.Config().PublicKeys
+		}
 		if len(keys) == 0 || signing.SignedBy(keys, old.Fingerprint(), old.Signatures) || !signing.SignedBy(keys, now.Fingerprint(), now.Signatures) {
 			p.log.Info("a path was pushed that the cache has with other contents; it keeps those", "path", now.Path.String())
 			return nil

@@ -77,11 +77,7 @@ func TestExtras(t *testing.T) {
 	t.Parallel()
 	caches(t, func(t *testing.T, cache string) {
 		w := newWorld(t)
-		for i, v := range w.Vars {
-			if strings.HasPrefix(v, "NIX_CONFIG=") {
-				w.Vars[i] += "extra-experimental-features = ca-derivations\n"
-			}
-		}
+		w.addConf("extra-experimental-features = ca-derivations\n")
 		w.Vars = append(w.Vars, "NIXOCI_PASSWORD=correct-horse-battery", "NIXOCI_USERNAME=nobody")
 		text := extrasFlake("one")
 		first := w.publish(cache, "--flake", w.flake(text))

@@ -19,6 +19,7 @@ import (
 	"github.com/nix-community/go-nix/pkg/nixbase32"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/internal/nix/nixtest"
 	"github.com/org/nixoci-action/internal/registrytest"
 )
 
@@ -48,6 +49,27 @@ func (w *world) chain(prefix string, sizes ...int) []string {
 		w.Fatalf("registering paths: %v\n%s", err, out)
 	}
 	return paths
+}
+
+// pushToken is what the pushing clients of a world know.
+const pushToken = "0b8d3c1f6a5e4d7c9b2a1f0e8d7c6b5a"
+
+// signPushes returns the flags of a proxy that signs what is pushed, and gives
+// Nix the token for it.
+func (w *world) signPushes() []string {
+	w.Helper()
+	nixtest.Write(w, w.Dir, "push-tokens", pushToken+"\n", "netrc", "machine 127.0.0.1 login any password "+pushToken+"\n")
+	w.addConf("netrc-file = " + filepath.Join(w.Dir, "netrc") + "\n")
+	return []string{"--allow-push", "--sign-key-file", w.keyFile, "--push-token-file", filepath.Join(w.Dir, "push-tokens")}
+}
+
+// addConf adds lines to the configuration of the world's Nix.
+func (w *world) addConf(lines string) {
+	for i, v := range w.Vars {
+		if strings.HasPrefix(v, "NIX_CONFIG=") {
+			w.Vars[i] += lines
+		}
+	}
 }
 
 // tryCopyTo runs nix copy --to.
@@ -95,7 +117,7 @@ func TestPush(t *testing.T) {
 		w := newWorld(t)
 		first := w.add("first", "first")
 		w.publish(cache, first...) // so that the cache is for this test's store
-		conf := w.startProxy(cache, 2, "--allow-push", "--sign-key-file", w.keyFile)
+		conf := w.startProxy(cache, 2, w.signPushes()...)
 		url := substituter(conf)
 		sent := 0
 		for _, how := range []string{"", "?compression=zstd", "?compression=none", "?compression=bzip2", "?compression=gzip"} {
@@ -170,7 +192,7 @@ func TestPushIsKilled(t *testing.T) {
 	addr := l.Addr().String()
 	l.Close()
 	dir := t.TempDir()
-	p := &pusher{w: w, args: []string{"--cache", cache, "--listen", addr, "--cache-dir", dir, "--allow-push", "--sign-key-file", w.keyFile}}
+	p := &pusher{w: w, args: append([]string{"--cache", cache, "--listen", addr, "--cache-dir", dir}, w.signPushes()...)}
 	p.start()
 	t.Cleanup(func() { p.kill() })
 	warm := time.Now()

@@ -16,14 +16,10 @@ func TestPushExtras(t *testing.T) {
 	t.Parallel()
 	caches(t, func(t *testing.T, cache string) {
 		w := newWorld(t)
-		for i, v := range w.Vars {
-			if strings.HasPrefix(v, "NIX_CONFIG=") {
-				w.Vars[i] += "extra-experimental-features = ca-derivations\n"
-			}
-		}
+		w.addConf("extra-experimental-features = ca-derivations\n")
 		w.publish(cache, w.add("first", "first")...) // so that the cache is for this test's store
 		flake := "path:" + w.flake(extrasFlake("one"))
-		conf := w.startProxy(cache, 2, "--allow-push", "--sign-key-file", w.keyFile)
+		conf := w.startProxy(cache, 2, w.signPushes()...)
 		url := substituter(conf)
 		var built result
 		attrs := []string{"plain", "multi", "multi.dev", "nasty", "symbols", "ca", "ca.dev"}

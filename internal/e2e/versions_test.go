@@ -64,11 +64,7 @@ func TestEveryVersionOfNix(t *testing.T) {
 // newLab publishes with that version.
 func newLab(t *testing.T, v nixtest.Version) *lab {
 	l := &lab{world: newWorldIn(t, v.New(t)), cache: inDistribution(t)}
-	for i, v := range l.Vars {
-		if strings.HasPrefix(v, "NIX_CONFIG=") {
-			l.Vars[i] += "extra-experimental-features = ca-derivations\n"
-		}
-	}
+	l.addConf("extra-experimental-features = ca-derivations\n")
 	// part of a log that must not be published
 	l.Vars = append(l.Vars, "NIXOCI_PASSWORD=correct-horse-battery", "NIXOCI_USERNAME=nobody")
 	l.flake = l.publish(l.cache, "--flake", l.world.flake(extrasFlake("one")))
@@ -77,6 +73,7 @@ func newLab(t *testing.T, v nixtest.Version) *lab {
 	}
 	// the paths of add are content-addressed, and would need no signature
 	l.big = l.chain("big", 3_000_000)[0]
+	l.Nix(l, l.Dir, "store", "sign", "--key-file", l.keyFile, l.big) // nobody has built it
 	l.publish(l.cache, l.big)
 	l.conf = l.proxy(l.cache)
 	l.url = substituter(l.conf)
@@ -241,7 +238,7 @@ func (l *lab) authenticates() {
 }
 
 func (l *lab) copiesTo() {
-	conf := l.startProxy(l.cache, 2, "--allow-push", "--sign-key-file", l.keyFile)
+	conf := l.startProxy(l.cache, 2, l.signPushes()...)
 	sent := 0
 	for _, compression := range []string{"xz", "zstd"} {
 		paths := l.chain(compression, 2000, 700_000, 300)

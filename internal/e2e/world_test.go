@@ -102,6 +102,9 @@ type result struct {
 		Paths             int
 		NarSize, FileSize int64
 	}
+	Unsigned struct{ Paths int }
+
+	UnsignedPaths       []string
 	Committed, Repeated int
 	Adopted             struct {
 		Paths            int

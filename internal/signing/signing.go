@@ -3,6 +3,7 @@
 package signing
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -98,6 +99,28 @@ func (ks Keys) Sign(fingerprint string, sigs []string) ([]string, error) {
 // Signed reports whether sigs has a valid signature of every key.
 func (ks Keys) Signed(fingerprint string, sigs []string) bool {
 	return !slices.ContainsFunc(ks, func(k signature.SecretKey) bool { return !signedBy(k.ToPublicKey(), fingerprint, sigs) })
+}
+
+// Trusted returns the public halves of ks, and the public keys given, each
+// "name:base64" and each once: the keys whose signatures count for a signer. Its
+// error names every one of given that is no public key.
+func (ks Keys) Trusted(given []string) ([]string, error) {
+	trusted := ks.PublicKeys()
+	var errs []error
+	for _, k := range given {
+		if _, err := signature.ParsePublicKey(k); err != nil || strings.HasPrefix(k, ":") || strings.ContainsAny(k, " \t\r\n") {
+			name, _, ok := strings.Cut(k, ":")
+			if !ok {
+				name = "what has no name" // it could be a secret
+			}
+			errs = append(errs, hint.Wrap(fmt.Errorf("%s is no public key", name), "a public key is NAME:BASE64, as `nix key convert-secret-to-public` prints it"))
+			continue
+		}
+		if !slices.Contains(trusted, k) {
+			trusted = append(trusted, k)
+		}
+	}
+	return trusted, errors.Join(errs...)
 }
 
 // SignedBy reports whether sigs has a valid signature of one of the public

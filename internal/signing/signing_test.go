@@ -80,3 +80,18 @@ func TestLoadErrorsShowNoKey(t *testing.T) {
 		}
 	}
 }
+
+func TestTrusted(t *testing.T) {
+	own, given := newKey(t, "own-1"), newKey(t, "given-1")
+	a, b := own.ToPublicKey().String(), given.ToPublicKey().String()
+	if got, err := (Keys{own}).Trusted([]string{b, a, b}); err != nil || strings.Join(got, " ") != a+" "+b {
+		t.Errorf("got %v, %v; want each key once", got, err)
+	}
+	_, err := Keys(nil).Trusted([]string{b, "", "x", ":y", given.String(), b + " " + a})
+	if err == nil || strings.Count(err.Error(), "\n") != 4 {
+		t.Fatalf("got %v, want five errors", err)
+	}
+	if strings.Contains(err.Error(), given.String()[len("given-1:"):]) {
+		t.Errorf("the error shows a secret: %v", err)
+	}
+}

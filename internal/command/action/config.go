@@ -15,6 +15,7 @@ import (
 	"github.com/org/nixoci-action/internal/cli"
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/secret"
+	"github.com/org/nixoci-action/internal/signing"
 )
 
 // config is what the inputs ask for. What is for another command to understand
@@ -57,6 +58,9 @@ func parseConfig(getenv func(string) string) (config, error) {
 		errs = append(errs, fmt.Errorf("input on-error: %q is neither fail nor warn", c.text["on-error"]))
 	}
 	errs = append(errs, c.checkMatrix())
+	if _, err := signing.Keys(nil).Trusted(strings.Fields(c.text["trusted-keys"])); err != nil {
+		errs = append(errs, fmt.Errorf("input trusted-keys: %w", err))
+	}
 	if s := c.text["deadline"]; s != "" {
 		var err error
 		if c.deadline, err = cli.ParseDuration(s); err == nil && c.deadline == 0 {

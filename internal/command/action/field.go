@@ -28,6 +28,7 @@ var inputs = []field{
 	{name: "skip-cached", fallback: "true", about: "`false` to build or fetch also those outputs that the cache or an upstream cache has already", variable: "NIXOCI_SKIP_CACHED", to: "publish"},
 	{name: "exclude-paths", about: "globs over names of store paths, one a line: leave these out, and what refers to them", variable: "NIXOCI_EXCLUDE_PATH", to: "publish", list: true},
 	{name: "signing-key", about: "secret key to sign with, from a secret", variable: "NIX_SIGNING_KEY", to: "publish"},
+	{name: "trusted-keys", about: "public keys, one a line, that the job trusts beside the `signing-key`; what they have signed it substitutes and signs", variable: "NIXOCI_TRUSTED_KEY", to: "publish", list: true},
 	{name: "token", fallback: "${{ github.token }}", about: "token for ghcr.io or the forge's own registry; with `username`, password for the cache's registry"},
 	{name: "username", about: "user at the cache's registry; not needed for ghcr.io and the forge's own, nor after a docker login"},
 	{name: "jobs", about: "uploads at a time; by default twice the processors, at least 4", variable: "NIXOCI_JOBS", to: "publish"},
@@ -49,7 +50,7 @@ var inputs = []field{
 
 var outputs = []field{
 	{name: "cache", about: "the cache"},
-	{name: "public-key", about: "the cache's public keys, separated by spaces"},
+	{name: "public-key", about: "the public keys that the job trusts for the cache, separated by spaces"},
 	{name: "substituter", about: "URL of the cache as a substituter, up to the end of the job"},
 	{name: "outputs", about: "the flake's outputs as JSON: a list of objects with `attr`, `system`, `status`, `paths`"},
 	{name: "matrix", about: "with `matrix: plan`, the matrix as JSON; empty if there is nothing to build"},

@@ -49,7 +49,7 @@ func FuzzSummary(f *testing.F) {
 	summaries := func(a, b string) (texts []string) {
 		at := time.Unix(1_700_000_000, 0)
 		r := publishReport{
-			Status: "partly", Error: "of " + b + "t0ken-123", PublicKeys: []string{b}, Closure: total{1, 2, 3}, Excluded: total{1, 2, 3},
+			Status: "partly", Error: "of " + b + "t0ken-123", PublicKeys: []string{b}, Closure: total{1, 2, 3}, Excluded: total{1, 2, 3}, Unsigned: total{1, 2, 3}, OtherKeys: []string{a, b},
 			Outputs: []outputReport{
 				{Attr: a, Status: "failed", Reason: "r" + b, Message: "m" + b + "c2VjcmV0", FailedDrv: a, Log: "l" + a + "k:c2VjcmV0"},
 				{Attr: "x" + a, Status: "skipped", Reason: b, Message: a},

@@ -22,6 +22,8 @@ type publishReport struct {
 	New        total
 	Uploaded   total
 	Reused     total
+	Unsigned   total
+	OtherKeys  []string
 	Pin        string
 	Stored     *total
 	History    []past

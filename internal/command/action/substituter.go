@@ -102,13 +102,19 @@ func (s *session) startProxy(ctx context.Context) error {
 func (s *session) proxyLog() string { return filepath.Join(s.state.Dir, "proxy.log") }
 func (s *session) confFile() string { return filepath.Join(s.state.Dir, "nix.conf") }
 
-// publicKeys are the cache's, and those of the step's own secret keys.
+// publicKeys are the keys that the job's Nix is to trust: those of the step's
+// own secret keys and those it was given. Only without any are they those that
+// the cache names, where whoever can write to it can put his: what such a job
+// takes from the cache, nobody signs.
 func (s *session) publicKeys(ctx context.Context) ([]string, error) {
 	own, err := signing.Load(nil, s.cfg.text["signing-key"])
 	if err != nil {
 		return nil, err
 	}
-	keys := own.PublicKeys()
+	keys, err := own.Trusted(strings.Fields(s.cfg.text["trusted-keys"]))
+	if err != nil || len(keys) > 0 {
+		return keys, err
+	}
 	status, body, err := s.ask(ctx, http.MethodGet, "/public-key")
 	if err != nil {
 		return nil, err

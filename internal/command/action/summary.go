@@ -47,6 +47,7 @@ func (s *session) publishSummary(r *publishReport, ofJob bool) string {
 	if r.Closure.Paths > 0 {
 		b.WriteString(totals(r) + "\n")
 	}
+	b.WriteString(notSigned(r))
 	title := "Largest new paths"
 	if r.DryRun {
 		title = "Largest paths to upload"
@@ -248,6 +249,19 @@ func totals(r *publishReport) string {
 		rows = append(rows, row("<b>uploaded</b>", r.Uploaded))
 	}
 	return table(header, true, append(rows, row("all together", r.Closure)))
+}
+
+// notSigned warns of paths that are published without the job's signature.
+func notSigned(r *publishReport) string {
+	if r.Unsigned.Paths == 0 {
+		return ""
+	}
+	by := ""
+	if len(r.OtherKeys) > 0 {
+		by = " Some are signed by " + literal(cut(ui.Few(r.OtherKeys), maxCell)) + "."
+	}
+	return fmt.Sprintf("> [!WARNING]\n> %s not signed: they were substituted or copied here, and no trusted key has signed them.%s The input `trusted-keys` takes public keys to trust.\n\n",
+		ui.Count(r.Unsigned.Paths, "path"), by)
 }
 
 // largest is a table of the largest paths for which want is true.

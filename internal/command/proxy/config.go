@@ -8,8 +8,10 @@ import (
 	"time"
 
 	"github.com/org/nixoci-action/internal/cli"
+	"github.com/org/nixoci-action/internal/hint"
 	"github.com/org/nixoci-action/internal/httpd"
 	"github.com/org/nixoci-action/internal/registry"
+	"github.com/org/nixoci-action/internal/signing"
 	"github.com/org/nixoci-action/proxy"
 )
 
@@ -38,6 +40,7 @@ type config struct {
 	tokenFile  string
 	keyFiles   []string
 	keyText    string // secret
+	trusted    []string
 	requireSig bool
 	series     string
 
@@ -69,7 +72,7 @@ var Command = &cli.Command{
 		nixoci proxy --allow 'ghcr.io/my-org/*/nix-cache'
 		nixoci proxy --cache localhost:5000/x/y --listen 127.0.0.1:0 --upstream https://cache.nixos.org
 		curl -X POST http://127.0.0.1:37515/_refresh
-		nixoci proxy --allow-push --sign-key-file ~/.config/nixoci/key.secret & nix copy --to 'http://127.0.0.1:37515?compression=zstd' ./result`,
+		nixoci proxy --allow-push & nix copy --to 'http://127.0.0.1:37515?compression=zstd' ./result`,
 	Environment: slices.Concat([]cli.Variable{
 		{Name: "NIX_SIGNING_KEY", Usage: "with --allow-push, secret signing keys themselves, one a line, in addition to --sign-key-file"},
 	}, cli.Tokens, cli.Login, theirVariables),
@@ -100,8 +103,9 @@ func parseConfig(args []string, getenv func(string) string) (config, error) {
 	f.Choice(&c.upstreamNARs, "upstream-nars", []string{string(proxy.RedirectNARs), string(proxy.StreamNARs)}, "`HOW` clients get what an upstream has: redirect sends them there, stream passes it on, for clients that reach only the proxy")
 	f.Bool(&c.allowPush, "allow-push", "let nix copy --to write to the cache, from this machine only unless there is a --push-token-file")
 	f.String(&c.tokenFile, "push-token-file", "", "the `FILE` with the tokens, one a line, of which clients must give one to push, as the password in netrc; it is asked for on this machine, too")
-	f.Strings(&c.keyFiles, "sign-key-file", nil, "a `FILE` with a secret key to sign with what is pushed")
-	f.Bool(&c.requireSig, "require-signatures", "take only what is signed by one of the cache's keys already when it is pushed")
+	f.Strings(&c.keyFiles, "sign-key-file", nil, "a `FILE` with a secret key to sign with what is pushed; it needs a --push-token-file")
+	f.Strings(&c.trusted, "trusted-key", nil, "public `KEY`, NAME:BASE64, whose signatures count with --allow-push, beside those of --sign-key-file")
+	f.Bool(&c.requireSig, "require-signatures", "take only what is signed by a key of --trusted-key or --sign-key-file already when it is pushed")
 	f.String(&c.series, "push-series", "", "`NAME` of a series of pushes: the newer ones take the place of the older ones, whatever packages they have (default: by the names of the packages)")
 	f.Choice(&c.page, "page", []string{pageAuto, pageOn, pageOff}, "the `WORD` that says who gets the page about the cache at /: auto shows it where --listen is a loopback address, on everywhere, off nowhere")
 	rest, err := f.Parse(args)
@@ -119,7 +123,7 @@ func parseConfig(args []string, getenv func(string) string) (config, error) {
 		c.caches = []string{cache}
 	}
 	if c.keyText = getenv("NIX_SIGNING_KEY"); !c.allowPush {
-		c.keyText = "" // it may be there for publish
+		c.keyText, c.trusted = "", nil // they may be there for publish
 	}
 	// the variable is publish's too, where "none" switches the default off
 	c.upstream = slices.DeleteFunc(slices.Clone(c.upstream), func(s string) bool { return s == "none" })
@@ -180,6 +184,18 @@ func (c *config) validate() error {
 	}
 	if !c.allowPush && (c.tokenFile != "" || c.requireSig || c.series != "") {
 		errs = append(errs, errors.New("--push-token-file, --require-signatures and --push-series need --allow-push"))
+	}
+	keys := len(c.keyFiles) > 0 || c.keyText != ""
+	if c.allowPush && keys && c.tokenFile == "" {
+		errs = append(errs, hint.Wrap(errors.New("--allow-push with a signing key needs --push-token-file: without a token the proxy would sign whatever reaches it, also through a web server in front of it"),
+			"put a token into a file and name it with --push-token-file: make one with `openssl rand -hex 32`; or push without --sign-key-file and NIX_SIGNING_KEY"))
+	}
+	if c.requireSig && !keys && len(c.trusted) == 0 {
+		errs = append(errs, hint.Wrap(errors.New("--require-signatures needs a key to check with: those that the cache names can be written by everybody who can write to it"),
+			"give the public key of whoever signs with --trusted-key"))
+	}
+	if _, err := signing.Keys(nil).Trusted(c.trusted); err != nil {
+		errs = append(errs, fmt.Errorf("--trusted-key: %w", err))
 	}
 	return errors.Join(errs...)
 }

@@ -30,6 +30,8 @@ func env(pairs ...string) func(string) string {
 	}
 }
 
+const testPublicKey = "a-1:nU/nheBrtBOFA5txd4mLVAiotpi/gXpqIjXM5Ftg/2g="
+
 func TestConfig(t *testing.T) {
 	home := []string{"HOME", "/home/u"}
 	fallback := config{
@@ -109,12 +111,21 @@ func TestConfig(t *testing.T) {
 		{name: "no home, no cache", err: "HOME"},
 		{
 			name: "push", env: append(home, "NIX_SIGNING_KEY", "k"),
-			args: []string{"--allow-push", "--push-token-file", "t", "--sign-key-file", "a", "--sign-key-file", "b", "--require-signatures", "--push-series", "s"},
+			args: []string{"--allow-push", "--push-token-file", "t", "--sign-key-file", "a", "--sign-key-file", "b", "--require-signatures", "--push-series", "s", "--trusted-key", testPublicKey},
 			want: with(func(c *config) {
 				c.allowPush, c.tokenFile, c.keyFiles, c.keyText, c.requireSig, c.series = true, "t", []string{"a", "b"}, "k", true, "s"
+				c.trusted = []string{testPublicKey}
 			}),
 		},
-		{name: "a key for publish", env: append(home, "NIX_SIGNING_KEY", "k"), want: fallback},
+		{name: "keys for publish", env: append(home, "NIX_SIGNING_KEY", "k", "NIXOCI_TRUSTED_KEY", testPublicKey), want: fallback},
+		{
+			name: "push by everybody", env: append(home, "NIX_SIGNING_KEY", "k"), args: []string{"--allow-push", "--refresh", "1ms"},
+			err: "--allow-push with a signing key needs --push-token-file|--refresh 1ms",
+		},
+		{name: "push by everybody, a key file", env: home, args: []string{"--allow-push", "--sign-key-file", "k", "--require-signatures"}, err: "needs --push-token-file"},
+		{name: "push without a key", env: home, args: []string{"--allow-push"}, want: with(func(c *config) { c.allowPush = true })},
+		{name: "signatures of nobody", env: home, args: []string{"--allow-push", "--require-signatures"}, err: "--require-signatures needs a key to check with"},
+		{name: "no public key", env: home, args: []string{"--allow-push", "--trusted-key", "x:y", "--trusted-key", "S3CRET"}, err: "--trusted-key: x is no public key|has no name"},
 		{name: "push to several", args: []string{"--cache", "oci:/a", "--cache", "oci:/b", "--allow-push"}, env: home, err: "--allow-push needs one --cache"},
 		{name: "push to any", args: []string{"--allow", "**", "--allow-push"}, env: home, err: "--allow-push needs one --cache"},
 		{name: "no push", env: home, args: []string{"--require-signatures"}, err: "need --allow-push"},

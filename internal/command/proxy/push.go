@@ -55,7 +55,7 @@ func (o *opener) pushOptions(ctx context.Context, idx *index.Cache, cache string
 		o.msg.Warn(fmt.Errorf("nothing can be pushed until the registry answers: %w", err))
 	}
 	return &proxy.PushOptions{
-		Cache: idx, Repository: repo, Dir: dir, Tokens: tokens, Keys: keys, Secrets: o.secrets,
+		Cache: idx, Repository: repo, Dir: dir, Tokens: tokens, Keys: keys, TrustedKeys: o.trusted, Secrets: o.secrets,
 		RequireSignatures: o.requireSig, Series: o.series, MaxBlobSize: registry.MaxBlobSize(cache),
 	}, nil
 }

@@ -159,11 +159,15 @@ func (s *skipped) beside(plan *closure.Plan) []closure.Decision {
 }
 
 // lookup returns the entry on which a publish relies. What was found before a
-// long build may be gone from the index since; repeating it brings it back.
-func (p *publisher) lookup(base *index.Snapshot, hashPart string) (index.Entry, bool) {
-	e, ok := base.Lookup(hashPart)
-	if !ok && p.skipped.base != nil {
-		e, ok = p.skipped.base.Lookup(hashPart)
+// long build may be gone from the index since, or be something else that our keys
+// have not signed: then it is lost, and repeating it brings it back.
+func (p *publisher) lookup(base *index.Snapshot, hashPart string) (e index.Entry, lost, ok bool) {
+	e, ok = base.Lookup(hashPart)
+	if p.skipped.base == nil || ok && p.keys.Signed(e.Fingerprint(), e.Signatures) {
+		return e, false, ok
 	}
-	return e, ok
+	if old, found := p.skipped.base.Lookup(hashPart); found && (!ok || p.keys.Signed(old.Fingerprint(), old.Signatures)) {
+		return old, true, true
+	}
+	return e, false, ok
 }

@@ -6,12 +6,14 @@ import (
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/nix-community/go-nix/pkg/narinfo/signature"
 
 	"github.com/org/nixoci-action/closure"
 	"github.com/org/nixoci-action/discover"
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/internal/nix"
 	"github.com/org/nixoci-action/internal/registry"
+	"github.com/org/nixoci-action/internal/signing"
 	"github.com/org/nixoci-action/internal/storepath"
 )
 
@@ -138,5 +140,53 @@ func TestSkippedOutlivesCollection(t *testing.T) {
 	}
 	if e, ok := s.Lookup(old.Path.HashPart); !ok || e.NAR.Blob != old.NAR.Blob || e.NAR.Blob == (v1.Hash{}) {
 		t.Errorf("got %+v, %v, want the entry back", e, ok)
+	}
+}
+
+// What was found signed before a long build, and is something else since, is put
+// back as it was. Nothing of what took its place is signed.
+func TestSkippedOutlivesLies(t *testing.T) {
+	t.Parallel()
+	secret, _, err := signature.GenerateKeypair("ours-1", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys := signing.Keys{secret}
+	repo := open(t)
+	lib := indexed(t, repo, "a", "lib")
+	whole := indexed(t, repo, "b", "whole", lib.Path.Base())
+	for _, e := range []*index.Entry{&lib, &whole} {
+		if e.Signatures, err = keys.Sign(e.Fingerprint(), nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := filled(t, repo, time.Hour, lib, whole)
+	lie := whole
+	lie.References, lie.Signatures = nil, nil
+	now := filled(t, repo, time.Hour, lie)
+	if e, _ := now.Lookup(whole.Path.HashPart); len(e.References) != 0 {
+		t.Fatalf("got %+v, want the lie", e)
+	}
+	c := index.Open(repo, index.Options{Settle: time.Millisecond})
+	p := &publisher{cache: c, keys: keys, trusted: keys.PublicKeys(), skipped: skipped{base: before, decisions: []closure.Decision{{
+		Path: &closure.Path{PathInfo: nix.PathInfo{Path: whole.Path.String(), NarHash: whole.NarHash, NarSize: whole.NarSize, References: []string{lib.Path.String()}}, Store: whole.Path},
+		Kind: closure.KindInCache,
+	}}}}
+	w, err := c.NewWriter(now, index.WriterOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.repeat(t.Context(), w, p.skipped.decisions, now); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := w.Close(t.Context(), nil); err != nil || r.Committed != 1 {
+		t.Fatalf("got %+v, %v", r, err)
+	}
+	s, err := c.Sweep(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e, _ := s.Lookup(whole.Path.HashPart); e.Fingerprint() != whole.Fingerprint() || !keys.Signed(e.Fingerprint(), e.Signatures) {
+		t.Errorf("got %s, %v; want it as it was signed", e.Fingerprint(), e.Signatures)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/org/nixoci-action/discover"
 	"github.com/org/nixoci-action/internal/cli"
 	"github.com/org/nixoci-action/internal/registry"
+	"github.com/org/nixoci-action/internal/signing"
 )
 
 // config is what the command line and the environment ask for.
@@ -40,6 +41,7 @@ type config struct {
 	DenyUnfree   bool
 	KeyFiles     []string
 	KeyText      string // secret
+	TrustedKeys  []string
 	Compression  string
 	Level        int
 	CompatIndex  string // compatAuto, compatOn or compatOff
@@ -109,6 +111,7 @@ func parseConfig(args []string, getenv func(string) string) (config, error) {
 	f.Int(&c.PinKeep, "pin-keep", 1, "`NUMBER` of publications that --pin keeps under its name")
 	f.String(&c.Series, "series", "", "`NAME` of a series of publications of store paths: the newer ones take the place of the older ones, whatever packages they have (default: by the names of the packages)")
 	f.Strings(&c.KeyFiles, "sign-key-file", nil, "`FILE` with a secret key to sign with; keep it outside of the flake's folder")
+	f.Strings(&c.TrustedKeys, "trusted-key", nil, "public `KEY`, NAME:BASE64, beside those of --sign-key-file: what was not built here is signed only if one of them has signed it")
 	f.Choice(&c.Compression, "compression", []string{"zstd", "xz", "none"}, "`HOW` to compress NARs: zstd, xz or none")
 	f.Int(&c.Level, "compression-level", 3, "zstd's compression level, `1..22`")
 	f.Choice(&c.CompatIndex, "compat-index", []string{compatAuto, compatOn, compatOff}, "`WHETHER` nixcache-oci's proxy can use the cache, too: on or off from now on, or auto for as it was")
@@ -239,6 +242,9 @@ func (c *config) validate() error {
 	}
 	if c.Jobs < 0 {
 		errs = append(errs, fmt.Errorf("--jobs %d is negative", c.Jobs))
+	}
+	if _, err := signing.Keys(nil).Trusted(c.TrustedKeys); err != nil {
+		errs = append(errs, fmt.Errorf("--trusted-key: %w", err))
 	}
 	errs = append(errs, c.validateMatrix())
 	if err := registry.Check(c.Cache); err != nil {

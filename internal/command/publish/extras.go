@@ -9,7 +9,6 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/org/nixoci-action/closure"
 	"github.com/org/nixoci-action/discover"
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/internal/nix"
@@ -137,8 +136,10 @@ func (p *publisher) readLog(ctx context.Context, drv string) []byte {
 	return p.secrets.Redact(log)
 }
 
-// realisations makes those of an entry, signed.
-func (p *publisher) realisations(e *index.Entry) error {
+// realise adds to an entry which outputs it is, by what the local store says, and
+// reports whether that changes it. What was built here is signed. A realisation
+// that came from elsewhere is not: Nix takes those from substituters unseen.
+func (p *publisher) realise(e *index.Entry, info *nix.PathInfo) (changed bool, err error) {
 	for _, r := range p.extras.realised[e.Path.HashPart] {
 		rs := []index.Realisation{}
 		if r.ID != "" {
@@ -149,49 +150,26 @@ func (p *publisher) realisations(e *index.Entry) error {
 		// computes another path of what refers to itself; since then Nix refuses
 		// that one, and does not build.
 		old := r.Drv == "" && slices.Contains(e.References, e.Path.Base())
-		if drv := cmp.Or(r.Drv, e.Deriver); strings.HasSuffix(drv, ".drv") && !old {
+		if drv := cmp.Or(r.Drv, path.Base(info.Deriver)); strings.HasSuffix(drv, ".drv") && !old {
 			rs = append(rs, index.Realisation{Drv: drv, Output: r.Output})
 		}
 		for i := range rs {
-			var err error
-			if rs[i].Signatures, err = p.keys.Sign(rs[i].Fingerprint(e.Path.Base()), nil); err != nil {
-				return err
+			fingerprint := rs[i].Fingerprint(e.Path.Base())
+			if info.Ultimate {
+				if rs[i].Signatures, err = p.keys.Sign(fingerprint, nil); err != nil {
+					return false, err
+				}
 			}
 			if err := rs[i].Validate(); err != nil {
 				p.log.Warn("a realisation is not published", "path", e.Path.String(), "error", err)
 				rs[i] = index.Realisation{}
 			}
 		}
-		e.Realise(slices.DeleteFunc(rs, func(r index.Realisation) bool { return r.ID == "" && r.Drv == "" })...)
+		rs = slices.DeleteFunc(rs, func(r index.Realisation) bool { return r.ID == "" && r.Drv == "" })
+		changed = e.Realise(rs...) || changed
 	}
-	return nil
-}
-
-// addRealisations gives paths that the cache has the realisations that it
-// lacks.
-func (p *publisher) addRealisations(ctx context.Context, w *index.Writer, plan *closure.Plan, base *index.Snapshot) error {
-	for _, d := range plan.Decisions {
-		if d.Kind != closure.KindInCache || p.extras.realised[d.Path.Store.HashPart] == nil {
-			continue
-		}
-		e, ok := base.Lookup(d.Path.Store.HashPart)
-		if !ok || e.NarHash != d.Path.NarHash {
-			continue
-		}
-		before := e.Realisations
-		if d.Path.Deriver != "" && e.Deriver == "" {
-			e.Deriver = path.Base(d.Path.Deriver)
-		}
-		if err := p.realisations(&e); err != nil {
-			return err
-		}
-		if len(e.Realisations) == len(before) {
-			continue
-		}
-		p.report.Repeated++
-		if err := w.Add(ctx, e); err != nil {
-			return err
-		}
+	if changed && e.Deriver == "" && info.Deriver != "" {
+		e.Deriver = path.Base(info.Deriver)
 	}
-	return nil
+	return changed, nil
 }

@@ -49,7 +49,7 @@ func TestRealisationsOfAnEntry(t *testing.T) {
 		p := &publisher{}
 		p.extras.realise(tc.nix)
 		e := index.Entry{Path: path, Deriver: deriver, References: tc.refs}
-		if err := p.realisations(&e); err != nil {
+		if _, err := p.realise(&e, &nix.PathInfo{Deriver: "/nix/store/" + deriver}); err != nil {
 			t.Fatal(err)
 		}
 		var got []string

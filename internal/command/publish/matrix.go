@@ -331,7 +331,7 @@ func (r *report) absent(outputs []discover.Output) error {
 	}
 	err := r.failedOutputs()
 	if err != nil && len(outputs) > 0 {
-		err = hint.Wrap(err, "--matrix record builds nothing: did every job of the matrix succeed, with the same flake and the same key?")
+		err = hint.Wrap(err, "--matrix record builds nothing: did every job of the matrix succeed, with the same flake and the same key? Only what the key has signed counts: --trusted-key lets the jobs sign what they substitute")
 	}
 	return err
 }

@@ -33,8 +33,10 @@ type publisher struct {
 	log    *slog.Logger
 	nix    *nix.Client
 	keys   signing.Keys
-	repo   registry.Repository
-	cache  *index.Cache
+	// trusted are the public keys whose signatures are as good as a build here
+	trusted []string
+	repo    registry.Repository
+	cache   *index.Cache
 	// secrets must not be in what is published, nor in what is printed
 	secrets *secret.Set
 
@@ -95,6 +97,10 @@ func newPublisher(cfg config, getenv func(string) string, stdin io.Reader, stder
 	if err != nil {
 		return nil, nil, cli.WithStatus(err, cli.ExitUsage)
 	}
+	trusted, err := keys.Trusted(cfg.TrustedKeys)
+	if err != nil {
+		return nil, nil, cli.WithStatus(err, cli.ExitUsage)
+	}
 	for _, err := range cli.SecretFiles(getenv, cfg.KeyFiles...) {
 		msg.Warn(err)
 	}
@@ -130,7 +136,7 @@ func newPublisher(cfg config, getenv func(string) string, stdin io.Reader, stder
 	}
 	p := &publisher{
 		upstreams: upstreams,
-		cfg:       cfg, getenv: getenv, stdin: stdin, msg: msg, log: log, keys: keys, repo: repo, secrets: secrets,
+		cfg:       cfg, getenv: getenv, stdin: stdin, msg: msg, log: log, keys: keys, trusted: trusted, repo: repo, secrets: secrets,
 		nix:    nix.New(nix.Options{Env: os.Environ(), Args: cfg.NixArgs, Stderr: nixLog, Logger: log}),
 		cache:  index.Open(repo, index.Options{Dir: dir, Logger: log}),
 		report: report{Cache: repo.String(), DryRun: cfg.DryRun, PublicKeys: keys.PublicKeys(), Upstreams: urls, Paths: []pathReport{}, logs: map[string]buildLog{}},

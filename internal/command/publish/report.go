@@ -54,6 +54,12 @@ type report struct {
 	// Repeated ones among them, which only were made young again.
 	Committed int `json:"committed"`
 	Repeated  int `json:"repeated"`
+	// Unsigned is what is published without our signature: it was not built here,
+	// and no trusted key has signed it. UnsignedPaths names it, and OtherKeys the
+	// keys that have signed some of it.
+	Unsigned      total    `json:"unsigned,omitzero"`
+	UnsignedPaths []string `json:"unsignedPaths,omitempty"`
+	OtherKeys     []string `json:"otherKeys,omitempty"`
 	// Adopted is what was taken over from nixcache-oci; in a dry run what would
 	// be, as far as the registry has it.
 	Adopted adoptReport `json:"adopted,omitzero"`
@@ -84,6 +90,7 @@ type report struct {
 	complete bool // everything that was planned is in the cache
 	partial  bool // something went wrong, something is published
 	unsent   []error
+	foreign  map[string]bool     // what is not signed, by store path
 	logs     map[string]buildLog // by attribute
 }
 
@@ -254,6 +261,40 @@ func (r *report) uploaded(u upload.Result) {
 	r.Paths = append(r.Paths, pathReport{Path: u.Info.Path, Reason: closure.KindNew.String(), NarSize: u.Info.NarSize, FileSize: u.Sent})
 }
 
+// unsigned takes in a path that is not signed. It is called concurrently, and
+// again for a path that is sent again.
+func (r *report) unsigned(info *nix.PathInfo) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.foreign[info.Path] {
+		return
+	}
+	if r.foreign == nil {
+		r.foreign = map[string]bool{}
+	}
+	r.foreign[info.Path] = true
+	r.Unsigned.add(info.NarSize, 0)
+	r.UnsignedPaths = append(r.UnsignedPaths, info.Path)
+	for _, s := range info.Signatures {
+		if name, _, ok := strings.Cut(s, ":"); ok && !slices.Contains(r.OtherKeys, name) {
+			r.OtherKeys = append(r.OtherKeys, name)
+		}
+	}
+}
+
+// notSigned is what to say of paths that are not signed; nil if there are none.
+func (r *report) notSigned() error {
+	if r.Unsigned.Paths == 0 {
+		return nil
+	}
+	by := ""
+	if len(r.OtherKeys) > 0 {
+		by = " (some are signed by " + ui.Few(r.OtherKeys) + ")"
+	}
+	return hint.Wrap(fmt.Errorf("%s not signed: they were substituted or copied here, and no trusted key has signed them%s", ui.Count(r.Unsigned.Paths, "path"), by),
+		"trust the key that has signed them with --trusted-key NAME:BASE64 (the action's trusted-keys), or sign with `nix store sign` what you know to be right; clients take these paths only if they trust such a key themselves")
+}
+
 func (r *report) failed(fs []upload.Failure) {
 	for _, f := range fs {
 		r.Failures = append(r.Failures, failureReport{f.Path, f.Err.Error()})
@@ -324,6 +365,8 @@ func (r *report) committed(res index.Result, err error) {
 
 func (r *report) finish(stages []cli.Stage, err error) {
 	r.Stages = stages
+	slices.Sort(r.UnsignedPaths)
+	slices.Sort(r.OtherKeys)
 	slices.SortFunc(r.Paths, func(a, b pathReport) int { return strings.Compare(a.Path, b.Path) })
 	r.Status = "done"
 	if err != nil {
@@ -375,6 +418,9 @@ func (r *report) text() string {
 	b.WriteString(r.Matrix.text())
 	if rows != nil {
 		b.WriteString(ui.Table([]string{"", "paths", "NAR size", ""}, rows))
+	}
+	if r.Unsigned.Paths > 0 {
+		fmt.Fprintf(&b, "not signed: %s, %s\n", ui.Count(r.Unsigned.Paths, "path"), ui.Bytes(r.Unsigned.NarSize))
 	}
 	if r.Pin != "" {
 		stay := "newest stays"

@@ -13,6 +13,7 @@ import (
 	"github.com/org/nixoci-action/internal/hint"
 	"github.com/org/nixoci-action/internal/nix"
 	"github.com/org/nixoci-action/internal/registry"
+	"github.com/org/nixoci-action/internal/signing"
 	"github.com/org/nixoci-action/internal/storepath"
 	"github.com/org/nixoci-action/internal/ui"
 	"github.com/org/nixoci-action/upload"
@@ -25,15 +26,24 @@ const closeTimeout = 30 * time.Second
 // before they were named by a segment are uploaded again.
 const lostTries = 3
 
-// inCache reports whether the cache has a path in a form that clients can use.
-// A build of ours that the cache has with other contents, and without our
-// signature, is published again.
+// inCache reports whether the cache has a path in a form that clients can use:
+// as the local store has it, in all that a signature covers, or as another build
+// of ours. The rest is published again. Without a key every other build is taken
+// for ours, but not one that has the same contents and says something else of
+// them.
 func (p *publisher) inCache(base *index.Snapshot, want *closure.Path) bool {
 	e, ok := base.Lookup(want.Store.HashPart)
 	if !ok {
 		return false
 	}
-	return e.NarHash == want.NarHash || p.keys.Signed(e.Fingerprint(), e.Signatures)
+	local := record(want.Store, &want.PathInfo)
+	switch {
+	case e.Fingerprint() == local.Fingerprint():
+		return true
+	case len(p.keys) > 0:
+		return p.keys.Signed(e.Fingerprint(), e.Signatures)
+	}
+	return e.NarHash != local.NarHash
 }
 
 // upload puts what the plan says into the cache, and records the publication.
@@ -60,9 +70,6 @@ func (p *publisher) upload(ctx context.Context, plan *closure.Plan, base *index.
 	if err := p.repeat(ctx, w, decisions, base); err != nil {
 		return err
 	}
-	if err := p.addRealisations(ctx, w, plan, base); err != nil {
-		return err
-	}
 	todo, err := p.reuse(ctx, w, plan.Uploads(), base)
 	if err != nil {
 		return err
@@ -86,6 +93,9 @@ func (p *publisher) upload(ctx context.Context, plan *closure.Plan, base *index.
 		err = fmt.Errorf("%s not visible: something they refer to is missing", ui.Count(len(result.Incomplete)+len(result.Lost), "path"))
 	}
 	p.report.complete = uploadErr == nil && err == nil
+	if unsigned := p.report.notSigned(); unsigned != nil {
+		p.msg.Warn(unsigned)
+	}
 	return errors.Join(uploadErr, p.report.failures(), err)
 }
 
@@ -115,25 +125,32 @@ func (p *publisher) config(roots []root) index.Config {
 }
 
 // repeat writes again, without an upload, the entries this publish relies on
-// that are old or lack our signature.
+// that are old, or lack our signature or a realisation. What is signed is the
+// record of the local store, and only where the entry says the same: nobody here
+// has seen what else the index says.
 func (p *publisher) repeat(ctx context.Context, w *index.Writer, decisions []closure.Decision, base *index.Snapshot) error {
 	for _, d := range decisions {
 		if d.Kind != closure.KindInCache {
 			continue
 		}
-		e, ok := p.lookup(base, d.Path.Store.HashPart)
+		e, changed, ok := p.lookup(base, d.Path.Store.HashPart)
 		if !ok {
 			return fmt.Errorf("%s is gone from the index", d.Path.Path) // it was there a moment ago
 		}
-		unsigned := e.NarHash == d.Path.NarHash && !p.keys.Signed(e.Fingerprint(), e.Signatures)
-		if !unsigned && time.Since(e.Added) < index.PinAfter {
-			continue
-		}
-		if unsigned {
-			var err error
-			if e.Signatures, err = p.keys.Sign(e.Fingerprint(), e.Signatures); err != nil {
+		local := record(d.Path.Store, &d.Path.PathInfo)
+		if e.Fingerprint() == local.Fingerprint() {
+			signed, err := p.sign(&e, &d.Path.PathInfo)
+			if err != nil {
 				return err
 			}
+			realised, err := p.realise(&e, &d.Path.PathInfo)
+			if err != nil {
+				return err
+			}
+			changed = changed || signed || realised
+		}
+		if !changed && time.Since(e.Added) < index.PinAfter {
+			continue
 		}
 		p.report.Repeated++
 		if err := w.Add(ctx, e); err != nil {
@@ -210,7 +227,18 @@ func (p *publisher) entry(info nix.PathInfo) (index.Entry, error) {
 	if err != nil {
 		return index.Entry{}, err
 	}
-	e := index.Entry{Path: parsed, NarHash: info.NarHash, NarSize: info.NarSize, CA: info.CA}
+	e := record(parsed, &info)
+	if _, err := p.sign(&e, &info); err != nil {
+		return e, err
+	}
+	_, err = p.realise(&e, &info)
+	return e, err
+}
+
+// record makes an entry of what the store records, with the signatures that it
+// has there.
+func record(store storepath.Path, info *nix.PathInfo) index.Entry {
+	e := index.Entry{Path: store, NarHash: info.NarHash, NarSize: info.NarSize, CA: info.CA, Signatures: info.Signatures}
 	for _, r := range info.References {
 		e.References = append(e.References, path.Base(r))
 	}
@@ -218,10 +246,26 @@ func (p *publisher) entry(info nix.PathInfo) (index.Entry, error) {
 	if info.Deriver != "" {
 		e.Deriver = path.Base(info.Deriver)
 	}
-	if e.Signatures, err = p.keys.Sign(e.Fingerprint(), info.Signatures); err != nil {
-		return e, err
+	return e
+}
+
+// sign adds our signatures to an entry that says what the local store says, if
+// we know where the path is from: it was built here, its name proves its
+// contents, or a trusted key has signed it. What was substituted or copied here
+// keeps the signatures that it has. It reports whether it has added any.
+func (p *publisher) sign(e *index.Entry, info *nix.PathInfo) (bool, error) {
+	fingerprint := e.Fingerprint()
+	if p.keys.Signed(fingerprint, e.Signatures) {
+		return false, nil
 	}
-	return e, p.realisations(&e)
+	// the store takes a content address only if path and contents fit it
+	if !info.Ultimate && info.CA == "" && !signing.SignedBy(p.trusted, fingerprint, slices.Concat(info.Signatures, e.Signatures)) {
+		p.report.unsigned(info)
+		return false, nil
+	}
+	var err error
+	e.Signatures, err = p.keys.Sign(fingerprint, e.Signatures)
+	return err == nil, err
 }
 
 // close commits, even if ctx has ended: what is in the registry should not have
