@@ -222,14 +222,13 @@ func (w *world) runProxy(n int, args ...string) (printed, messages string) {
 		w.Fatal(err)
 	}
 	ended := make(chan error, 1)
-	var lines []string
-	ready := make(chan struct{})
+	ready := make(chan string, 1)
 	go func() {
 		sc := bufio.NewScanner(stdout)
-		for sc.Scan() {
-			lines = append(lines, sc.Text())
-			if len(lines) == n {
-				close(ready)
+		lines := ""
+		for i := 1; sc.Scan(); i++ {
+			if lines += sc.Text() + "\n"; i == n {
+				ready <- lines
 			}
 		}
 		ended <- cmd.Wait()
@@ -247,11 +246,12 @@ func (w *world) runProxy(n int, args ...string) (printed, messages string) {
 		}
 	})
 	select {
-	case <-ready:
+	case lines := <-ready:
+		return lines, stderr.Name()
 	case <-time.After(30 * time.Second):
 		w.Fatalf("the proxy is not ready:\n%s", said())
+		return "", ""
 	}
-	return strings.Join(lines[:n], "\n") + "\n", stderr.Name()
 }
 
 // refresh has a proxy look at its cache now; conf is what it printed.

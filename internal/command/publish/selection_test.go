@@ -45,7 +45,7 @@ func TestSelection(t *testing.T) {
 		},
 		{
 			name: "a revision", c: config{Flake: "github:o/r/" + strings.Repeat("0a", 20) + "?dir=x&narHash=sha256-ab%2Bc=&y=z"}, env: actions[:2],
-			want: "flake=github%3Ao%2Fr%2F%2A%3Fdir%3Dx%26narHash%3D%2A%26y%3Dz&job=&workflow=",
+			want: "flake=github%3Ao%2Fr%2F%2A%3Fdir%3Dx%26narHash%3D%2A%26hidden%3D07cd9e1d&job=&workflow=",
 		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
