@@ -255,7 +255,7 @@ func TestSecretsAreNotPushed(t *testing.T) {
 			t.Fatal(err)
 		}
 		w.publish(cache, w.add("first", "first")...)
-		url := substituter(w.startProxy(cache, 2, "--allow-push", "--sign-key-file", w.keyFile))
+		url := substituter(w.startProxy(cache, 2, w.signPushes()...))
 		content := noise(rand.New(rand.NewPCG(2, 7)), 24<<20)
 		for i, how := range []string{"zstd", "none", "xz", "zstd&write-nar-listing=1"} {
 			large := content[i : 12<<20]

@@ -24,7 +24,7 @@ func TestStrictRegistries(t *testing.T) {
 				t.Errorf("again: got %+v", again.Uploaded)
 			}
 			w.newClient(w.proxy(cache)).substitute(r.paths()...)
-			conf := w.startProxy(cache, 2, "--allow-push", "--sign-key-file", w.keyFile)
+			conf := w.startProxy(cache, 2, w.signPushes()...)
 			pushed := w.chain("pushed", 2000, 700_000)
 			w.copyTo(substituter(conf), pushed[1])
 			w.newClient(conf).substitute(pushed...)
