@@ -33,6 +33,9 @@ var domain = map[string][]string{
 	"index":    nil,
 	"proxy":    {"index"},
 	"page":     {"index"},
+	"matrix":   {"discover"},
+	"report":   {"closure", "index", "matrix"},
+	"summary":  {"index", "matrix", "report"},
 }
 
 // only lists libraries for which one place was chosen; commands may use them too.
@@ -202,6 +205,9 @@ func TestRules(t *testing.T) {
 		{"page", "index", true},
 		{"page", "proxy", false},
 		{"proxy", "page", false},
+		{"summary", "report", true},
+		{"report", "summary", false},
+		{"matrix", "report", false},
 		{"proxy", "internal/registry", true},
 		{"internal/registry", "index", false},
 		{"internal/registry", "internal/hint", true},

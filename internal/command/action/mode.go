@@ -10,6 +10,7 @@ import (
 
 	"github.com/org/nixoci-action/internal/ci"
 	"github.com/org/nixoci-action/internal/cli"
+	"github.com/org/nixoci-action/matrix"
 )
 
 // mode is what the action does in a job.
@@ -29,7 +30,7 @@ func choose(c config, getenv func(string) string) (mode, string, error) {
 		return modeGC, "the input gc is set", nil
 	}
 	if c.plans() {
-		return modeMatrix, "the input matrix is " + matrixPlan, nil
+		return modeMatrix, "the input matrix is " + matrix.Planning, nil
 	}
 	fork, err := forkOf(getenv)
 	if err != nil {
@@ -45,8 +46,8 @@ func choose(c config, getenv func(string) string) (mode, string, error) {
 		return modeReadOnly, "there is no token for " + registry.Host, nil
 	case c.text["part"] != "":
 		return modePublish, "the input part is set", nil
-	case c.text["matrix"] == matrixRecord:
-		return modePublish, "the input matrix is " + matrixRecord, nil
+	case c.text["matrix"] == matrix.Recording:
+		return modePublish, "the input matrix is " + matrix.Recording, nil
 	case c.text["flake"] != "":
 		return modePublish, "the input flake is set", nil
 	}

@@ -8,6 +8,7 @@ import (
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/internal/hint"
 	"github.com/org/nixoci-action/internal/ui"
+	"github.com/org/nixoci-action/report"
 )
 
 // adoptTick is the time between two lines about an adoption.
@@ -21,7 +22,7 @@ func (p *publisher) adopt(ctx context.Context, base *index.Snapshot) (*index.Sna
 	}
 	todo := base.Adoptable()
 	if p.cfg.DryRun {
-		p.report.Adopted = adoptReport{}
+		p.report.Adopted = report.Adopted{}
 		p.report.adopted(index.Adopted{Total: todo})
 		return base, nil
 	}

@@ -6,12 +6,14 @@ import (
 	"path"
 	"regexp"
 	"slices"
+	"strings"
 
 	"github.com/org/nixoci-action/closure"
 	"github.com/org/nixoci-action/discover"
 	"github.com/org/nixoci-action/internal/cli"
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/signing"
+	"github.com/org/nixoci-action/matrix"
 )
 
 // config is what the command line and the environment ask for.
@@ -26,10 +28,10 @@ type config struct {
 	Exclude   []string
 
 	SkipCached bool
-	Matrix     string // matrixOff, matrixPlan or matrixRecord
+	Matrix     string // matrixOff, matrix.Planning or matrix.Recording
 	MatrixJobs int
 	Runners    map[string]string // labels by system
-	Part       *job              // nil if it is none of a matrix
+	Part       *matrix.Job       // nil if it is none of a matrix
 
 	Pin     string
 	PinKeep int
@@ -103,7 +105,7 @@ func parseConfig(args []string, getenv func(string) string) (config, error) {
 	f.Strings(&c.ExcludePaths, "exclude-path", nil, "leave out store paths whose name matches the `GLOB`, and what refers to them")
 	f.Bool(&c.DenyUnfree, "deny-unfree", "skip outputs with an unfree license")
 	f.Bool(&c.SkipCached, "skip-cached", "do not build or fetch outputs that the cache or an upstream cache has; they are published all the same")
-	f.Choice(&c.Matrix, "matrix", []string{matrixOff, matrixPlan, matrixRecord}, "`WHAT` to do for a matrix of jobs: plan prints the jobs that build what no cache has, and builds nothing; record publishes the whole when the jobs are done, and builds nothing either")
+	f.Choice(&c.Matrix, "matrix", []string{matrixOff, matrix.Planning, matrix.Recording}, "`WHAT` to do for a matrix of jobs: plan prints the jobs that build what no cache has, and builds nothing; record publishes the whole when the jobs are done, and builds nothing either")
 	f.Int(&c.MatrixJobs, "matrix-jobs", 20, "largest `NUMBER` of jobs in a matrix, up to 256")
 	f.Strings(&runners, "runner", nil, "`SYSTEM=LABEL` of the machine on which a job for the system runs (default: GitHub's)")
 	f.String(&part, "part", "", "the `JOB` of a matrix to do, in JSON as --matrix plan prints it")
@@ -143,27 +145,45 @@ func parseConfig(args []string, getenv func(string) string) (config, error) {
 	return c, f.Usage(errors.Join(append(errs, c.validate())...))
 }
 
+// matrixOff is the value of --matrix for a run that has to do with none.
+const matrixOff = "off"
+
+// parseRunners reads "SYSTEM=LABEL", and adds them to the default.
+func parseRunners(list []string) (map[string]string, error) {
+	runners := matrix.DefaultRunners()
+	var errs []error
+	for _, text := range list {
+		system, label, _ := strings.Cut(text, "=")
+		if system == "" || label == "" {
+			errs = append(errs, fmt.Errorf("--runner %q is not like x86_64-linux=ubuntu-24.04", text))
+			continue
+		}
+		runners[system] = label
+	}
+	return runners, errors.Join(errs...)
+}
+
 // readOnly reports whether nothing is written to the cache.
-func (c *config) readOnly() bool { return c.DryRun || c.Matrix == matrixPlan }
+func (c *config) readOnly() bool { return c.DryRun || c.Matrix == matrix.Planning }
 
 // take makes the job of a matrix what is to be published.
 func (c *config) take(part string) error {
 	if len(c.Include)+len(c.Systems) > 0 {
 		return errors.New("--part and --include or --system exclude each other: the job names its outputs")
 	}
-	j, err := parsePart(part)
+	j, err := matrix.ParseJob(part)
 	if err != nil {
-		return err
+		return fmt.Errorf("--part is %w", err)
 	}
-	c.Part, c.Include, c.Systems, c.Kinds = j, lines(j.Outputs), lines(j.Systems), discover.AllKinds()
+	c.Part, c.Include, c.Systems, c.Kinds = j, matrix.Lines(j.Outputs), matrix.Lines(j.Systems), discover.AllKinds()
 	return nil
 }
 
 // validateMatrix finds what is wrong with the flags for a matrix.
 func (c *config) validateMatrix() error {
 	var errs []error
-	if c.MatrixJobs < 1 || c.MatrixJobs > maxMatrixJobs {
-		errs = append(errs, fmt.Errorf("--matrix-jobs %d is not between 1 and %d", c.MatrixJobs, maxMatrixJobs))
+	if c.MatrixJobs < 1 || c.MatrixJobs > matrix.MaxJobs {
+		errs = append(errs, fmt.Errorf("--matrix-jobs %d is not between 1 and %d", c.MatrixJobs, matrix.MaxJobs))
 	}
 	if c.Matrix == matrixOff && c.Part == nil {
 		return errors.Join(errs...)
@@ -184,10 +204,10 @@ func (c *config) validateMatrix() error {
 	if len(c.ExcludePaths) > 0 { // what is left out would be planned each time, and missed in the end
 		errs = append(errs, fmt.Errorf("%s and --exclude-path exclude each other; --exclude leaves out outputs", name))
 	}
-	if c.Matrix == matrixPlan {
+	if c.Matrix == matrix.Planning {
 		for _, s := range c.Systems {
 			if c.Runners[s] == "" {
-				errs = append(errs, noRunner(s))
+				errs = append(errs, matrix.NoRunner(s))
 			}
 		}
 	}

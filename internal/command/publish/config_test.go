@@ -2,7 +2,6 @@ package publish
 
 import (
 	"io"
-	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -10,6 +9,7 @@ import (
 
 	"github.com/org/nixoci-action/discover"
 	"github.com/org/nixoci-action/internal/cli"
+	"github.com/org/nixoci-action/matrix"
 )
 
 func env(pairs ...string) func(string) string {
@@ -27,7 +27,7 @@ func TestParseConfig(t *testing.T) {
 	home := []string{"HOME", "/home/u"}
 	defaults := config{
 		Cache: "oci:/home/u/.local/share/nixoci/cache", Flake: ".", Upstreams: []string{"https://cache.nixos.org"},
-		Matrix: "off", MatrixJobs: 20, Runners: defaultRunners,
+		Matrix: "off", MatrixJobs: 20, Runners: matrix.DefaultRunners(),
 		PinKeep: 1, Compression: "zstd", Level: 3, CompatIndex: "auto", CacheDir: "/home/u/.cache/nixoci",
 	}
 	with := func(change func(*config)) config {
@@ -91,7 +91,7 @@ func TestParseConfig(t *testing.T) {
 			env: []string{"NIXOCI_MATRIX_JOBS", "256", "NIXOCI_SKIP_CACHED", "true"},
 			want: with(func(c *config) {
 				c.Matrix, c.MatrixJobs, c.SkipCached, c.Systems = "plan", 256, true, []string{"riscv64-linux"}
-				c.Runners = maps.Clone(defaultRunners)
+				c.Runners = matrix.DefaultRunners()
 				c.Runners["riscv64-linux"] = "my-risc"
 			}),
 		},
@@ -100,7 +100,7 @@ func TestParseConfig(t *testing.T) {
 			args: []string{"--part", `{"name": "n", "system": "a", "runner": "r", "outputs": "packages.a.\"x y\"\npackages.b.z", "systems": "a\nb", "series": "s", "nix": 3}`},
 			want: with(func(c *config) {
 				c.Include, c.Systems, c.Kinds = []string{`packages.a."x y"`, "packages.b.z"}, []string{"a", "b"}, discover.AllKinds()
-				c.Part = &job{Name: "n", System: "a", Runner: "r", Outputs: "packages.a.\"x y\"\npackages.b.z", Systems: "a\nb", Series: "s"}
+				c.Part = &matrix.Job{Name: "n", System: "a", Runner: "r", Outputs: "packages.a.\"x y\"\npackages.b.z", Systems: "a\nb", Series: "s"}
 			}),
 		},
 		{

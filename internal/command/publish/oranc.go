@@ -10,47 +10,13 @@ import (
 	"time"
 
 	"github.com/org/nixoci-action/index"
-	"github.com/org/nixoci-action/internal/cli"
 	"github.com/org/nixoci-action/internal/hint"
-	"github.com/org/nixoci-action/internal/storepath"
 	"github.com/org/nixoci-action/internal/ui"
+	"github.com/org/nixoci-action/report"
 )
 
 // importTick is the time between two lines about an import.
 const importTick = 10 * time.Second
-
-// importReport is what was imported from oranc, or in a dry run would be.
-type importReport struct {
-	total
-	// Present is the number of oranc's paths that the cache had already.
-	Present    int      `json:"present"`
-	Lost       []string `json:"lost,omitempty"`
-	Incomplete []string `json:"incomplete,omitempty"`
-	// Unusable are the names of narinfos.
-	Unusable []string `json:"unusable,omitempty"`
-	// Other is the number of files that are not imported: realisations, logs.
-	Other int `json:"other"`
-	// SignedBy has the number of paths by the name of the key.
-	SignedBy map[string]int `json:"signedBy"`
-	Unsigned int            `json:"unsigned"`
-}
-
-func (r *report) imported(im index.Imported) {
-	names := func(paths []storepath.Path) (all []string) {
-		for _, p := range paths {
-			all = append(all, p.String())
-		}
-		return all
-	}
-	r.Imported = &importReport{
-		total: total{im.Paths, im.NarSize, im.FileSize}, Present: im.Present,
-		Lost: names(im.Lost), Incomplete: names(im.Incomplete), Unusable: im.Unusable,
-		Other: im.Other, SignedBy: im.Keys, Unsigned: im.Unsigned,
-	}
-	for _, s := range im.Segments {
-		r.Segments = append(r.Segments, s.Tag)
-	}
-}
 
 // importOranc imports what oranc has put into the cache's repository.
 func (p *publisher) importOranc(ctx context.Context) error {
@@ -79,8 +45,7 @@ func (p *publisher) importOranc(ctx context.Context) error {
 	if err != nil {
 		if im.Paths > 0 && !p.cfg.DryRun {
 			p.msg.Printf("imported until then: %s; run it again, and it goes on from there", ui.Count(im.Paths, "path"))
-			p.report.partial = true
-			err = cli.WithStatus(err, cli.ExitPartly)
+			err = report.AsPartly(err)
 		}
 		return p.explain(err)
 	}
@@ -101,8 +66,7 @@ func (p *publisher) importOranc(ctx context.Context) error {
 	if im.Paths+im.Present == 0 {
 		return err
 	}
-	p.report.partial = true
-	return cli.WithStatus(err, cli.ExitPartly)
+	return report.AsPartly(err)
 }
 
 // onUpstream reports whether one of the upstream caches has a path.

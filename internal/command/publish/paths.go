@@ -8,9 +8,9 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/org/nixoci-action/internal/cli"
 	"github.com/org/nixoci-action/internal/nix"
 	"github.com/org/nixoci-action/internal/storepath"
+	"github.com/org/nixoci-action/report"
 )
 
 // given returns the store paths of the command line or of standard input.
@@ -34,7 +34,7 @@ func (p *publisher) given(ctx context.Context) ([]root, error) {
 	for _, name := range names {
 		path, err := storePath(name)
 		if err != nil {
-			return nil, cli.WithStatus(err, cli.ExitUsage)
+			return nil, report.AsMisuse(err)
 		}
 		paths = append(paths, path)
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/internal/ci"
 	"github.com/org/nixoci-action/internal/secret"
+	"github.com/org/nixoci-action/matrix"
 )
 
 // publication is the record of this run.
@@ -17,19 +18,19 @@ func (p *publisher) publication(roots []root) index.Publication {
 		Time: time.Now().UTC().Truncate(time.Millisecond), Flake: p.printable(p.cfg.Flake),
 		Revision: p.report.revision, Systems: p.report.Systems,
 	}
+	job := ci.Detect(p.getenv)
 	switch {
 	case p.cfg.Part != nil:
 		pub.Series = p.cfg.Part.Series
-	case p.cfg.Matrix == matrixRecord:
-		pub.Series = series(p.cfg, p.getenv)
+	case p.cfg.Matrix == matrix.Recording:
+		pub.Series = series(p.cfg, job)
 	default:
-		pub.Selection = selection(p.cfg, roots, p.getenv)
+		pub.Selection = selection(p.cfg, roots, job)
 	}
 	pub.Partial = !p.complete || p.cfg.Part != nil
 	if p.cfg.Pin != "" && p.complete { // else it would take the place of one that is
 		pub.Pin, pub.PinKeep = p.cfg.Pin, p.cfg.PinKeep
 	}
-	job := ci.Detect(p.getenv)
 	pub.Origin, pub.Ref, pub.RunURL = job.Origin, p.redact(job.Ref), p.printable(job.RunURL)
 	if pub.Origin == "" && p.origin != "" {
 		// Flake, too: programs that do not know Origin drop it when they merge

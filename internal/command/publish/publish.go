@@ -22,6 +22,8 @@ import (
 	"github.com/org/nixoci-action/internal/secret"
 	"github.com/org/nixoci-action/internal/signing"
 	"github.com/org/nixoci-action/internal/ui"
+	"github.com/org/nixoci-action/matrix"
+	"github.com/org/nixoci-action/report"
 )
 
 // publisher is one run of the command.
@@ -51,8 +53,8 @@ type publisher struct {
 	upstreams []*closure.Upstream
 	extras    extras
 
-	report report
-	stages cli.Stopwatch
+	report ledger
+	stages report.Stopwatch
 }
 
 // publish does what cfg asks for and prints the report. Its error carries the
@@ -64,22 +66,43 @@ func publish(ctx context.Context, cfg config, getenv func(string) string, stdin 
 	}
 	defer done()
 	err = p.run(ctx)
-	p.report.finish(p.stages.Stages(), err)
-	p.report.Error = p.redact(p.report.Error)
+	p.report.Finish(p.stages.Stages(), err)
+	p.report.Error, p.report.OtherError = p.redact(p.report.Error), p.redact(p.report.OtherError)
+	switch {
+	case report.IsMisuse(err):
+		err = cli.WithStatus(err, cli.ExitUsage)
+	case report.IsPartly(err):
+		err = cli.WithStatus(err, cli.ExitPartly)
+	}
 	switch {
 	case cfg.JSON:
-		err = errors.Join(err, cli.WriteJSON(stdout, &p.report))
-	case cfg.Matrix == matrixPlan:
-		err = errors.Join(err, p.report.Matrix.write(stdout))
+		err = errors.Join(err, cli.WriteJSON(stdout, &p.report.Publish))
+	case cfg.Matrix == matrix.Planning:
+		err = errors.Join(err, writeMatrix(stdout, p.report.Matrix))
 	case cfg.DryRun:
-		if _, werr := io.WriteString(stdout, p.report.planText()); werr != nil {
+		if _, werr := io.WriteString(stdout, p.report.PlanText()); werr != nil {
 			err = errors.Join(err, fmt.Errorf("writing the plan: %w", werr))
 		}
 	}
 	if p.report.Closure.Paths > 0 || len(p.report.Outputs) > 0 {
-		p.msg.Printf("%s", p.report.text())
+		p.msg.Printf("%s", p.report.Text())
 	}
 	return err
+}
+
+// writeMatrix prints a matrix, if there is one.
+func writeMatrix(w io.Writer, m *matrix.Matrix) error {
+	if m == nil {
+		return nil
+	}
+	text, err := m.JSON()
+	if err != nil {
+		return err
+	}
+	if _, err := w.Write(text); err != nil {
+		return fmt.Errorf("writing the matrix: %w", err)
+	}
+	return nil
 }
 
 func newPublisher(cfg config, getenv func(string) string, stdin io.Reader, stderr io.Writer) (*publisher, func(), error) {
@@ -137,9 +160,12 @@ func newPublisher(cfg config, getenv func(string) string, stdin io.Reader, stder
 	p := &publisher{
 		upstreams: upstreams,
 		cfg:       cfg, getenv: getenv, stdin: stdin, msg: msg, log: log, keys: keys, trusted: trusted, repo: repo, secrets: secrets,
-		nix:    nix.New(nix.Options{Env: os.Environ(), Args: cfg.NixArgs, Stderr: nixLog, Logger: log}),
-		cache:  index.Open(repo, index.Options{Dir: dir, Logger: log}),
-		report: report{Cache: repo.String(), DryRun: cfg.DryRun, PublicKeys: keys.PublicKeys(), Upstreams: urls, Paths: []pathReport{}, logs: map[string]buildLog{}},
+		nix:   nix.New(nix.Options{Env: os.Environ(), Args: cfg.NixArgs, Stderr: nixLog, Logger: log}),
+		cache: index.Open(repo, index.Options{Dir: dir, Logger: log}),
+		report: ledger{
+			Publish: report.Publish{Cache: repo.String(), DryRun: cfg.DryRun, PublicKeys: keys.PublicKeys(), Upstreams: urls, Paths: []report.Path{}},
+			logs:    map[string]buildLog{},
+		},
 	}
 	return p, func() { nixLog.Close() }, nil
 }
@@ -168,7 +194,7 @@ func (p *publisher) run(ctx context.Context) error {
 	}
 	var roots []root
 	var rootsErr error
-	if p.cfg.Matrix == matrixPlan {
+	if p.cfg.Matrix == matrix.Planning {
 		rootsErr = p.planMatrix(ctx, wait)
 	} else {
 		roots, rootsErr = p.roots(ctx, wait)
@@ -207,21 +233,19 @@ func (p *publisher) run(ctx context.Context) error {
 	return p.partly(rootsErr)
 }
 
-// partly gives an error the status that fits what has been published in spite
-// of it.
+// partly marks an error in spite of which something is published.
 func (p *publisher) partly(err error) error {
 	if err == nil || p.report.Committed == 0 && !p.report.complete {
 		return err
 	}
-	p.report.partial = true
-	return cli.WithStatus(err, cli.ExitPartly)
+	return report.AsPartly(err)
 }
 
 // open reads the cache index, makes sure that the cache can be written to, and
 // takes it over if it is nixcache-oci's.
 func (p *publisher) open(ctx context.Context) (*index.Snapshot, error) {
 	base, err := p.cache.Sweep(ctx)
-	if p.cfg.Matrix == matrixPlan {
+	if p.cfg.Matrix == matrix.Planning {
 		return p.readable(base, err)
 	}
 	if err == nil && !p.cfg.DryRun {
@@ -276,7 +300,7 @@ func (p *publisher) roots(ctx context.Context, wait func() (*index.Snapshot, err
 	if err != nil {
 		return nil, err
 	}
-	if p.cfg.SkipCached || p.cfg.Matrix == matrixRecord {
+	if p.cfg.SkipCached || p.cfg.Matrix == matrix.Recording {
 		base, err := wait()
 		if err == nil {
 			outputs, err = p.skip(ctx, base, outputs)
@@ -285,7 +309,7 @@ func (p *publisher) roots(ctx context.Context, wait func() (*index.Snapshot, err
 			return nil, err
 		}
 	}
-	if p.cfg.Matrix == matrixRecord {
+	if p.cfg.Matrix == matrix.Recording {
 		return nil, p.report.absent(outputs)
 	}
 	built, err := p.build(ctx, outputs)

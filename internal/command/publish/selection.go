@@ -17,7 +17,7 @@ import (
 // selection tells apart what different jobs publish from the same branch: what
 // was chosen of the flake, or which packages, and in CI which job did it. It is
 // the same for each run of a job, and is not for people.
-func selection(c config, roots []root, getenv func(string) string) string {
+func selection(c config, roots []root, job ci.Job) string {
 	v := url.Values{}
 	set := func(name string, values []string) {
 		values = slices.Compact(slices.Sorted(slices.Values(values)))
@@ -41,7 +41,7 @@ func selection(c config, roots []root, getenv func(string) string) string {
 		}
 		v = index.SelectPaths(c.Series, bases)
 	}
-	if job := ci.Detect(getenv); job.System != "" {
+	if job.System != "" {
 		v.Set("workflow", job.Workflow)
 		v.Set("job", job.Name)
 		v.Set("flake", flakeName(c.Flake, job.Workspace))
@@ -70,4 +70,13 @@ func flakeName(flake, workspace string) string {
 		flake = "." + rest
 	}
 	return locked.ReplaceAllString(flake, "*")
+}
+
+// series is what a whole matrix has in common: what its plan and its record
+// choose of the flake. These are different jobs of a workflow, so a job's name is
+// not in it; nor are the systems, so that a list of systems that changes leaves
+// no series behind.
+func series(c config, job ci.Job) string {
+	job.Name = ""
+	return "matrix&" + selection(c, nil, job)
 }

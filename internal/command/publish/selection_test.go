@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"github.com/org/nixoci-action/discover"
+	"github.com/org/nixoci-action/internal/ci"
+	"github.com/org/nixoci-action/matrix"
 )
 
 func TestSelection(t *testing.T) {
@@ -45,12 +47,12 @@ func TestSelection(t *testing.T) {
 		},
 		{
 			name: "a revision", c: config{Flake: "github:o/r/" + strings.Repeat("0a", 20) + "?dir=x&narHash=sha256-ab%2Bc=&y=z"}, env: actions[:2],
-			want: "flake=github%3Ao%2Fr%2F%2A%3Fdir%3Dx%26narHash%3D%2A%26y%3Dz&job=&workflow=",
+			want: "flake=github%3Ao%2Fr%2F%2A%3Fdir%3Dx%26narHash%3D%2A%26hidden%3D07cd9e1d&job=&workflow=",
 		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
-			if got := selection(tc.c, tc.roots, env(tc.env...)); got != tc.want {
+			if got := selection(tc.c, tc.roots, ci.Detect(env(tc.env...))); got != tc.want {
 				t.Errorf("got %s, want %s", got, tc.want)
 			}
 		})
@@ -59,8 +61,32 @@ func TestSelection(t *testing.T) {
 	for i := range 200 {
 		many = append(many, strings.Repeat("x", i+1))
 	}
-	a, b := selection(config{}, paths(many...), env()), selection(config{}, paths(many[1:]...), env())
+	a, b := selection(config{}, paths(many...), ci.Job{}), selection(config{}, paths(many[1:]...), ci.Job{})
 	if len(a) > 512 || !strings.HasPrefix(a, "sha256:") || a == b {
 		t.Errorf("got %s and %s, want two hashes", a, b)
+	}
+}
+
+// Plan and record are different jobs of a workflow, and agree on the series; what
+// they choose tells series apart, the systems do not.
+func TestSeries(t *testing.T) {
+	t.Parallel()
+	actions := func(job string) ci.Job {
+		return ci.Detect(env("GITHUB_ACTIONS", "true", "GITHUB_WORKFLOW", "CI", "GITHUB_JOB", job, "GITHUB_WORKSPACE", "/w"))
+	}
+	plan := series(config{Flake: "/w/x", Systems: []string{"a", "b"}, Matrix: matrix.Planning}, actions("plan"))
+	if record := series(config{Flake: "/w/x", Systems: []string{"a"}, Matrix: matrix.Recording}, actions("record")); plan != record || plan == "" {
+		t.Errorf("got %q and %q", plan, record)
+	}
+	seen := map[string]bool{plan: true}
+	for _, c := range []config{{Flake: "/w/y"}, {Flake: "/w/x", Include: []string{"a"}}, {Flake: "/w/x", Kinds: []discover.Kind{discover.Checks}}, {Flake: "/w/x", DenyUnfree: true}} {
+		s := series(c, actions("plan"))
+		if seen[s] {
+			t.Errorf("%+v: got the series %q again", c, s)
+		}
+		seen[s] = true
+	}
+	if s := series(config{Flake: "."}, ci.Job{}); s == "" {
+		t.Error("outside CI there is no series")
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/org/nixoci-action/internal/signing"
 	"github.com/org/nixoci-action/internal/storepath"
 	"github.com/org/nixoci-action/internal/ui"
+	"github.com/org/nixoci-action/report"
 	"github.com/org/nixoci-action/upload"
 )
 
@@ -93,10 +94,10 @@ func (p *publisher) upload(ctx context.Context, plan *closure.Plan, base *index.
 		err = fmt.Errorf("%s not visible: something they refer to is missing", ui.Count(len(result.Incomplete)+len(result.Lost), "path"))
 	}
 	p.report.complete = uploadErr == nil && err == nil
-	if unsigned := p.report.notSigned(); unsigned != nil {
+	if unsigned := p.report.NotSigned(); unsigned != nil {
 		p.msg.Warn(unsigned)
 	}
-	return errors.Join(uploadErr, p.report.failures(), err)
+	return errors.Join(uploadErr, report.UnsentError(p.report.unsent), err)
 }
 
 // again returns what must be uploaded again.
@@ -179,7 +180,7 @@ func (p *publisher) reuse(ctx context.Context, w *index.Writer, paths []*closure
 		}
 		e.Compression, e.FileHash, e.NAR = same.Compression, same.FileHash, same.NAR
 		e.Listing, e.BuildIDs = same.Listing, same.BuildIDs
-		p.report.Reused.add(path.NarSize, 0)
+		p.report.Reused.Add(path.NarSize, 0)
 		if err := w.Add(ctx, e); err != nil {
 			return nil, err
 		}

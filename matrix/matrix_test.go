@@ -1,4 +1,4 @@
-package publish
+package matrix
 
 import (
 	"fmt"
@@ -64,7 +64,7 @@ func TestGroup(t *testing.T) {
 	}
 }
 
-func TestJobs(t *testing.T) {
+func TestPlan(t *testing.T) {
 	t.Parallel()
 	var outputs []discover.Output
 	add := func(system string, n int) {
@@ -75,10 +75,8 @@ func TestJobs(t *testing.T) {
 	}
 	add("aarch64-linux", 3)
 	add("x86_64-linux", 27)
-	jobs := func(most int, outputs []discover.Output) (*matrix, error) {
-		p := &publisher{cfg: config{MatrixJobs: most, Runners: defaultRunners, Flake: "."}, getenv: env()}
-		p.report.Systems = []string{"x86_64-linux", "aarch64-linux"}
-		return p.jobs(outputs, everything)
+	jobs := func(most int, outputs []discover.Output) (*Matrix, error) {
+		return Plan(outputs, everything, Options{Jobs: most, Runners: DefaultRunners(), Systems: []string{"x86_64-linux", "aarch64-linux"}, Series: "matrix&"})
 	}
 	for most, want := range map[int]string{
 		256: "3 of 1, 27 of 1",
@@ -94,10 +92,13 @@ func TestJobs(t *testing.T) {
 		var all []string
 		sizes := map[string][]int{}
 		for _, j := range m.Include {
-			list := lines(j.Outputs)
+			list := Lines(j.Outputs)
+			if len(j.Members()) != len(list) {
+				t.Errorf("%d jobs: got %d members of %d outputs", most, len(j.Members()), len(list))
+			}
 			sizes[j.System] = append(sizes[j.System], len(list))
 			for _, o := range list {
-				if !strings.HasPrefix(o, "packages."+j.System+".") || j.Runner != defaultRunners[j.System] {
+				if !strings.HasPrefix(o, "packages."+j.System+".") || j.Runner != DefaultRunners()[j.System] {
 					t.Errorf("%d jobs: %s is in the job %+v", most, o, j)
 				}
 			}
@@ -130,9 +131,7 @@ func TestJobs(t *testing.T) {
 		t.Errorf("one job for two systems: got %v", err)
 	}
 	other := append(slices.Clone(outputs), output("nixosConfigurations.host", "mips-linux", drv("h", "out")))
-	p := &publisher{cfg: config{MatrixJobs: 20, Runners: defaultRunners}, getenv: env()}
-	p.report.Systems = []string{"mips-linux"}
-	if _, err := p.jobs(other[len(other)-1:], everything); err == nil || !strings.Contains(err.Error(), "no runner is known for the system mips-linux") {
+	if _, err := Plan(other[len(other)-1:], everything, Options{Jobs: 20, Runners: DefaultRunners(), Systems: []string{"mips-linux"}}); err == nil || !strings.Contains(err.Error(), "no runner is known for the system mips-linux") {
 		t.Errorf("a system without a runner: got %v", err)
 	}
 	var many []discover.Output
@@ -206,29 +205,5 @@ func TestJobName(t *testing.T) {
 		if got := jobName(members); got != want {
 			t.Errorf("got %s, want %s", got, want)
 		}
-	}
-}
-
-// Plan and record are different jobs of a workflow, and agree on the series; what
-// they choose tells series apart, the systems do not.
-func TestSeries(t *testing.T) {
-	t.Parallel()
-	actions := func(job string) func(string) string {
-		return env("GITHUB_ACTIONS", "true", "GITHUB_WORKFLOW", "CI", "GITHUB_JOB", job, "GITHUB_WORKSPACE", "/w")
-	}
-	plan := series(config{Flake: "/w/x", Systems: []string{"a", "b"}, Matrix: matrixPlan}, actions("plan"))
-	if record := series(config{Flake: "/w/x", Systems: []string{"a"}, Matrix: matrixRecord}, actions("record")); plan != record || plan == "" {
-		t.Errorf("got %q and %q", plan, record)
-	}
-	seen := map[string]bool{plan: true}
-	for _, c := range []config{{Flake: "/w/y"}, {Flake: "/w/x", Include: []string{"a"}}, {Flake: "/w/x", Kinds: []discover.Kind{discover.Checks}}, {Flake: "/w/x", DenyUnfree: true}} {
-		s := series(c, actions("plan"))
-		if seen[s] {
-			t.Errorf("%+v: got the series %q again", c, s)
-		}
-		seen[s] = true
-	}
-	if s := series(config{Flake: "."}, env()); s == "" {
-		t.Error("outside CI there is no series")
 	}
 }

@@ -1,4 +1,4 @@
-package gc
+package report
 
 import (
 	"cmp"
@@ -9,17 +9,16 @@ import (
 	"time"
 
 	"github.com/org/nixoci-action/index"
-	"github.com/org/nixoci-action/internal/cli"
 	"github.com/org/nixoci-action/internal/hint"
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/ui"
 )
 
-// report is the plan and the result of a run: what --json prints, and what the
-// texts are made of. Sizes are in bytes, times in RFC 3339. The field names are
+// GC is the plan and the result of a run of gc: what --json prints, and what the
+// texts are made of. NewGC makes one. Sizes are in bytes, times in RFC 3339. The field names are
 // an interface.
-type report struct {
-	Status string `json:"status"` // done, partly or failed
+type GC struct {
+	Status Status `json:"status"`
 	Error  string `json:"error,omitempty"`
 	// Denied tells that the registry refused the credentials, or what they may
 	// do.
@@ -30,19 +29,19 @@ type report struct {
 	Systems []string `json:"systems,omitempty"`
 	// Unknown are attributes of the flake whose paths are not known. All that
 	// was ever published under them is kept.
-	Unknown []unknownReport `json:"unknown,omitempty"`
+	Unknown []Unknown `json:"unknown,omitempty"`
 
 	// Kept and Removed count the store paths in the cache by what the plan
 	// does to them; Reasons does so by reason, the largest first, Paths has
 	// each: those to be removed first, the largest first.
-	Kept    index.Total    `json:"kept"`
-	Removed index.Total    `json:"removed"`
-	Reasons []reasonReport `json:"reasons"`
-	Paths   []pathReport   `json:"paths"`
+	Kept    index.Total   `json:"kept"`
+	Removed index.Total   `json:"removed"`
+	Reasons []Reason      `json:"reasons"`
+	Paths   []PlannedPath `json:"paths"`
 	// Publications are the records in the cache, oldest first; Pins the names
 	// under which some are kept.
-	Publications []publicationReport `json:"publications"`
-	Pins         []pinReport         `json:"pins"`
+	Publications []Publication `json:"publications"`
+	Pins         []Pin         `json:"pins"`
 	// FreedSize is the size of the blobs that nothing will need any more.
 	// Rewritten segments are replaced by Written new ones.
 	FreedSize int64 `json:"freedSize"`
@@ -50,31 +49,31 @@ type report struct {
 	Written   int   `json:"written"`
 	// Deletable are the manifests that were replaced before the delay,
 	// Waiting those replaced since.
-	Deletable []manifestReport `json:"deletable"`
-	Waiting   []manifestReport `json:"waiting"`
+	Deletable []Manifest `json:"deletable"`
+	Waiting   []Manifest `json:"waiting"`
 
 	// Result is what was done; absent in a dry run, and if nothing was tried.
-	Result *resultReport `json:"result,omitempty"`
-	Stages []cli.Stage   `json:"stages"`
+	Result *Collected `json:"result,omitempty"`
+	Stages []Stage    `json:"stages"`
 
 	now     time.Time
 	delay   time.Duration
-	planned bool
+	planned bool // Plan was called
 }
 
-type unknownReport struct {
+type Unknown struct {
 	Attr    string `json:"attr"`
 	Reason  string `json:"reason"`
 	Message string `json:"message,omitempty"`
 }
 
-type reasonReport struct {
+type Reason struct {
 	Keep   bool   `json:"keep"`
 	Reason string `json:"reason"`
 	index.Total
 }
 
-type pathReport struct {
+type PlannedPath struct {
 	Path     string    `json:"path"`
 	Keep     bool      `json:"keep"`
 	Reason   string    `json:"reason"`
@@ -83,7 +82,7 @@ type pathReport struct {
 	Added    time.Time `json:"added"`
 }
 
-type publicationReport struct {
+type Publication struct {
 	Time     time.Time `json:"time"`
 	Origin   string    `json:"origin,omitempty"`
 	Flake    string    `json:"flake,omitempty"`
@@ -99,7 +98,7 @@ type publicationReport struct {
 	Until *time.Time `json:"until,omitempty"`
 }
 
-type pinReport struct {
+type Pin struct {
 	Name string `json:"name"`
 	// Publications is the number of records that the name keeps, Newest when
 	// the last of them was made.
@@ -107,7 +106,7 @@ type pinReport struct {
 	Newest       time.Time `json:"newest"`
 }
 
-type manifestReport struct {
+type Manifest struct {
 	Tag      string    `json:"tag,omitempty"`
 	Manifest string    `json:"manifest"`
 	Replaced time.Time `json:"replaced"`
@@ -115,7 +114,7 @@ type manifestReport struct {
 	Until *time.Time `json:"until,omitempty"`
 }
 
-type resultReport struct {
+type Collected struct {
 	// Kept and Removed count the store paths that are in the cache index, and
 	// that no longer are.
 	Kept    index.Total `json:"kept"`
@@ -133,67 +132,69 @@ type resultReport struct {
 	// Freed is what was freed in a directory. A registry frees by itself.
 	Freed registry.Freed `json:"freed"`
 	// Refused are manifests that the registry does not delete, by reason.
-	Refused []refusalReport `json:"refused,omitempty"`
+	Refused []Refusal `json:"refused,omitempty"`
 	// Lost are store paths that were removed because the registry has lost
 	// them, or something they refer to.
 	Lost []string `json:"lost,omitempty"`
 }
 
-type refusalReport struct {
+type Refusal struct {
 	Reason    string   `json:"reason"`
 	Remedy    string   `json:"remedy,omitempty"`
 	Manifests []string `json:"manifests"`
 }
 
-func newReport(cache string, cfg config, now time.Time) report {
-	return report{
-		Cache: cache, DryRun: cfg.DryRun, now: now, delay: cfg.Delay,
-		Reasons: []reasonReport{}, Paths: []pathReport{}, Publications: []publicationReport{}, Pins: []pinReport{},
-		Deletable: []manifestReport{}, Waiting: []manifestReport{},
+// NewGC is the report of a run at the time now that has done nothing yet. delay
+// is how long what was replaced must wait.
+func NewGC(cache string, dryRun bool, now time.Time, delay time.Duration) *GC {
+	return &GC{
+		Cache: cache, DryRun: dryRun, now: now, delay: delay,
+		Reasons: []Reason{}, Paths: []PlannedPath{}, Publications: []Publication{}, Pins: []Pin{},
+		Deletable: []Manifest{}, Waiting: []Manifest{},
 	}
 }
 
-// plan takes in what is to be done.
-func (r *report) plan(p *index.Plan) {
+// Plan takes in what is to be done.
+func (r *GC) Plan(p *index.Plan) {
 	r.planned = true
 	r.Kept, r.Removed, r.FreedSize = p.Kept, p.Removed, p.Freed
 	r.Rewritten, r.Written = len(p.Rewritten), p.Written
 	for _, x := range p.Paths {
-		r.Paths = append(r.Paths, pathReport{x.Path.String(), x.Keep, x.Reason, x.NarSize, x.FileSize, x.Added})
+		r.Paths = append(r.Paths, PlannedPath{x.Path.String(), x.Keep, x.Reason, x.NarSize, x.FileSize, x.Added})
 	}
 	r.Reasons = append(r.Reasons, reasons(p.Paths)...)
 	r.publications(p.Verdicts)
 	for _, m := range p.Deletable {
-		r.Deletable = append(r.Deletable, manifestReport{Tag: m.Tag, Manifest: m.Manifest.String(), Replaced: m.Since.UTC()})
+		r.Deletable = append(r.Deletable, Manifest{Tag: m.Tag, Manifest: m.Manifest.String(), Replaced: m.Since.UTC()})
 	}
 	for _, m := range p.Waiting {
 		until := m.Since.Add(r.delay).UTC()
-		r.Waiting = append(r.Waiting, manifestReport{m.Tag, m.Manifest.String(), m.Since.UTC(), &until})
+		r.Waiting = append(r.Waiting, Manifest{m.Tag, m.Manifest.String(), m.Since.UTC(), &until})
 	}
 }
 
 // reasons counts paths by reason, the largest first.
-func reasons(paths []index.PlannedPath) []reasonReport {
+func reasons(paths []index.PlannedPath) []Reason {
 	type key struct {
 		keep   bool
 		reason string
 	}
-	totals := map[key]*reasonReport{}
+	totals := map[key]*Reason{}
 	for _, p := range paths {
 		k := key{p.Keep, p.Reason}
 		if totals[k] == nil {
-			totals[k] = &reasonReport{Keep: p.Keep, Reason: p.Reason}
+			totals[k] = &Reason{Keep: p.Keep, Reason: p.Reason}
 		}
 		t := totals[k]
 		t.Paths++
 		t.NarSize += p.NarSize
 		t.FileSize += p.FileSize
 	}
-	list := make([]reasonReport, 0, len(totals))
+	list := make([]Reason, 0, len(totals))
 	for _, t := range totals {
 		list = append(list, *t)
 	}
-	slices.SortFunc(list, func(a, b reasonReport) int {
+	slices.SortFunc(list, func(a, b Reason) int {
 		switch {
 		case a.FileSize != b.FileSize:
 			return cmp.Compare(b.FileSize, a.FileSize)
@@ -207,11 +208,11 @@ func reasons(paths []index.PlannedPath) []reasonReport {
 	return list
 }
 
-func (r *report) publications(verdicts []index.Verdict) {
-	pins := map[string]*pinReport{}
+func (r *GC) publications(verdicts []index.Verdict) {
+	pins := map[string]*Pin{}
 	for _, v := range verdicts {
 		p := v.Publication
-		one := publicationReport{
+		one := Publication{
 			Time: p.Time.UTC(), Origin: p.Origin, Flake: p.Flake, Revision: p.Revision, Ref: p.Ref, RunURL: p.RunURL, Systems: p.Systems, Pin: p.Pin,
 			Roots: len(p.Roots), Keep: v.Keep, Reason: v.Reason,
 		}
@@ -224,7 +225,7 @@ func (r *report) publications(verdicts []index.Verdict) {
 			continue
 		}
 		if pins[p.Pin] == nil {
-			pins[p.Pin] = &pinReport{Name: p.Pin}
+			pins[p.Pin] = &Pin{Name: p.Pin}
 		}
 		pins[p.Pin].Publications++
 		pins[p.Pin].Newest = p.Time.UTC() // the verdicts are in the order of time
@@ -232,12 +233,12 @@ func (r *report) publications(verdicts []index.Verdict) {
 	for _, pin := range pins {
 		r.Pins = append(r.Pins, *pin)
 	}
-	slices.SortFunc(r.Pins, func(a, b pinReport) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(r.Pins, func(a, b Pin) int { return strings.Compare(a.Name, b.Name) })
 }
 
-// collected takes in what was done.
-func (r *report) collected(c index.Collected) {
-	res := &resultReport{
+// Collected takes in what was done.
+func (r *GC) Collected(c index.Collected) {
+	res := &Collected{
 		Removed: c.Removed, Rewritten: c.Rewritten, Segments: []string{}, RepackedSize: c.Repacked,
 		Deleted: c.Deleted, Waiting: len(c.Waiting), Freed: c.Freed,
 	}
@@ -263,15 +264,15 @@ func (r *report) collected(c index.Collected) {
 }
 
 // refusals groups manifests by why they are not deleted.
-func refusals(refused []index.Refusal) []refusalReport {
-	var list []refusalReport
+func refusals(refused []index.Refusal) []Refusal {
+	var list []Refusal
 	for _, f := range refused {
-		why := refusalReport{Reason: f.Err.Error(), Remedy: hint.Of(f.Err)}
+		why := Refusal{Reason: f.Err.Error(), Remedy: hint.Of(f.Err)}
 		var re *registry.RefusedError
 		if errors.As(f.Err, &re) {
-			why = refusalReport{Reason: re.Reason, Remedy: re.Remedy}
+			why = Refusal{Reason: re.Reason, Remedy: re.Remedy}
 		}
-		i := slices.IndexFunc(list, func(x refusalReport) bool { return x.Reason == why.Reason })
+		i := slices.IndexFunc(list, func(x Refusal) bool { return x.Reason == why.Reason })
 		if i < 0 {
 			i, list = len(list), append(list, why)
 		}
@@ -280,9 +281,9 @@ func refusals(refused []index.Refusal) []refusalReport {
 	return list
 }
 
-// failure is the error of a run that did not do all it should have. err is
+// Failure is the error of a run that has come to Collected that did not do all it should have. err is
 // what ended it, if anything did.
-func (r *report) failure(err error) error {
+func (r *GC) Failure(err error) error {
 	errs := []error{err}
 	for _, f := range r.Result.Refused {
 		errs = append(errs, hint.Wrap(fmt.Errorf("the registry does not delete %s that nothing needs: %s", ui.Count(len(f.Manifests), "manifest"), f.Reason), f.Remedy))
@@ -292,27 +293,14 @@ func (r *report) failure(err error) error {
 			"publish again what is still wanted; does something else clean up in this repository?"))
 	}
 	all := errors.Join(errs...)
-	if all != nil && (err == nil || r.Result.Rewritten > 0 || r.Result.Deleted > 0) {
-		r.Status = statusPartly
-		return cli.WithStatus(all, cli.ExitPartly)
+	if err == nil || r.Result.Rewritten > 0 || r.Result.Deleted > 0 {
+		return AsPartly(all)
 	}
 	return all
 }
 
-const (
-	statusDone   = "done"
-	statusPartly = "partly"
-	statusFailed = "failed"
-)
-
-func (r *report) finish(stages []cli.Stage, err error) {
+// Finish takes in the end of the run. The error's class makes the status.
+func (r *GC) Finish(stages []Stage, err error) {
 	r.Stages = stages
-	switch {
-	case err == nil:
-		r.Status = statusDone
-		return
-	case r.Status != statusPartly:
-		r.Status = statusFailed
-	}
-	r.Error, r.Denied = err.Error(), registry.Denied(err)
+	r.Status, r.Error, r.Denied = end(err)
 }

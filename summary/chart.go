@@ -1,4 +1,4 @@
-package action
+package summary
 
 import (
 	"fmt"
@@ -7,12 +7,14 @@ import (
 	"strings"
 	"time"
 
+	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/internal/ui"
+	"github.com/org/nixoci-action/report"
 )
 
 // overTime shows how much the publications of this kind have taken over time,
 // as a chart where that has changed, and the cache as a whole.
-func overTime(r *publishReport) string {
+func overTime(r *report.Publish) string {
 	if r.Stored == nil {
 		return ""
 	}
@@ -26,7 +28,7 @@ func overTime(r *publishReport) string {
 	if n := len(r.History); n > 0 {
 		now := r.History[n-1]
 		what := "The last complete publish takes"
-		if r.Status == "done" {
+		if r.Status == report.Done {
 			what = "What is published here takes"
 		}
 		fmt.Fprintf(&b, "%s <b>%s</b> in the cache, in %s%s. ", what, ui.Bytes(now.FileSize), ui.Count(now.Paths, "path"), change(r.History))
@@ -36,7 +38,7 @@ func overTime(r *publishReport) string {
 }
 
 // change compares the last publication with the one before.
-func change(history []past) string {
+func change(history []index.Past) string {
 	n := len(history)
 	if n < 2 {
 		return ""
@@ -63,7 +65,7 @@ const (
 // chart draws sizes with Mermaid, whose version at GitHub, Gitea and Forgejo
 // may be any that knows xychart-beta. Only numbers and dates are in it.
 // With less than two different sizes there is nothing to see.
-func chart(history []past) string {
+func chart(history []index.Past) string {
 	largest, different := int64(0), false
 	for _, p := range history {
 		largest = max(largest, p.FileSize)
@@ -97,7 +99,7 @@ func chart(history []past) string {
 const nothing = "\u200b"
 
 // dates labels publications, by the day if that tells them apart.
-func dates(history []past) []string {
+func dates(history []index.Past) []string {
 	layout, days := "Jan 2", map[string]bool{}
 	for _, p := range history {
 		days[p.Time.UTC().Format(time.DateOnly)] = true

@@ -1,4 +1,4 @@
-package gc
+package report
 
 import (
 	"fmt"
@@ -13,8 +13,11 @@ import (
 // maxRows bounds the tables of a plan.
 const maxRows = 50
 
-// planText is the plan of a dry run.
-func (r *report) planText() string {
+// PlanText is the plan of a dry run; "" if there is none.
+func (r *GC) PlanText() string {
+	if !r.planned {
+		return ""
+	}
 	var b strings.Builder
 	all := r.Kept.Paths + r.Removed.Paths
 	fmt.Fprintf(&b, "to remove: %s of %s, %s compressed\n", ui.Number(r.Removed.Paths), ui.Count(all, "path"), ui.Bytes(r.Removed.FileSize))
@@ -63,7 +66,7 @@ func table(b *strings.Builder, header []string, rows [][]string) {
 	}
 }
 
-func (r *report) pinsText() string {
+func (r *GC) pinsText() string {
 	if len(r.Pins) == 0 {
 		return ""
 	}
@@ -74,9 +77,12 @@ func (r *report) pinsText() string {
 	return "pins: " + strings.Join(pins, ", ") + "\n"
 }
 
-// text is the summary of a run for people.
-func (r *report) text() string {
+// Text is the summary of a run for people; "" if nothing was tried.
+func (r *GC) Text() string {
 	res := r.Result
+	if res == nil {
+		return ""
+	}
 	var b strings.Builder
 	b.WriteString("summary\n")
 	row := func(what string, t index.Total) []string {
@@ -95,20 +101,14 @@ func (r *report) text() string {
 		fmt.Fprintf(&b, "freed: %s, %s\n", ui.Count(res.Freed.Blobs, "blob"), ui.Bytes(res.Freed.Bytes))
 	}
 	b.WriteString(r.pinsText())
-	var times []string
-	for _, s := range r.Stages {
-		times = append(times, fmt.Sprintf("%s %.1f s", s.Name, s.Seconds))
-	}
-	if times != nil {
-		fmt.Fprintf(&b, "time: %s\n", strings.Join(times, ", "))
-	}
+	b.WriteString(stagesText(r.Stages))
 	fmt.Fprintf(&b, "cache: %s", r.Cache)
 	return b.String()
 }
 
 // manifestsText says what became of the manifests that were replaced, and what
 // that means for the storage.
-func (r *report) manifestsText() string {
+func (r *GC) manifestsText() string {
 	res := r.Result
 	var b strings.Builder
 	if res.Deleted > 0 {
@@ -134,6 +134,8 @@ func (r *report) manifestsText() string {
 }
 
 func minute(t time.Time) string { return t.UTC().Format("2006-01-02 15:04 UTC") }
+
+const day = 24 * time.Hour
 
 // age writes how long ago something was, in days, or hours if it is few.
 func age(d time.Duration) string {

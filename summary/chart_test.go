@@ -1,18 +1,21 @@
-package action
+package summary
 
 import (
 	"regexp"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/report"
 )
 
 // sizes is a history of so many bytes each, published every so often.
-func sizes(every time.Duration, bytes ...int64) []past {
-	var h []past
+func sizes(every time.Duration, bytes ...int64) []index.Past {
+	var h []index.Past
 	at := time.Date(2026, 11, 20, 22, 30, 0, 0, time.UTC)
 	for i, n := range bytes {
-		h = append(h, past{at.Add(time.Duration(i) * every), total{Paths: i + 1, NarSize: 3 * n, FileSize: n}})
+		h = append(h, index.Past{Time: at.Add(time.Duration(i) * every), Total: index.Total{Paths: i + 1, NarSize: 3 * n, FileSize: n}})
 	}
 	return h
 }
@@ -22,7 +25,7 @@ func TestChart(t *testing.T) {
 	const day = 24 * time.Hour
 	for _, tc := range []struct {
 		name         string
-		history      []past
+		history      []index.Past
 		x, y, values string
 	}{
 		{"days", sizes(day, 1_200_000_000, 1_234_567_890, 999_000_000), `"Nov 20", "Nov 21", "Nov 22"`, `"GB, compressed" 0 --> 1.5`, "1.200, 1.235, 0.999"},
@@ -38,7 +41,7 @@ func TestChart(t *testing.T) {
 			}
 		}
 	}
-	for name, h := range map[string][]past{"none": nil, "one": sizes(day, 5), "no change": sizes(day, 5, 5, 5)} {
+	for name, h := range map[string][]index.Past{"none": nil, "one": sizes(day, 5), "no change": sizes(day, 5, 5, 5)} {
 		if got := chart(h); got != "" {
 			t.Errorf("%s: got %s", name, got)
 		}
@@ -78,7 +81,7 @@ func TestChartLabels(t *testing.T) {
 func TestOverTime(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
-		status string
+		status report.Status
 		sizes  []int64
 		want   string
 	}{
@@ -89,12 +92,12 @@ func TestOverTime(t *testing.T) {
 		{"partly", []int64{5000}, "The last complete publish takes <b>5.0 kB</b> in the cache, in 1 path. "},
 		{"partly", nil, "\n\nThe whole cache has 9 paths, 12.0 kB."},
 	} {
-		r := publishReport{Status: tc.status, Stored: &total{Paths: 9, FileSize: 12_000}, History: sizes(24*time.Hour, tc.sizes...)}
+		r := report.Publish{Status: tc.status, Stored: &report.Stored{Paths: 9, FileSize: 12_000}, History: sizes(24*time.Hour, tc.sizes...)}
 		if got := overTime(&r); !strings.Contains(got, tc.want) {
 			t.Errorf("%s, %v: got %q, want %q", tc.status, tc.sizes, got, tc.want)
 		}
 	}
-	if got := overTime(&publishReport{}); got != "" {
+	if got := overTime(&report.Publish{}); got != "" {
 		t.Errorf("without a cache: got %q", got)
 	}
 }

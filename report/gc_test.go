@@ -1,11 +1,10 @@
-package gc
+package report
 
 import (
 	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"reflect"
 	"strings"
 	"testing"
@@ -14,10 +13,10 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/org/nixoci-action/index"
-	"github.com/org/nixoci-action/internal/cli"
 	"github.com/org/nixoci-action/internal/hint"
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/storepath"
+	"github.com/org/nixoci-action/internal/ui"
 )
 
 var noon = time.Date(2026, 12, 1, 12, 0, 0, 0, time.UTC)
@@ -58,13 +57,13 @@ func examplePlan() *index.Plan {
 	}
 }
 
-func exampleReport() report {
-	r := newReport("ghcr.io/o/r/nix-cache", config{Delay: 24 * time.Hour}, noon)
-	r.plan(examplePlan())
+func exampleReport() *GC {
+	r := NewGC("ghcr.io/o/r/nix-cache", false, noon, 24*time.Hour)
+	r.Plan(examplePlan())
 	return r
 }
 
-func TestPlanText(t *testing.T) {
+func TestGCPlanText(t *testing.T) {
 	t.Parallel()
 	r := exampleReport()
 	want := `to remove: 2 of 5 paths, 10.0 MB compressed
@@ -84,12 +83,12 @@ replaced lately: 3 manifests to be deleted from 2026-12-02 11:00 UTC on
 pins: production (2 publications, newest 2026-10-22)
 cache: ghcr.io/o/r/nix-cache
 `
-	if got := r.planText(); got != want {
+	if got := r.PlanText(); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
 
-	r = newReport("oci:/c", config{}, noon)
-	r.plan(&index.Plan{})
+	r = NewGC("oci:/c", false, noon, 0)
+	r.Plan(&index.Plan{})
 	want = `to remove: 0 of 0 paths, 0 B compressed
 
 to keep: 0 paths, 0 B compressed
@@ -97,12 +96,12 @@ to keep: 0 paths, 0 B compressed
 to free: 0 B
 cache: oci:/c
 `
-	if got := r.planText(); got != want {
+	if got := r.PlanText(); got != want {
 		t.Errorf("an empty plan: got\n%s\nwant\n%s", got, want)
 	}
 }
 
-func TestPlanTextIsBounded(t *testing.T) {
+func TestGCPlanTextIsBounded(t *testing.T) {
 	t.Parallel()
 	p := &index.Plan{}
 	for i := range 1000 {
@@ -113,9 +112,9 @@ func TestPlanTextIsBounded(t *testing.T) {
 		p.Paths = append(p.Paths, planned(fmt.Sprint("y", i), fmt.Sprint("reason ", i), true, 1, 1))
 		p.Kept.Paths++
 	}
-	r := newReport("oci:/c", config{}, noon)
-	r.plan(p)
-	text := r.planText()
+	r := NewGC("oci:/c", false, noon, 0)
+	r.Plan(p)
+	text := r.PlanText()
 	if n := strings.Count(text, "\n"); n > 115 || !strings.Contains(text, "and 950 more, see --json\n") || !strings.Contains(text, "and 10 more, see --json\n") {
 		t.Errorf("got %d lines:\n%s", n, text)
 	}
@@ -127,17 +126,17 @@ func TestPlanTextIsBounded(t *testing.T) {
 	}
 }
 
-func TestText(t *testing.T) {
+func TestGCText(t *testing.T) {
 	t.Parallel()
 	r := exampleReport()
-	r.collected(index.Collected{
+	r.Collected(index.Collected{
 		Removed: index.Total{Paths: 2, NarSize: 30_006_000, FileSize: 10_002_000}, Rewritten: 3, Segments: []index.SegmentInfo{{Tag: "segment-x"}}, Repacked: 5_000_000,
 		Deleted: 1, Waiting: []index.Retired{retired("e", 0), retired("b", 3*time.Hour)}, Freed: registry.Freed{Blobs: 4, Bytes: 2_500_000},
 	})
-	if err := r.failure(nil); err != nil {
+	if err := r.Failure(nil); err != nil {
 		t.Errorf("got %v", err)
 	}
-	r.finish([]cli.Stage{{Name: "read", Seconds: 0.26}, {Name: "collect", Seconds: 3}}, nil)
+	r.Finish([]Stage{{Name: "read", Seconds: 0.26}, {Name: "collect", Seconds: 3}}, nil)
 	want := `summary
          paths  NAR size  compressed
 removed      2   30.0 MB     10.0 MB
@@ -150,7 +149,7 @@ freed: 4 blobs, 2.5 MB
 pins: production (2 publications, newest 2026-10-22)
 time: read 0.3 s, collect 3.0 s
 cache: ghcr.io/o/r/nix-cache`
-	if got := r.text(); got != want || r.Status != "done" {
+	if got := r.Text(); got != want || r.Status != "done" {
 		t.Errorf("got %s and\n%s\nwant\n%s", r.Status, got, want)
 	}
 }
@@ -169,12 +168,13 @@ func TestRefusals(t *testing.T) {
 	c.Lost = []index.Entry{{Path: store("b")}, {Path: store("a")}}
 
 	r := exampleReport()
-	r.collected(c)
-	err := r.failure(nil)
-	r.finish(nil, err)
+	r.Collected(c)
+	err := r.Failure(nil)
+	r.Finish(nil, err)
 	var stderr bytes.Buffer
-	if status := cli.Report(t.Context(), err, env(), io.Discard, &stderr); status != cli.ExitPartly || r.Status != "partly" {
-		t.Errorf("got status %d, %q, want %d", status, r.Status, cli.ExitPartly)
+	ui.New(&stderr, func(string) string { return "" }).Error(err)
+	if !IsPartly(err) || r.Status != Partly {
+		t.Errorf("got %v and the status %q, want %q", err, r.Status, Partly)
 	}
 	want := `error: the registry does not delete 40 manifests that nothing needs: the token may not delete
 error: the registry does not delete 1 manifest that nothing needs: down
@@ -187,56 +187,56 @@ hint: publish again what is still wanted; does something else clean up in this r
 		t.Errorf("got\n%s\nwant\n%s", stderr.String(), want)
 	}
 	for _, part := range []string{"refused: 41 manifests stay in the registry", "The index is pruned"} {
-		if !strings.Contains(r.text(), part) {
-			t.Errorf("the summary has no %q:\n%s", part, r.text())
+		if !strings.Contains(r.Text(), part) {
+			t.Errorf("the summary has no %q:\n%s", part, r.Text())
 		}
 	}
 	r.Result.Deleted = 1
-	if strings.Contains(r.text(), "The index is pruned") {
-		t.Errorf("something was deleted:\n%s", r.text())
+	if strings.Contains(r.Text(), "The index is pruned") {
+		t.Errorf("something was deleted:\n%s", r.Text())
 	}
 	if len(r.Result.Refused) != 2 || len(r.Result.Refused[0].Manifests) != 40 {
 		t.Errorf("got %+v", r.Result.Refused)
 	}
 }
 
-func TestFailureStatus(t *testing.T) {
+func TestGCStatus(t *testing.T) {
 	t.Parallel()
 	down := errors.New("down")
 	for _, tc := range []struct {
 		name   string
 		c      index.Collected
 		err    error
-		status int
-		text   string
+		failed bool
+		status Status
 	}{
-		{"done", index.Collected{Rewritten: 1}, nil, cli.ExitDone, "done"},
-		{"waiting only", index.Collected{Waiting: []index.Retired{retired("a", 0)}}, nil, cli.ExitDone, "done"},
-		{"nothing done", index.Collected{}, down, cli.ExitFailed, "failed"},
-		{"failed after the index", index.Collected{Rewritten: 1}, down, cli.ExitPartly, "partly"},
-		{"failed while deleting", index.Collected{Deleted: 1}, down, cli.ExitPartly, "partly"},
-		{"refused", index.Collected{Refused: []index.Refusal{{Err: down}}}, nil, cli.ExitPartly, "partly"},
-		{"lost", index.Collected{Lost: []index.Entry{{Path: store("a")}}}, nil, cli.ExitPartly, "partly"},
+		{"done", index.Collected{Rewritten: 1}, nil, false, Done},
+		{"waiting only", index.Collected{Waiting: []index.Retired{retired("a", 0)}}, nil, false, Done},
+		{"nothing done", index.Collected{}, down, true, Failed},
+		{"failed after the index", index.Collected{Rewritten: 1}, down, true, Partly},
+		{"failed while deleting", index.Collected{Deleted: 1}, down, true, Partly},
+		{"refused", index.Collected{Refused: []index.Refusal{{Err: down}}}, nil, true, Partly},
+		{"lost", index.Collected{Lost: []index.Entry{{Path: store("a")}}}, nil, true, Partly},
 	} {
 		r := exampleReport()
-		r.collected(tc.c)
-		err := r.failure(tc.err)
-		r.finish(nil, err)
-		if status := cli.Report(t.Context(), err, env(), io.Discard, io.Discard); status != tc.status || r.Status != tc.text {
-			t.Errorf("%s: got %d, %s, want %d, %s", tc.name, status, r.Status, tc.status, tc.text)
+		r.Collected(tc.c)
+		err := r.Failure(tc.err)
+		r.Finish(nil, err)
+		if (err != nil) != tc.failed || IsPartly(err) != (tc.status == Partly) || r.Status != tc.status {
+			t.Errorf("%s: got %v, %s, want %s", tc.name, err, r.Status, tc.status)
 		}
 	}
 }
 
 // The names in the JSON are an interface.
-func TestJSON(t *testing.T) {
+func TestGCJSON(t *testing.T) {
 	t.Parallel()
 	r := exampleReport()
-	r.Unknown = []unknownReport{{"packages.x", "evaluation error", "oh"}}
-	r.collected(index.Collected{Waiting: []index.Retired{retired("e", 0)}, Refused: []index.Refusal{{Retired: retired("f", 0), Err: errors.New("no")}}})
-	r.finish([]cli.Stage{}, r.failure(nil))
+	r.Unknown = []Unknown{{"packages.x", "evaluation error", "oh"}}
+	r.Collected(index.Collected{Waiting: []index.Retired{retired("e", 0)}, Refused: []index.Refusal{{Retired: retired("f", 0), Err: errors.New("no")}}})
+	r.Finish([]Stage{}, r.Failure(nil))
 	var b bytes.Buffer
-	if err := cli.WriteJSON(&b, &r); err != nil {
+	if err := json.NewEncoder(&b).Encode(r); err != nil {
 		t.Fatal(err)
 	}
 	var got map[string]any
@@ -258,9 +258,9 @@ func TestJSON(t *testing.T) {
 		}
 	}
 	var empty bytes.Buffer
-	none := newReport("oci:/c", config{}, noon)
-	none.finish([]cli.Stage{}, nil)
-	if err := cli.WriteJSON(&empty, &none); err != nil || strings.Contains(empty.String(), "null") {
+	none := NewGC("oci:/c", false, noon, 0)
+	none.Finish([]Stage{}, nil)
+	if err := json.NewEncoder(&empty).Encode(none); err != nil || strings.Contains(empty.String(), "null") {
 		t.Errorf("got %v and lists that are null:\n%s", err, empty.String())
 	}
 }
