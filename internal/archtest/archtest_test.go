@@ -34,6 +34,7 @@ var domain = map[string][]string{
 	"proxy":    {"index"},
 	"page":     {"index"},
 	"matrix":   {"discover"},
+	"publish":  {"closure", "discover", "index", "matrix", "report", "upload"},
 	"report":   {"closure", "index", "matrix"},
 	"summary":  {"index", "matrix", "report"},
 }
@@ -208,6 +209,8 @@ func TestRules(t *testing.T) {
 		{"summary", "report", true},
 		{"report", "summary", false},
 		{"matrix", "report", false},
+		{"publish", "upload", true},
+		{"publish", "summary", false},
 		{"proxy", "internal/registry", true},
 		{"internal/registry", "index", false},
 		{"internal/registry", "internal/hint", true},

@@ -10,6 +10,7 @@ import (
 	"github.com/org/nixoci-action/discover"
 	"github.com/org/nixoci-action/internal/cli"
 	"github.com/org/nixoci-action/matrix"
+	"github.com/org/nixoci-action/publish"
 )
 
 func env(pairs ...string) func(string) string {
@@ -25,10 +26,13 @@ func env(pairs ...string) func(string) string {
 
 func TestParseConfig(t *testing.T) {
 	home := []string{"HOME", "/home/u"}
+	yes, no := true, false
 	defaults := config{
-		Cache: "oci:/home/u/.local/share/nixoci/cache", Flake: ".", Upstreams: []string{"https://cache.nixos.org"},
-		Matrix: "off", MatrixJobs: 20, Runners: matrix.DefaultRunners(),
-		PinKeep: 1, Compression: "zstd", Level: 3, CompatIndex: "auto", CacheDir: "/home/u/.cache/nixoci",
+		Options: publish.Options{
+			Cache: "oci:/home/u/.local/share/nixoci/cache", Flake: ".", MatrixJobs: 20, Runners: matrix.DefaultRunners(),
+			PinKeep: 1, Compression: "zstd", Level: 3, CacheDir: "/home/u/.cache/nixoci",
+		},
+		UpstreamURLs: []string{"https://cache.nixos.org"},
 	}
 	with := func(change func(*config)) config {
 		c := defaults
@@ -56,7 +60,7 @@ func TestParseConfig(t *testing.T) {
 			args: []string{"--flake", "./config", "--cache", "localhost:5000/x", "--upstream", "none", "--jobs", "3"},
 			env:  []string{"NIXOCI_FLAKE", "github:a/b", "NIXOCI_CACHE", "oci:/c", "NIXOCI_UPSTREAM", "https://a.example", "NIXOCI_JOBS", "9", "NIXOCI_DRY_RUN", "true"},
 			want: with(func(c *config) {
-				c.Flake, c.Cache, c.Upstreams, c.Jobs, c.DryRun = "./config", "localhost:5000/x", nil, 3, true
+				c.Flake, c.Cache, c.UpstreamURLs, c.Jobs, c.DryRun = "./config", "localhost:5000/x", nil, 3, true
 			}),
 		},
 		{
@@ -82,9 +86,9 @@ func TestParseConfig(t *testing.T) {
 		{name: "pins without a name", args: []string{"--pin-keep", "2"}, err: "needs --pin"},
 		{
 			name: "compat index", args: []string{"--compat-index", "off"}, env: []string{"NIXOCI_COMPAT_INDEX", "on"},
-			want: with(func(c *config) { c.CompatIndex = compatOff }),
+			want: with(func(c *config) { c.CompatIndex = &no }),
 		},
-		{name: "compat index by variable", env: []string{"NIXOCI_COMPAT_INDEX", "on"}, want: with(func(c *config) { c.CompatIndex = compatOn })},
+		{name: "compat index by variable", env: []string{"NIXOCI_COMPAT_INDEX", "on"}, want: with(func(c *config) { c.CompatIndex = &yes })},
 		{name: "unknown compat index", args: []string{"--compat-index", "yes"}, err: "auto, on, off"},
 		{
 			name: "a matrix", args: []string{"--matrix", "plan", "--runner", "riscv64-linux=my-risc", "--system", "riscv64-linux"},

@@ -41,8 +41,8 @@ func (p *publisher) inCache(base *index.Snapshot, want *closure.Path) bool {
 	switch {
 	case e.Fingerprint() == local.Fingerprint():
 		return true
-	case len(p.keys) > 0:
-		return p.keys.Signed(e.Fingerprint(), e.Signatures)
+	case len(p.Keys) > 0:
+		return p.Keys.Signed(e.Fingerprint(), e.Signatures)
 	}
 	return e.NarHash != local.NarHash
 }
@@ -57,11 +57,11 @@ func (p *publisher) upload(ctx context.Context, plan *closure.Plan, base *index.
 			onUpstream[d.Path.Store.HashPart] = true
 		}
 	}
-	w, err := p.cache.NewWriter(base, index.WriterOptions{
+	w, err := p.Index.NewWriter(base, index.WriterOptions{
 		OnUpstream: func(hashPart string) bool { return onUpstream[hashPart] },
 		Config:     p.config(roots),
 		Committed: func(tag string, entries int) {
-			p.log.Info("committed", "segment", tag, "entries", entries)
+			p.Log.Info("committed", "segment", tag, "entries", entries)
 			p.report.Segments = append(p.report.Segments, tag)
 		},
 	})
@@ -83,7 +83,7 @@ func (p *publisher) upload(ctx context.Context, plan *closure.Plan, base *index.
 		if err != nil || len(result.Lost) == 0 || try == lostTries || ctx.Err() != nil {
 			break
 		}
-		p.log.Warn("the registry lost blobs, sending them again", "paths", len(result.Lost))
+		p.Log.Warn("the registry lost blobs, sending them again", "paths", len(result.Lost))
 		if todo, err = again(plan, result.Lost); err != nil {
 			break
 		}
@@ -95,7 +95,7 @@ func (p *publisher) upload(ctx context.Context, plan *closure.Plan, base *index.
 	}
 	p.report.complete = uploadErr == nil && err == nil
 	if unsigned := p.report.NotSigned(); unsigned != nil {
-		p.msg.Warn(unsigned)
+		p.Messages.Warn(unsigned)
 	}
 	return errors.Join(uploadErr, report.UnsentError(p.report.unsent), err)
 }
@@ -116,7 +116,7 @@ func again(plan *closure.Plan, lost []index.Entry) ([]nix.PathInfo, error) {
 
 // config is what this run adds to the cache's configuration.
 func (p *publisher) config(roots []root) index.Config {
-	c := index.Config{PublicKeys: p.keys.PublicKeys(), Upstreams: p.report.Upstreams, CompatIndex: p.compatIndex()}
+	c := index.Config{PublicKeys: p.Keys.PublicKeys(), Upstreams: p.report.Upstreams, CompatIndex: p.compatIndex()}
 	for _, r := range roots {
 		if dir := path.Dir(r.path); dir != storepath.DefaultDir {
 			c.StoreDir = dir
@@ -167,7 +167,7 @@ func (p *publisher) reuse(ctx context.Context, w *index.Writer, paths []*closure
 	var todo []nix.PathInfo
 	for _, path := range paths {
 		same, ok := base.LookupNARHash(path.NarHash)
-		if _, found := p.secrets.Find([]byte(path.Path + " " + path.Deriver)); found {
+		if _, found := p.Secrets.Find([]byte(path.Path + " " + path.Deriver)); found {
 			ok = false // upload refuses it
 		}
 		if !ok || same.NarSize != path.NarSize || same.NAR.Packed() && p.packBelow(base) < 0 {
@@ -197,15 +197,15 @@ func (p *publisher) send(ctx context.Context, w *index.Writer, todo []nix.PathIn
 	for _, i := range todo {
 		size += i.NarSize
 	}
-	defer p.msg.Group("uploading %s, %s", ui.Count(len(todo), "path"), ui.Bytes(size))()
+	defer p.Messages.Group("uploading %s, %s", ui.Count(len(todo), "path"), ui.Bytes(size))()
 	p.extras.expect(todo)
-	bar := p.msg.Progress()
+	bar := p.Messages.Progress()
 	bar.Start(len(todo), size)
 	defer bar.Finish()
-	failed, err := upload.Run(ctx, p.repo, todo, upload.Options{
-		Compression: p.cfg.Compression, Level: p.cfg.Level, Jobs: p.cfg.Jobs, PackBelow: p.packBelow(base),
-		MaxBlobSize: registry.MaxBlobSize(p.cfg.Cache), Dump: p.nix.Dump, Progress: bar, Logger: p.log,
-		Listings: true, Secrets: p.secrets,
+	failed, err := upload.Run(ctx, p.Repo, todo, upload.Options{
+		Compression: p.Compression, Level: p.Level, Jobs: p.Jobs, PackBelow: p.packBelow(base),
+		MaxBlobSize: registry.MaxBlobSize(p.Cache), Dump: p.Nix.Dump, Progress: bar, Logger: p.Log,
+		Listings: true, Secrets: p.Secrets,
 	}, func(ctx context.Context, r upload.Result) error {
 		e, err := p.entry(r.Info)
 		if err != nil {
@@ -256,16 +256,16 @@ func record(store storepath.Path, info *nix.PathInfo) index.Entry {
 // keeps the signatures that it has. It reports whether it has added any.
 func (p *publisher) sign(e *index.Entry, info *nix.PathInfo) (bool, error) {
 	fingerprint := e.Fingerprint()
-	if p.keys.Signed(fingerprint, e.Signatures) {
+	if p.Keys.Signed(fingerprint, e.Signatures) {
 		return false, nil
 	}
 	// the store takes a content address only if path and contents fit it
-	if !info.Ultimate && info.CA == "" && !signing.SignedBy(p.trusted, fingerprint, slices.Concat(info.Signatures, e.Signatures)) {
+	if !info.Ultimate && info.CA == "" && !signing.SignedBy(p.Trusted, fingerprint, slices.Concat(info.Signatures, e.Signatures)) {
 		p.report.unsigned(info)
 		return false, nil
 	}
 	var err error
-	e.Signatures, err = p.keys.Sign(fingerprint, e.Signatures)
+	e.Signatures, err = p.Keys.Sign(fingerprint, e.Signatures)
 	return err == nil, err
 }
 
@@ -278,8 +278,8 @@ func (p *publisher) close(ctx context.Context, w *index.Writer, base *index.Snap
 		return w.Close(ctx, nil)
 	}
 	p.complete = p.complete && len(p.report.unsent) == 0
-	if p.cfg.Pin != "" && !p.complete {
-		p.msg.Warn(fmt.Errorf("not pinned as %s, because not all of it is published; what was pinned before stays", p.cfg.Pin))
+	if p.Pin != "" && !p.complete {
+		p.Messages.Warn(fmt.Errorf("not pinned as %s, because not all of it is published; what was pinned before stays", p.Pin))
 	}
 	pub := p.publication(roots)
 	p.report.record(pub)
@@ -289,7 +289,7 @@ func (p *publisher) close(ctx context.Context, w *index.Writer, base *index.Snap
 	}
 	result, err := w.Close(ctx, record)
 	if err == nil {
-		p.report.published(p.cache.Current(), pub)
+		p.report.published(p.Index.Current(), pub)
 	}
 	return result, err
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -71,14 +72,16 @@ func (p *publisher) remote(ctx context.Context, dir string) string {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "git", "--git-dir="+dir, "remote", "--verbose")
 	cmd.WaitDelay = time.Second
-	for _, name := range []string{"PATH", "HOME", "XDG_CONFIG_HOME"} { // no secrets, and no GIT_DIR
-		if v := p.getenv(name); v != "" {
-			cmd.Env = append(cmd.Env, name+"="+v)
+	cmd.Env = []string{} // nil would be this process's
+	for _, kv := range p.GitEnv {
+		name, _, _ := strings.Cut(kv, "=")
+		if slices.Contains([]string{"PATH", "HOME", "XDG_CONFIG_HOME"}, name) { // no secrets, and no GIT_DIR
+			cmd.Env = append(cmd.Env, kv)
 		}
 	}
 	out, err := cmd.Output()
 	if err != nil {
-		p.log.Debug("Git does not say where the flake comes from", "folder", dir, "error", err)
+		p.Log.Debug("Git does not say where the flake comes from", "folder", dir, "error", err)
 		return ""
 	}
 	return parseRemotes(string(out))

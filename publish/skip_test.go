@@ -121,7 +121,7 @@ func TestSkippedOutlivesCollection(t *testing.T) {
 	if now, err = c.Sweep(t.Context()); err != nil || now.Has(old.Path.HashPart) {
 		t.Fatalf("the collection has removed nothing: %v", err)
 	}
-	p := &publisher{cache: c, skipped: skipped{base: before, decisions: []closure.Decision{{
+	p := &publisher{Options: Options{Index: c}, skipped: skipped{base: before, decisions: []closure.Decision{{
 		Path: &closure.Path{PathInfo: nix.PathInfo{Path: old.Path.String(), NarHash: old.NarHash}, Store: old.Path}, Kind: closure.KindInCache,
 	}}}}
 	w, err := c.NewWriter(now, index.WriterOptions{})
@@ -168,7 +168,7 @@ func TestSkippedOutlivesLies(t *testing.T) {
 		t.Fatalf("got %+v, want the lie", e)
 	}
 	c := index.Open(repo, index.Options{Settle: time.Millisecond})
-	p := &publisher{cache: c, keys: keys, trusted: keys.PublicKeys(), skipped: skipped{base: before, decisions: []closure.Decision{{
+	p := &publisher{Options: Options{Index: c, Keys: keys, Trusted: keys.PublicKeys()}, skipped: skipped{base: before, decisions: []closure.Decision{{
 		Path: &closure.Path{PathInfo: nix.PathInfo{Path: whole.Path.String(), NarHash: whole.NarHash, NarSize: whole.NarSize, References: []string{lib.Path.String()}}, Store: whole.Path},
 		Kind: closure.KindInCache,
 	}}}}

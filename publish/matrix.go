@@ -6,7 +6,6 @@ import (
 
 	"github.com/org/nixoci-action/discover"
 	"github.com/org/nixoci-action/index"
-	"github.com/org/nixoci-action/internal/ci"
 	"github.com/org/nixoci-action/internal/hint"
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/matrix"
@@ -36,7 +35,7 @@ func (p *publisher) planMatrix(ctx context.Context, wait func() (*index.Snapshot
 		}
 	}
 	m, err := matrix.Plan(todo, func(path string) bool { return h.where[path] == "" }, matrix.Options{
-		Jobs: p.cfg.MatrixJobs, Runners: p.cfg.Runners, Systems: p.report.Systems, Series: series(p.cfg, ci.Detect(p.getenv)),
+		Jobs: p.MatrixJobs, Runners: p.Runners, Systems: p.report.Systems, Series: series(p.Options, p.Job),
 	})
 	if err != nil {
 		return err
@@ -55,7 +54,7 @@ func (p *publisher) planMatrix(ctx context.Context, wait func() (*index.Snapshot
 // Nothing is lost if all is planned then; what may not be written ends the jobs.
 func (p *publisher) readable(base *index.Snapshot, err error) (*index.Snapshot, error) {
 	if err != nil && registry.Denied(err) {
-		p.msg.Warn(hint.Wrap(fmt.Errorf("the cache cannot be read, so all that no upstream cache has is planned: %w", err),
+		p.Messages.Warn(hint.Wrap(fmt.Errorf("the cache cannot be read, so all that no upstream cache has is planned: %w", err),
 			"that is normal before the first publish; else the job needs the permission to read packages"))
 		return nil, nil
 	}

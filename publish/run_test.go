@@ -16,7 +16,7 @@ func TestIndexIsReadAgainAfterLong(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &publisher{cache: index.Open(repo, index.Options{}), cfg: config{CompatIndex: compatAuto}}
+	p := &publisher{Options: Options{Index: index.Open(repo, index.Options{})}}
 	base, err := p.open(ctx)
 	if err != nil {
 		t.Fatal(err)

@@ -21,20 +21,20 @@ func (p *publisher) adopt(ctx context.Context, base *index.Snapshot) (*index.Sna
 		return base, nil
 	}
 	todo := base.Adoptable()
-	if p.cfg.DryRun {
+	if p.DryRun {
 		p.report.Adopted = report.Adopted{}
 		p.report.adopted(index.Adopted{Total: todo})
 		return base, nil
 	}
 	defer p.stages.Start("adopt")()
-	p.msg.Printf("taking over a cache of nixcache-oci: %s, %s", ui.Count(todo.Paths, "path"), ui.Bytes(todo.NarSize))
+	p.Messages.Printf("taking over a cache of nixcache-oci: %s, %s", ui.Count(todo.Paths, "path"), ui.Bytes(todo.NarSize))
 	last := time.Now()
-	s, a, err := p.cache.Adopt(ctx, index.AdoptOptions{
+	s, a, err := p.Index.Adopt(ctx, index.AdoptOptions{
 		Config: index.Config{CompatIndex: p.compatIndex()},
 		Progress: func(checked, total int) {
 			if time.Since(last) >= adoptTick {
 				last = time.Now()
-				p.msg.Printf("looked for %s of %s", ui.Number(checked), ui.Count(total, "NAR"))
+				p.Messages.Printf("looked for %s of %s", ui.Number(checked), ui.Count(total, "NAR"))
 			}
 		},
 	})
@@ -46,25 +46,29 @@ func (p *publisher) adopt(ctx context.Context, base *index.Snapshot) (*index.Sna
 func (p *publisher) adopted(a index.Adopted) {
 	p.report.adopted(a)
 	if len(a.Lost)+len(a.Incomplete) > 0 {
-		p.msg.Warn(hint.Wrap(
+		p.Messages.Warn(hint.Wrap(
 			fmt.Errorf("left out of what nixcache-oci has published: %s whose NAR the registry does not have, %s that need what is missing",
 				ui.Count(len(a.Lost), "path"), ui.Number(len(a.Incomplete))),
 			"publish what has them again; --json names them"))
 	}
 }
 
-// compatIndex is what the command line says of the index for nixcache-oci; zero
-// if that is left to the cache.
+// compatIndex is what is asked for of the index for nixcache-oci; zero if that is
+// left to the cache.
 func (p *publisher) compatIndex() index.CompatIndex {
-	if p.cfg.CompatIndex == compatAuto {
+	if p.CompatIndex == nil {
 		return index.CompatIndex{}
 	}
-	return index.CompatIndex{On: p.cfg.CompatIndex == compatOn, Time: time.Now().UTC().Truncate(time.Second)}
+	return index.CompatIndex{On: *p.CompatIndex, Time: time.Now().UTC().Truncate(time.Second)}
 }
 
 // packBelow is upload's option: nixcache-oci reads whole blobs only.
 func (p *publisher) packBelow(base *index.Snapshot) int {
-	if p.cfg.CompatIndex == compatOn || p.cfg.CompatIndex == compatAuto && base.Config().CompatIndex.On {
+	on := base.Config().CompatIndex.On
+	if p.CompatIndex != nil {
+		on = *p.CompatIndex
+	}
+	if on {
 		return -1
 	}
 	return 0

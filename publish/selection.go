@@ -17,7 +17,7 @@ import (
 // selection tells apart what different jobs publish from the same branch: what
 // was chosen of the flake, or which packages, and in CI which job did it. It is
 // the same for each run of a job, and is not for people.
-func selection(c config, roots []root, job ci.Job) string {
+func selection(o Options, roots []root, job ci.Job) string {
 	v := url.Values{}
 	set := func(name string, values []string) {
 		values = slices.Compact(slices.Sorted(slices.Values(values)))
@@ -25,13 +25,13 @@ func selection(c config, roots []root, job ci.Job) string {
 			v[name] = values
 		}
 	}
-	if c.Flake != "" {
-		if kinds := kindNames(c.Kinds); !slices.Equal(kinds, kindNames(discover.DefaultKinds())) {
+	if o.Flake != "" {
+		if kinds := kindNames(o.Kinds); !slices.Equal(kinds, kindNames(discover.DefaultKinds())) {
 			set("kind", kinds)
 		}
-		set("include", c.Include)
-		set("exclude", c.Exclude)
-		if c.DenyUnfree {
+		set("include", o.Include)
+		set("exclude", o.Exclude)
+		if o.DenyUnfree {
 			v.Set("deny-unfree", strconv.FormatBool(true))
 		}
 	} else {
@@ -39,12 +39,12 @@ func selection(c config, roots []root, job ci.Job) string {
 		for _, r := range roots {
 			bases = append(bases, path.Base(r.path))
 		}
-		v = index.SelectPaths(c.Series, bases)
+		v = index.SelectPaths(o.Series, bases)
 	}
 	if job.System != "" {
 		v.Set("workflow", job.Workflow)
 		v.Set("job", job.Name)
-		v.Set("flake", flakeName(c.Flake, job.Workspace))
+		v.Set("flake", flakeName(o.Flake, job.Workspace))
 	}
 	return index.Selection(v)
 }
@@ -76,7 +76,7 @@ func flakeName(flake, workspace string) string {
 // choose of the flake. These are different jobs of a workflow, so a job's name is
 // not in it; nor are the systems, so that a list of systems that changes leaves
 // no series behind.
-func series(c config, job ci.Job) string {
+func series(o Options, job ci.Job) string {
 	job.Name = ""
-	return "matrix&" + selection(c, nil, job)
+	return "matrix&" + selection(o, nil, job)
 }

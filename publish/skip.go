@@ -84,7 +84,7 @@ func (p *publisher) entryOf(base *index.Snapshot, name string) (index.Entry, boo
 		return index.Entry{}, false
 	}
 	e, ok := base.Lookup(parsed.HashPart)
-	return e, ok && e.Path == parsed && p.keys.Signed(e.Fingerprint(), e.Signatures)
+	return e, ok && e.Path == parsed && p.Keys.Signed(e.Fingerprint(), e.Signatures)
 }
 
 // output tells where clients get an output from: "in cache", "on URL", or both;
@@ -145,7 +145,7 @@ func (p *publisher) skip(ctx context.Context, base *index.Snapshot, outputs []di
 		p.skipped.decisions = append(p.skipped.decisions, d)
 	}
 	if n := len(outputs) - len(rest); n > 0 {
-		p.msg.Printf("not built: %s that can be had already", ui.Count(n, "output"))
+		p.Messages.Printf("not built: %s that can be had already", ui.Count(n, "output"))
 	}
 	return rest, nil
 }
@@ -163,10 +163,10 @@ func (s *skipped) beside(plan *closure.Plan) []closure.Decision {
 // have not signed: then it is lost, and repeating it brings it back.
 func (p *publisher) lookup(base *index.Snapshot, hashPart string) (e index.Entry, lost, ok bool) {
 	e, ok = base.Lookup(hashPart)
-	if p.skipped.base == nil || ok && p.keys.Signed(e.Fingerprint(), e.Signatures) {
+	if p.skipped.base == nil || ok && p.Keys.Signed(e.Fingerprint(), e.Signatures) {
 		return e, false, ok
 	}
-	if old, found := p.skipped.base.Lookup(hashPart); found && (!ok || p.keys.Signed(old.Fingerprint(), old.Signatures)) {
+	if old, found := p.skipped.base.Lookup(hashPart); found && (!ok || p.Keys.Signed(old.Fingerprint(), old.Signatures)) {
 		return old, true, true
 	}
 	return e, false, ok

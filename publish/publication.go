@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/org/nixoci-action/index"
-	"github.com/org/nixoci-action/internal/ci"
 	"github.com/org/nixoci-action/internal/secret"
 	"github.com/org/nixoci-action/matrix"
 )
@@ -15,21 +14,21 @@ import (
 // publication is the record of this run.
 func (p *publisher) publication(roots []root) index.Publication {
 	pub := index.Publication{
-		Time: time.Now().UTC().Truncate(time.Millisecond), Flake: p.printable(p.cfg.Flake),
+		Time: time.Now().UTC().Truncate(time.Millisecond), Flake: p.printable(p.Flake),
 		Revision: p.report.revision, Systems: p.report.Systems,
 	}
-	job := ci.Detect(p.getenv)
+	job := p.Job
 	switch {
-	case p.cfg.Part != nil:
-		pub.Series = p.cfg.Part.Series
-	case p.cfg.Matrix == matrix.Recording:
-		pub.Series = series(p.cfg, job)
+	case p.Part != nil:
+		pub.Series = p.Part.Series
+	case p.Matrix == matrix.Recording:
+		pub.Series = series(p.Options, job)
 	default:
-		pub.Selection = selection(p.cfg, roots, job)
+		pub.Selection = selection(p.Options, roots, job)
 	}
-	pub.Partial = !p.complete || p.cfg.Part != nil
-	if p.cfg.Pin != "" && p.complete { // else it would take the place of one that is
-		pub.Pin, pub.PinKeep = p.cfg.Pin, p.cfg.PinKeep
+	pub.Partial = !p.complete || p.Part != nil
+	if p.Pin != "" && p.complete { // else it would take the place of one that is
+		pub.Pin, pub.PinKeep = p.Pin, p.PinKeep
 	}
 	pub.Origin, pub.Ref, pub.RunURL = job.Origin, p.redact(job.Ref), p.printable(job.RunURL)
 	if pub.Origin == "" && p.origin != "" {
@@ -42,7 +41,7 @@ func (p *publisher) publication(roots []root) index.Publication {
 	}
 	pub.Selection = p.redact(pub.Selection)
 	for _, r := range roots {
-		if _, found := p.secrets.Find([]byte(r.attr + " " + path.Base(r.path))); found {
+		if _, found := p.Secrets.Find([]byte(r.attr + " " + path.Base(r.path))); found {
 			continue // it is not published either
 		}
 		pub.Roots = append(pub.Roots, index.Root{Attr: r.attr, Path: path.Base(r.path)})
@@ -62,4 +61,4 @@ func (p *publisher) printable(ref string) string {
 	return p.redact(ref)
 }
 
-func (p *publisher) redact(text string) string { return string(p.secrets.Redact([]byte(text))) }
+func (p *publisher) redact(text string) string { return string(p.Secrets.Redact([]byte(text))) }

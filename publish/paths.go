@@ -13,21 +13,20 @@ import (
 	"github.com/org/nixoci-action/report"
 )
 
-// given returns the store paths of the command line or of standard input.
+// given returns the store paths that were given.
 // Links to store paths, such as ./result, are followed. An error beside them
 // tells of paths that the local store does not have.
 func (p *publisher) given(ctx context.Context) ([]root, error) {
-	names := p.cfg.Paths
-	if len(names) == 1 && names[0] == "-" {
-		names = nil
-		lines := bufio.NewScanner(p.stdin)
+	names := p.Paths
+	if p.Input != nil {
+		lines := bufio.NewScanner(p.Input)
 		for lines.Scan() {
 			if name := strings.TrimSpace(lines.Text()); name != "" {
 				names = append(names, name)
 			}
 		}
 		if err := lines.Err(); err != nil {
-			return nil, fmt.Errorf("reading store paths from standard input: %w", err)
+			return nil, fmt.Errorf("reading store paths: %w", err)
 		}
 	}
 	var paths []string
@@ -38,7 +37,7 @@ func (p *publisher) given(ctx context.Context) ([]root, error) {
 		}
 		paths = append(paths, path)
 	}
-	missing, err := p.nix.Invalid(ctx, paths)
+	missing, err := p.Nix.Invalid(ctx, paths)
 	if err != nil {
 		return nil, err
 	}

@@ -32,9 +32,9 @@ func (p *publisher) explainBuilds(ctx context.Context, built []discover.Built) {
 			p.report.logs[b.Attr.String()] = buildLog{message: b.Err.Error()}
 			continue
 		}
-		needed, err := p.nix.Requisites(ctx, b.DrvPath)
+		needed, err := p.Nix.Requisites(ctx, b.DrvPath)
 		if err != nil {
-			p.log.Debug("no closure of a failed build", "error", err)
+			p.Log.Debug("no closure of a failed build", "error", err)
 			continue
 		}
 		// what has failed comes before what needs it
@@ -46,9 +46,9 @@ func (p *publisher) explainBuilds(ctx context.Context, built []discover.Built) {
 		for _, drv := range candidates {
 			text, known := logs[drv]
 			if !known && len(logs) < maxLogs {
-				text, err = p.nix.BuildLog(ctx, drv, logLines)
+				text, err = p.Nix.BuildLog(ctx, drv, logLines)
 				text = p.redact(text)
-				p.log.Debug("read a build log", "derivation", drv, "error", err)
+				p.Log.Debug("read a build log", "derivation", drv, "error", err)
 				logs[drv] = text
 			}
 			if cause.drv == "" || text != "" {

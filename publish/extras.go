@@ -82,7 +82,7 @@ func (x *extras) expect(paths []nix.PathInfo) {
 // no log.
 func (p *publisher) documents(ctx context.Context, r *upload.Result) index.Documents {
 	d := index.Documents{Listing: r.Listing}
-	if !p.cfg.NoLogs && r.Info.Ultimate && r.Info.Deriver != "" {
+	if !p.NoLogs && r.Info.Ultimate && r.Info.Deriver != "" {
 		d.Log = p.buildLog(ctx, r.Info.Deriver)
 	}
 	return d
@@ -116,7 +116,7 @@ func (p *publisher) readLog(ctx context.Context, drv string) []byte {
 	if givenUp {
 		return nil
 	}
-	log, err := p.nix.WholeLog(ctx, drv, maxLog)
+	log, err := p.Nix.WholeLog(ctx, drv, maxLog)
 	x.mu.Lock()
 	x.noLogs++
 	if err == nil {
@@ -126,14 +126,14 @@ func (p *publisher) readLog(ctx context.Context, drv string) []byte {
 	if err != nil {
 		// Nix keeps no logs, or it was built before they were deleted
 		if !errors.As(err, new(*nix.CommandError)) && ctx.Err() == nil {
-			p.log.Warn("a build log is not published", "error", err)
+			p.Log.Warn("a build log is not published", "error", err)
 		}
-		p.log.Debug("no build log", "drv", drv, "error", err)
+		p.Log.Debug("no build log", "drv", drv, "error", err)
 		return nil
 	}
 	// Nix and its builders do not get the variables that hold secrets, but
 	// without a sandbox there are other ways
-	return p.secrets.Redact(log)
+	return p.Secrets.Redact(log)
 }
 
 // realise adds to an entry which outputs it is, by what the local store says, and
@@ -156,12 +156,12 @@ func (p *publisher) realise(e *index.Entry, info *nix.PathInfo) (changed bool, e
 		for i := range rs {
 			fingerprint := rs[i].Fingerprint(e.Path.Base())
 			if info.Ultimate {
-				if rs[i].Signatures, err = p.keys.Sign(fingerprint, nil); err != nil {
+				if rs[i].Signatures, err = p.Keys.Sign(fingerprint, nil); err != nil {
 					return false, err
 				}
 			}
 			if err := rs[i].Validate(); err != nil {
-				p.log.Warn("a realisation is not published", "path", e.Path.String(), "error", err)
+				p.Log.Warn("a realisation is not published", "path", e.Path.String(), "error", err)
 				rs[i] = index.Realisation{}
 			}
 		}

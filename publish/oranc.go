@@ -28,30 +28,30 @@ func (p *publisher) importOranc(ctx context.Context) error {
 		return hint.Wrap(errors.New("the cache is nixcache-oci's, too, which a dry run does not take over"), "leave out --dry-run, or publish into it before")
 	}
 	defer p.stages.Start("import")()
-	p.msg.Printf("looking for what oranc has stored in %s", p.repo)
+	p.Messages.Printf("looking for what oranc has stored in %s", p.Repo)
 	last := time.Now()
-	s, im, err := p.cache.ImportOranc(ctx, index.ImportOptions{
+	s, im, err := p.Index.ImportOranc(ctx, index.ImportOptions{
 		OnUpstream: p.onUpstream,
 		Config:     p.config(nil),
-		DryRun:     p.cfg.DryRun,
+		DryRun:     p.DryRun,
 		Progress: func(read, total int) {
 			if time.Since(last) >= importTick {
 				last = time.Now()
-				p.msg.Printf("read %s of %s", ui.Number(read), ui.Count(total, "path"))
+				p.Messages.Printf("read %s of %s", ui.Number(read), ui.Count(total, "path"))
 			}
 		},
 	})
 	p.report.imported(im)
 	if err != nil {
-		if im.Paths > 0 && !p.cfg.DryRun {
-			p.msg.Printf("imported until then: %s; run it again, and it goes on from there", ui.Count(im.Paths, "path"))
+		if im.Paths > 0 && !p.DryRun {
+			p.Messages.Printf("imported until then: %s; run it again, and it goes on from there", ui.Count(im.Paths, "path"))
 			err = report.AsPartly(err)
 		}
 		return p.explain(err)
 	}
 	leftOut := len(im.Lost) + len(im.Incomplete) + len(im.Unusable)
 	if im.Paths+im.Present+leftOut == 0 {
-		return hint.Wrap(fmt.Errorf("oranc has stored no paths in %s", p.repo), "is it the repository that oranc was given?")
+		return hint.Wrap(fmt.Errorf("oranc has stored no paths in %s", p.Repo), "is it the repository that oranc was given?")
 	}
 	if s == nil {
 		s = base
@@ -72,7 +72,7 @@ func (p *publisher) importOranc(ctx context.Context) error {
 // onUpstream reports whether one of the upstream caches has a path.
 func (p *publisher) onUpstream(ctx context.Context, hashPart string) (bool, error) {
 	var errs []error
-	for _, u := range p.upstreams {
+	for _, u := range p.Upstreams {
 		has, err := u.Has(ctx, hashPart)
 		if has && err == nil {
 			return true, nil
@@ -85,33 +85,33 @@ func (p *publisher) onUpstream(ctx context.Context, hashPart string) (bool, erro
 // tellImported prints what was imported, and what clients need to use it.
 func (p *publisher) tellImported(im index.Imported, publicKeys []string) {
 	verb := "imported"
-	if p.cfg.DryRun {
+	if p.DryRun {
 		verb = "to import"
 	}
-	p.msg.Printf("%s: %s, NAR size %s, %s compressed; in the cache already: %s", verb, ui.Count(im.Paths, "path"), ui.Bytes(im.NarSize), ui.Bytes(im.FileSize), ui.Number(im.Present))
+	p.Messages.Printf("%s: %s, NAR size %s, %s compressed; in the cache already: %s", verb, ui.Count(im.Paths, "path"), ui.Bytes(im.NarSize), ui.Bytes(im.FileSize), ui.Number(im.Present))
 	if im.Other > 0 {
-		p.msg.Printf("not imported: %s that are no store paths, such as realisations and build logs", ui.Count(im.Other, "file"))
+		p.Messages.Printf("not imported: %s that are no store paths, such as realisations and build logs", ui.Count(im.Other, "file"))
 	}
 	if im.Unsigned > 0 {
-		p.msg.Printf("without a signature: %s", ui.Count(im.Unsigned, "path"))
+		p.Messages.Printf("without a signature: %s", ui.Count(im.Unsigned, "path"))
 	}
 	var unknown []string
 	for _, name := range slices.Sorted(maps.Keys(im.Keys)) {
 		known := slices.ContainsFunc(publicKeys, func(k string) bool { return strings.HasPrefix(k, name+":") })
-		p.msg.Printf("signed by %s: %s", name, ui.Count(im.Keys[name], "path"))
-		if !known && !p.cfg.DryRun {
+		p.Messages.Printf("signed by %s: %s", name, ui.Count(im.Keys[name], "path"))
+		if !known && !p.DryRun {
 			unknown = append(unknown, name)
 		}
 	}
 	if len(unknown) > 0 {
-		p.msg.Printf("signatures do not tell the public key: clients need that of %s among their trusted-public-keys, as before. "+
+		p.Messages.Printf("signatures do not tell the public key: clients need that of %s among their trusted-public-keys, as before. "+
 			"Once more with the secret key in --sign-key-file keeps it in the cache, so that proxy prints it", ui.Few(unknown))
 	}
 }
 
 // noticeOranc says that there are paths of oranc's which nobody has imported.
 func (p *publisher) noticeOranc(base *index.Snapshot) {
-	if paths, present := base.Oranc(); paths > 0 && present == 0 && !p.cfg.ImportOranc {
-		p.msg.Notice(fmt.Sprintf("the repository has %s of oranc's, which are not part of the cache: publish --import-oranc makes them so, without sending them again", ui.Count(paths, "path")))
+	if paths, present := base.Oranc(); paths > 0 && present == 0 && !p.ImportOranc {
+		p.Messages.Notice(fmt.Sprintf("the repository has %s of oranc's, which are not part of the cache: publish --import-oranc makes them so, without sending them again", ui.Count(paths, "path")))
 	}
 }

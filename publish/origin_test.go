@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/org/nixoci-action/internal/ci"
 	"github.com/org/nixoci-action/internal/nix"
 	"github.com/org/nixoci-action/internal/nix/nixtest"
 )
@@ -40,7 +41,7 @@ func TestFlakeOrigin(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Setenv("GIT_DIR", filepath.Join(dir, "two", ".git")) // as in a hook of another repository
-	p := &publisher{getenv: os.Getenv, log: slog.New(slog.DiscardHandler)}
+	p := &publisher{Options: Options{GitEnv: os.Environ(), Log: slog.New(slog.DiscardHandler)}}
 	for _, tc := range []struct{ original, resolved, want string }{
 		{clone, "", "example.org/me/one"},
 		{clone + "?dir=a%2Fb&shallow=1", "", "example.org/me/one?dir=a%2Fb"},
@@ -69,7 +70,7 @@ func TestFlakeOrigin(t *testing.T) {
 			t.Errorf("%s (%s): got %q, want %q", tc.original, tc.resolved, got, tc.want)
 		}
 	}
-	p.getenv = env() // no PATH for Git, no configuration
+	p.GitEnv = nil // no PATH for Git, no configuration
 	if got := p.flakeOrigin(t.Context(), nix.Flake{Original: clone}); !strings.HasSuffix(got, "/one") && got != host+":"+dir+"/clone" {
 		t.Errorf("without an environment: got %q", got)
 	}
@@ -94,7 +95,7 @@ func TestPublicationOrigin(t *testing.T) {
 		{"a reference", "git+https://u:s3cret@host/x?token=s3cret&ref=y", "", nil, "", "git+https://host/x?ref=y"},
 		{"store paths", "", "", nil, "", ""},
 	} {
-		p := &publisher{cfg: config{Flake: tc.flake}, getenv: env(tc.env...), origin: tc.own}
+		p := &publisher{Options: Options{Flake: tc.flake, Job: ci.Detect(env(tc.env...))}, origin: tc.own}
 		got := p.publication(nil)
 		if got.Origin != tc.origin || got.Flake != tc.recorded || strings.Contains(got.Selection, "s3cret") {
 			t.Errorf("%s: got %+v, want the origin %q and the flake %q", tc.name, got, tc.origin, tc.recorded)
