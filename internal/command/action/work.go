@@ -49,7 +49,7 @@ func (s *session) publishBuilt(ctx context.Context) error {
 	if err != nil {
 		return s.mayWarn(ctx, fmt.Errorf("finding out what the job has built: %w", err))
 	}
-	used := s.cached(ctx, fetched)
+	used := s.used(ctx, fetched)
 	s.msg.Printf("built in this job: %s; taken from the cache: %s", ui.Count(len(built), "path"), ui.Count(len(used), "path"))
 	paths := append(built, used...)
 	if len(paths) == 0 {
