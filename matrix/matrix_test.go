@@ -207,3 +207,31 @@ func TestJobName(t *testing.T) {
 		}
 	}
 }
+
+// A job is read as a workflow hands it on, whatever other dimensions that has.
+func TestParseJob(t *testing.T) {
+	t.Parallel()
+	x := output("packages.a.x y", "a", drv("d", "out"))
+	m, err := Plan([]discover.Output{x}, everything, Options{Jobs: 1, Runners: map[string]string{"a": "r"}, Systems: []string{"a", "b"}, Series: "s"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := m.JSON()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(strings.TrimSpace(string(text)), "[")
+	got, err := ParseJob(strings.TrimSuffix(rest, "}]}") + `, "nix": [3]}`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := m.Include[0]
+	if want.members = nil; !reflect.DeepEqual(*got, want) || !slices.Equal(Lines(got.Systems), []string{"a", "b"}) || len(Lines(got.Outputs)) != 1 {
+		t.Errorf("got %+v, want %+v", *got, want)
+	}
+	for _, bad := range []string{"", "plan", "[]", "{}", `{"outputs": "x", "systems": "a"}`, `{"outputs": "\n", "systems": "a", "series": "s"}`} {
+		if j, err := ParseJob(bad); err == nil || !strings.Contains(err.Error(), "no job of a matrix") {
+			t.Errorf("%s: got %+v, %v", bad, j, err)
+		}
+	}
+}

@@ -59,7 +59,7 @@ func (p *publisher) explainBuilds(ctx context.Context, built []discover.Built) {
 			}
 		}
 		if cause.text == "" {
-			cause.message = nixSays(failed.Message, cause.drv)
+			cause.message = errorAbout(failed.Message, cause.drv)
 		}
 		p.report.logs[b.Attr.String()] = cause
 	}
@@ -69,12 +69,12 @@ func (p *publisher) explainBuilds(ctx context.Context, built []discover.Built) {
 // printed. Where that is nothing, message is what Nix says.
 type buildLog struct{ drv, text, message string }
 
-// maxSaid bounds what is repeated of one of Nix's errors, in lines.
-const maxSaid = 6
+// maxErrorLines bounds what is repeated of one of Nix's errors, in lines.
+const maxErrorLines = 6
 
-// nixSays picks an error from Nix's message: the first about a derivation, or
+// errorAbout picks an error from Nix's message: the first about a derivation, or
 // else the first that is about none.
-func nixSays(message, drv string) string {
+func errorAbout(message, drv string) string {
 	found := map[string][]string{} // by the derivation that it names first
 	var current string
 	open := false
@@ -86,12 +86,12 @@ func nixSays(message, drv string) string {
 			open = !known
 		}
 		open = open && (begins || strings.HasPrefix(line, " ")) // what follows an error is indented
-		if open && len(found[current]) < maxSaid {
+		if open && len(found[current]) < maxErrorLines {
 			found[current] = append(found[current], strings.TrimSpace(text))
 		}
 	}
-	if said, ok := found[drv]; ok {
-		return strings.Join(said, "\n")
+	if lines, ok := found[drv]; ok {
+		return strings.Join(lines, "\n")
 	}
 	return strings.Join(found[""], "\n")
 }

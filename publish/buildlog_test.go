@@ -2,7 +2,7 @@ package publish
 
 import "testing"
 
-func TestNixSays(t *testing.T) {
+func TestErrorAbout(t *testing.T) {
 	t.Parallel()
 	const a, b = "/nix/store/00000000000000000000000000000000-a.drv", "/nix/store/00000000000000000000000000000000-b.drv"
 	for _, tc := range []struct{ name, message, drv, want string }{
@@ -16,7 +16,7 @@ func TestNixSays(t *testing.T) {
 			a, "builder for '" + a + "' failed"},
 		{"long", "1\n 2\n 3\n 4\n 5\n 6\n 7", a, "1\n2\n3\n4\n5\n6"},
 	} {
-		if got := nixSays(tc.message, tc.drv); got != tc.want {
+		if got := errorAbout(tc.message, tc.drv); got != tc.want {
 			t.Errorf("%s: got %q, want %q", tc.name, got, tc.want)
 		}
 	}

@@ -56,7 +56,7 @@ func (p *publisher) importOranc(ctx context.Context) error {
 	if s == nil {
 		s = base
 	}
-	p.tellImported(im, s.Config().PublicKeys)
+	p.printImported(im, s.Config().PublicKeys)
 	if leftOut == 0 {
 		return nil
 	}
@@ -82,8 +82,8 @@ func (p *publisher) onUpstream(ctx context.Context, hashPart string) (bool, erro
 	return false, hint.Wrap(errors.Join(errs...), "name with --upstream the caches that have what oranc's paths refer to; with none only complete closures are imported")
 }
 
-// tellImported prints what was imported, and what clients need to use it.
-func (p *publisher) tellImported(im index.Imported, publicKeys []string) {
+// printImported prints what was imported, and what clients need to use it.
+func (p *publisher) printImported(im index.Imported, publicKeys []string) {
 	verb := "imported"
 	if p.DryRun {
 		verb = "to import"

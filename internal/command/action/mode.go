@@ -10,6 +10,7 @@ import (
 
 	"github.com/org/nixoci-action/internal/ci"
 	"github.com/org/nixoci-action/internal/cli"
+	"github.com/org/nixoci-action/internal/origin"
 	"github.com/org/nixoci-action/matrix"
 )
 
@@ -76,7 +77,7 @@ const maxEvent = 64 << 20
 func forkOf(getenv func(string) string) (string, error) {
 	name := getenv("GITHUB_EVENT_NAME")
 	// what calls a reusable workflow Gitea does not say
-	called := name == "workflow_call" && strings.HasPrefix(getenv("GITHUB_REF"), pullRefs)
+	called := name == "workflow_call" && isPull(getenv("GITHUB_REF"))
 	if !called && (!strings.HasPrefix(name, "pull_request") || name == "pull_request_target") {
 		return "", nil
 	}
@@ -110,15 +111,16 @@ func forkOf(getenv func(string) string) (string, error) {
 		return "a deleted repository", nil
 	case !strings.EqualFold(event.PullRequest.Head.Repo.FullName, here):
 		return event.PullRequest.Head.Repo.FullName, nil
-	case strings.HasPrefix(event.PullRequest.Head.Ref, pullRefs):
+	case isPull(event.PullRequest.Head.Ref):
 		return "a push without a branch (AGit)", nil
 	}
 	return "", nil
 }
 
-// pullRefs is where Gitea and Forgejo keep what a pull request is made of. One
-// that was pushed there, with AGit, seems to be from the repository itself.
-const pullRefs = "refs/pull/"
+// isPull reports whether a reference is where Gitea and Forgejo keep what a pull
+// request is made of. One that was pushed there, with AGit, seems to be from the
+// repository itself.
+func isPull(ref string) bool { return origin.ParseRef(ref).Kind == origin.PullRequest }
 
 // readFile reads a file of at most limit bytes.
 func readFile(name string, limit int64) ([]byte, error) {

@@ -85,8 +85,8 @@ func (s *session) startProxy(ctx context.Context) error {
 	if err != nil || !ok {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
-		said, _ := os.ReadFile(s.proxyLog())
-		return fmt.Errorf("starting the proxy: %w: %s", errors.Join(context.Cause(ctx), err), strings.TrimSpace(string(said)))
+		printed, _ := os.ReadFile(s.proxyLog())
+		return fmt.Errorf("starting the proxy: %w: %s", errors.Join(context.Cause(ctx), err), strings.TrimSpace(string(printed)))
 	}
 	s.state.URL = url
 	if err := errors.Join(s.saveState(), cmd.Process.Release()); err != nil {
