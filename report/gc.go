@@ -61,18 +61,21 @@ type GC struct {
 	planned bool // Plan was called
 }
 
+// Unknown is an attribute of the flake whose paths are not known, and why.
 type Unknown struct {
 	Attr    string `json:"attr"`
 	Reason  string `json:"reason"`
 	Message string `json:"message,omitempty"`
 }
 
+// Reason counts the paths that are kept, or removed, for one reason.
 type Reason struct {
 	Keep   bool   `json:"keep"`
 	Reason string `json:"reason"`
 	index.Total
 }
 
+// PlannedPath is a store path in the cache, and what a collection does to it.
 type PlannedPath struct {
 	Path     string    `json:"path"`
 	Keep     bool      `json:"keep"`
@@ -82,6 +85,7 @@ type PlannedPath struct {
 	Added    time.Time `json:"added"`
 }
 
+// Publication is a record in the cache, and whether it keeps what it names.
 type Publication struct {
 	Time     time.Time `json:"time"`
 	Origin   string    `json:"origin,omitempty"`
@@ -98,6 +102,7 @@ type Publication struct {
 	Until *time.Time `json:"until,omitempty"`
 }
 
+// Pin is a name under which publications are kept.
 type Pin struct {
 	Name string `json:"name"`
 	// Publications is the number of records that the name keeps, Newest when
@@ -106,6 +111,7 @@ type Pin struct {
 	Newest       time.Time `json:"newest"`
 }
 
+// Manifest is one that a newer one has replaced.
 type Manifest struct {
 	Tag      string    `json:"tag,omitempty"`
 	Manifest string    `json:"manifest"`
@@ -114,6 +120,7 @@ type Manifest struct {
 	Until *time.Time `json:"until,omitempty"`
 }
 
+// Collected is what a collection has done.
 type Collected struct {
 	// Kept and Removed count the store paths that are in the cache index, and
 	// that no longer are.
@@ -138,6 +145,7 @@ type Collected struct {
 	Lost []string `json:"lost,omitempty"`
 }
 
+// Refusal names manifests that the registry does not delete, and why.
 type Refusal struct {
 	Reason    string   `json:"reason"`
 	Remedy    string   `json:"remedy,omitempty"`
