@@ -266,28 +266,21 @@ const (
 	fromRequest // a pull request or a merge queue
 )
 
-// parseSource reads the reference as GitHub Actions gives it. Gitea and Forgejo
-// give the same, with /head instead of /merge, and have no merge queue. GitLab's
-// merge requests are refs/merge-requests/NUMBER/head.
+// parseSource says where a publication comes from.
 func parseSource(p Publication) source {
-	if rest, ok := strings.CutPrefix(p.Ref, "refs/merge-requests/"); ok {
-		number, _, _ := strings.Cut(rest, "/")
-		return source{kind: fromRequest, name: "merge request " + number}
+	ref := origin.ParseRef(p.Ref)
+	s := source{name: ref.String()}
+	switch ref.Kind {
+	case origin.PullRequest, origin.MergeRequest, origin.MergeQueue:
+		s.kind = fromRequest
+	case origin.Branch:
+		s.kind, s.branch = fromBranch, ref.Name
+	case origin.Tag:
+		s.kind = fromTag
+	default:
+		s.name = cmp.Or(p.Ref, p.Origin, p.Flake, rootNames(p.Roots))
 	}
-	if rest, ok := strings.CutPrefix(p.Ref, "refs/pull/"); ok {
-		number, _, _ := strings.Cut(rest, "/")
-		return source{kind: fromRequest, name: "pull request " + number}
-	}
-	if rest, ok := strings.CutPrefix(p.Ref, "refs/heads/gh-readonly-queue/"); ok {
-		return source{kind: fromRequest, name: "merge queue of " + path.Dir(rest)}
-	}
-	if rest, ok := strings.CutPrefix(p.Ref, "refs/heads/"); ok {
-		return source{kind: fromBranch, name: rest, branch: rest}
-	}
-	if rest, ok := strings.CutPrefix(p.Ref, "refs/tags/"); ok {
-		return source{kind: fromTag, name: "tag " + rest}
-	}
-	return source{name: cmp.Or(p.Ref, p.Origin, p.Flake, rootNames(p.Roots))}
+	return s
 }
 
 // rootNames names store paths that were published by themselves.

@@ -33,6 +33,10 @@ var domain = map[string][]string{
 	"index":    nil,
 	"proxy":    {"index"},
 	"page":     {"index"},
+	"matrix":   {"discover"},
+	"publish":  {"closure", "discover", "index", "matrix", "report", "upload"},
+	"report":   {"closure", "index", "matrix"},
+	"summary":  {"index", "matrix", "report"},
 }
 
 // only lists libraries for which one place was chosen; commands may use them too.
@@ -202,6 +206,11 @@ func TestRules(t *testing.T) {
 		{"page", "index", true},
 		{"page", "proxy", false},
 		{"proxy", "page", false},
+		{"summary", "report", true},
+		{"report", "summary", false},
+		{"matrix", "report", false},
+		{"publish", "upload", true},
+		{"publish", "summary", false},
 		{"proxy", "internal/registry", true},
 		{"internal/registry", "index", false},
 		{"internal/registry", "internal/hint", true},

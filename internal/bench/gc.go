@@ -14,6 +14,7 @@ import (
 
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/internal/registry"
+	"github.com/org/nixoci-action/report"
 )
 
 // collections measures gc on caches with a history.
@@ -255,18 +256,7 @@ type collected struct {
 	finished
 	requests int64 // that the registry has answered
 
-	Kept    index.Total `json:"kept"`
-	Removed index.Total `json:"removed"`
-	Result  struct {
-		Removed      index.Total `json:"removed"`
-		Segments     []string    `json:"segments"`
-		RepackedSize int64       `json:"repackedSize"`
-		Deleted      int         `json:"deleted"`
-	} `json:"result"`
-	Stages []struct {
-		Name    string  `json:"name"`
-		Seconds float64 `json:"seconds"`
-	} `json:"stages"`
+	report.GC
 }
 
 // stage is how long a part of the run took, in seconds.

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"github.com/org/nixoci-action/report"
 )
 
 func publishCIRun(ctx context.Context, b *bench) ([]section, error) {
@@ -147,14 +149,9 @@ func (b *bench) runPublish(ctx context.Context, w *workload, d *distribution, ca
 	if err != nil {
 		return published{}, err
 	}
-	var report struct {
-		Uploaded struct {
-			Paths    int   `json:"paths"`
-			FileSize int64 `json:"fileSize"`
-		} `json:"uploaded"`
-	}
-	if err := json.Unmarshal(f.stdout, &report); err != nil {
+	var r report.Publish
+	if err := json.Unmarshal(f.stdout, &r); err != nil {
 		return published{}, fmt.Errorf("decoding publish's result: %w", err)
 	}
-	return published{f, report.Uploaded.Paths, report.Uploaded.FileSize, after - before}, nil
+	return published{f, r.Uploaded.Paths, r.Uploaded.FileSize, after - before}, nil
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/registry"
 
 	"github.com/org/nixoci-action/internal/nix/nixtest"
+	"github.com/org/nixoci-action/report"
 )
 
 // The workflow of the README, as it stands there, does the main job. On a new
@@ -35,10 +36,7 @@ func TestActionPublishes(t *testing.T) {
 	if first.output("published") != "8" || first.output("failed") != "0" || first.output("uploaded-paths") == "0" {
 		t.Error("the outputs do not tell that all is published")
 	}
-	var outputs []struct {
-		Attr, Status string
-		Paths        []string
-	}
+	var outputs []report.Output
 	if err := json.Unmarshal([]byte(first.output("outputs")), &outputs); err != nil || len(outputs) != 8 || len(outputs[0].Paths) == 0 {
 		t.Errorf("the output outputs: got %v, %+v", err, outputs)
 	}

@@ -12,13 +12,14 @@ import (
 
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/internal/registry"
+	"github.com/org/nixoci-action/report"
 )
 
 // statuses are the outputs by status, each list in the order of attributes.
-func (r result) statuses() map[string][]string {
-	m := map[string][]string{}
+func (r result) statuses() map[report.OutputStatus][]string {
+	m := map[report.OutputStatus][]string{}
 	for _, o := range r.Outputs {
-		if o.Status != "skipped" {
+		if o.Status != report.OutputSkipped {
 			m[o.Status] = append(m[o.Status], o.Attr[strings.LastIndexByte(o.Attr, '.')+1:])
 		}
 	}

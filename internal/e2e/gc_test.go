@@ -11,31 +11,13 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/org/nixoci-action/report"
 )
 
 // collection is what gc reported.
 type collection struct {
-	Status        string
-	Kept, Removed struct{ Paths int }
-	Paths         []struct {
-		Path, Reason string
-		Keep         bool
-	}
-	Reasons []struct{ Reason string }
-	Pins    []struct {
-		Name         string
-		Publications int
-	}
-	Unknown []struct{ Attr, Reason string }
-	Stages  []struct {
-		Name    string
-		Seconds float64
-	}
-	Result *struct {
-		Kept, Removed struct{ Paths int }
-		Deleted       int
-		Waiting       int
-	}
+	report.GC
 
 	code           int
 	stdout, stderr string

@@ -15,6 +15,7 @@ import (
 	ggcr "github.com/google/go-containerregistry/pkg/registry"
 
 	"github.com/org/nixoci-action/internal/nix/nixtest"
+	"github.com/org/nixoci-action/matrix"
 )
 
 // matrixFlake has, for two systems, base ← top, alone, and one name that needs
@@ -46,9 +47,6 @@ func matrixFlake(salt, alone string) string {
 
 const works = "echo alone > $out"
 
-// job is one of a matrix.
-type matrixJob struct{ Name, System, Runner, Outputs, Systems, Series string }
-
 // twoSystems lets the world build for a second system.
 func (w *world) twoSystems() {
 	for i, v := range w.Vars {
@@ -59,14 +57,14 @@ func (w *world) twoSystems() {
 }
 
 // plan has publish plan a matrix, and returns what it prints.
-func (w *world) plan(cache string, args ...string) (jobs []matrixJob, code int, stderr string) {
+func (w *world) plan(cache string, args ...string) (jobs []matrix.Job, code int, stderr string) {
 	w.Helper()
 	cmd := w.command("publish", append([]string{"--cache", cache, "--upstream", "none", "--matrix", "plan", "--system", "x86_64-linux", "--system", "aarch64-linux"}, args...)...)
 	var out, log bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &log
 	_ = cmd.Run()
 	if out.Len() > 0 {
-		var m struct{ Include []matrixJob }
+		var m matrix.Matrix
 		if err := json.Unmarshal(out.Bytes(), &m); err != nil || bytes.Count(out.Bytes(), []byte("\n")) != 1 {
 			w.Errorf("the matrix is no line of JSON: %v\n%s", err, out.String())
 		}
@@ -76,7 +74,7 @@ func (w *world) plan(cache string, args ...string) (jobs []matrixJob, code int, 
 }
 
 // part does one job of a matrix.
-func (w *world) part(cache string, j matrixJob, args ...string) result {
+func (w *world) part(cache string, j matrix.Job, args ...string) result {
 	w.Helper()
 	text, err := json.Marshal(map[string]any{
 		"name": j.Name, "system": j.System, "runner": j.Runner, "outputs": j.Outputs, "systems": j.Systems, "series": j.Series, "extra": []int{1},
@@ -87,7 +85,7 @@ func (w *world) part(cache string, j matrixJob, args ...string) result {
 	return w.tryPublish(cache, append([]string{"--upstream", "none", "--sign-key-file", w.keyFile, "--part", string(text)}, args...)...)
 }
 
-func outputsOf(jobs []matrixJob) (all []string) {
+func outputsOf(jobs []matrix.Job) (all []string) {
 	for _, j := range jobs {
 		all = append(all, strings.Split(j.Outputs, "\n")...)
 	}
@@ -251,7 +249,7 @@ func TestMatrixNeedsNoRights(t *testing.T) {
 	}
 	s.Close()
 	if jobs, code, stderr = w.plan(cache, "--flake", flake); code != 1 || jobs != nil {
-		t.Errorf("without a registry: got %d, %q\n%s", code, jobs, stderr)
+		t.Errorf("without a registry: got %d, %+v\n%s", code, jobs, stderr)
 	}
 }
 

@@ -330,7 +330,7 @@ func TestPublishTheRest(t *testing.T) {
 			"packages." + system + ".other": {"built", "", ""},
 		}
 		for _, o := range r.Outputs {
-			if w := want[o.Attr]; o.Status != w[0] || o.Reason != w[1] || !strings.Contains(o.Message, w[2]) {
+			if w := want[o.Attr]; string(o.Status) != w[0] || o.Reason != w[1] || !strings.Contains(o.Message, w[2]) {
 				t.Errorf("got %+v, want %q", o, w)
 			}
 		}

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/org/nixoci-action/report"
 )
 
 // What nix copy sends besides narinfos and NARs, and nix store copy-log, is
@@ -79,10 +81,7 @@ func (w *world) tryCopyLog(url, installable string) (string, error) {
 }
 
 // outputsIn reads what nix build --json prints.
-func outputsIn(t *testing.T, text string) (outputs []struct {
-	Attr, Status, Reason, Message string
-	Paths                         []string
-}) {
+func outputsIn(t *testing.T, text string) (outputs []report.Output) {
 	t.Helper()
 	var built []struct{ Outputs map[string]string }
 	if err := json.Unmarshal([]byte(text), &built); err != nil {
@@ -90,10 +89,7 @@ func outputsIn(t *testing.T, text string) (outputs []struct {
 	}
 	for _, b := range built {
 		for _, p := range b.Outputs {
-			outputs = append(outputs, struct {
-				Attr, Status, Reason, Message string
-				Paths                         []string
-			}{Paths: []string{p}})
+			outputs = append(outputs, report.Output{Paths: []string{p}})
 		}
 	}
 	return outputs

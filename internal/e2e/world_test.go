@@ -18,9 +18,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/internal/nix/nixtest"
 	"github.com/org/nixoci-action/internal/registrytest"
+	"github.com/org/nixoci-action/report"
 )
 
 // bin is the folder with the program, made by TestMain.
@@ -93,47 +93,10 @@ func (w *world) command(name string, args ...string) *exec.Cmd {
 
 // result is what publish reported.
 type result struct {
-	Status  string
-	Outputs []struct {
-		Attr, Status, Reason, Message string
-		Paths                         []string
-	}
-	Closure, OnUpstream, InCache, New, Uploaded, Reused, Excluded struct {
-		Paths             int
-		NarSize, FileSize int64
-	}
-	Unsigned struct{ Paths int }
-
-	UnsignedPaths       []string
-	Committed, Repeated int
-	Adopted             struct {
-		Paths            int
-		Lost, Incomplete []string
-	}
-	Imported struct {
-		Paths, Present, Unsigned int
-		Lost, Incomplete         []string
-		SignedBy                 map[string]int
-	}
-	Stored struct {
-		Paths    int
-		FileSize int64
-	}
-	History  []index.Past
-	Pin      string
-	PinKeep  int
-	Paths    []pathResult
-	LeftOut  []pathResult
-	Failures []struct{ Path, Error string }
-	Matrix   struct{ Include []matrixJob }
+	report.Publish
 
 	code   int
 	stderr string
-}
-
-type pathResult struct {
-	Path, Reason string
-	NarSize      int64
 }
 
 // tryPublish runs publish with --json.

@@ -126,3 +126,11 @@ func Table(header []string, rows [][]string) string {
 	}
 	return b.String()
 }
+
+// Cut shortens text to at most n bytes, and a mark that something is missing.
+func Cut(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	return strings.ToValidUTF8(s[:n], "") + "…"
+}

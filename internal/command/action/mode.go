@@ -10,6 +10,8 @@ import (
 
 	"github.com/org/nixoci-action/internal/ci"
 	"github.com/org/nixoci-action/internal/cli"
+	"github.com/org/nixoci-action/internal/origin"
+	"github.com/org/nixoci-action/matrix"
 )
 
 // mode is what the action does in a job.
@@ -29,7 +31,7 @@ func choose(c config, getenv func(string) string) (mode, string, error) {
 		return modeGC, "the input gc is set", nil
 	}
 	if c.plans() {
-		return modeMatrix, "the input matrix is " + matrixPlan, nil
+		return modeMatrix, "the input matrix is " + matrix.Planning, nil
 	}
 	fork, err := forkOf(getenv)
 	if err != nil {
@@ -45,8 +47,8 @@ func choose(c config, getenv func(string) string) (mode, string, error) {
 		return modeReadOnly, "there is no token for " + registry.Host, nil
 	case c.text["part"] != "":
 		return modePublish, "the input part is set", nil
-	case c.text["matrix"] == matrixRecord:
-		return modePublish, "the input matrix is " + matrixRecord, nil
+	case c.text["matrix"] == matrix.Recording:
+		return modePublish, "the input matrix is " + matrix.Recording, nil
 	case c.text["flake"] != "":
 		return modePublish, "the input flake is set", nil
 	}
@@ -75,7 +77,7 @@ const maxEvent = 64 << 20
 func forkOf(getenv func(string) string) (string, error) {
 	name := getenv("GITHUB_EVENT_NAME")
 	// what calls a reusable workflow Gitea does not say
-	called := name == "workflow_call" && strings.HasPrefix(getenv("GITHUB_REF"), pullRefs)
+	called := name == "workflow_call" && isPull(getenv("GITHUB_REF"))
 	if !called && (!strings.HasPrefix(name, "pull_request") || name == "pull_request_target") {
 		return "", nil
 	}
@@ -109,15 +111,16 @@ func forkOf(getenv func(string) string) (string, error) {
 		return "a deleted repository", nil
 	case !strings.EqualFold(event.PullRequest.Head.Repo.FullName, here):
 		return event.PullRequest.Head.Repo.FullName, nil
-	case strings.HasPrefix(event.PullRequest.Head.Ref, pullRefs):
+	case isPull(event.PullRequest.Head.Ref):
 		return "a push without a branch (AGit)", nil
 	}
 	return "", nil
 }
 
-// pullRefs is where Gitea and Forgejo keep what a pull request is made of. One
-// that was pushed there, with AGit, seems to be from the repository itself.
-const pullRefs = "refs/pull/"
+// isPull reports whether a reference is where Gitea and Forgejo keep what a pull
+// request is made of. One that was pushed there, with AGit, seems to be from the
+// repository itself.
+func isPull(ref string) bool { return origin.ParseRef(ref).Kind == origin.PullRequest }
 
 // readFile reads a file of at most limit bytes.
 func readFile(name string, limit int64) ([]byte, error) {

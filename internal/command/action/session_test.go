@@ -13,6 +13,7 @@ import (
 
 	"github.com/org/nixoci-action/internal/cli"
 	"github.com/org/nixoci-action/internal/ui"
+	"github.com/org/nixoci-action/report"
 )
 
 // newTestSession makes a session whose program is a shell script.
@@ -73,7 +74,7 @@ func TestDeadline(t *testing.T) {
 	s, out := newTestSession(t, `
 trap 'echo "{\"status\": \"failed\", \"uploaded\": {\"paths\": 7}}"; exit 130' TERM
 while :; do sleep 0.01; done`, "INPUT_DEADLINE", "500ms")
-	var r publishReport
+	var r report.Publish
 	status, _, err := s.run(t.Context(), publishCommand, nil, &r)
 	if err != nil || status != cli.ExitInterrupted || r.Uploaded.Paths != 7 || !strings.Contains(out.String(), "the deadline of 500ms has passed") {
 		t.Errorf("got %d, %v, %+v, %s", status, err, r.Uploaded, out.String())
@@ -85,7 +86,7 @@ func TestAnnotate(t *testing.T) {
 	t.Parallel()
 	for _, text := range nasty {
 		s, out := newTestSession(t, "")
-		s.annotate(&publishReport{Outputs: []outputReport{{Attr: text, Status: "failed", Reason: text, Message: text, FailedDrv: text, Log: text}, {Attr: "x", Status: "built"}}}, false)
+		s.annotate(&report.Publish{Outputs: []report.Output{{Attr: text, Status: "failed", Reason: text, Message: text, FailedDrv: text, Log: text}, {Attr: "x", Status: "built"}}}, false)
 		lines := strings.Split(strings.TrimSuffix(out.String(), "\n"), "\n")
 		if len(lines) != 1 || !strings.HasPrefix(lines[0], "::error title=") || strings.ContainsAny(lines[0], "\r\x1b") {
 			t.Errorf("with %q: got %q", text, out.String())
@@ -101,18 +102,18 @@ func TestAnnotate(t *testing.T) {
 func TestAnnotateMany(t *testing.T) {
 	t.Parallel()
 	drv := func(name string) string { return "/nix/store/00000000000000000000000000000000-" + name + ".drv" }
-	several := func(n int) (list []outputReport) {
+	several := func(n int) (list []report.Output) {
 		for i := range n {
-			list = append(list, outputReport{Attr: fmt.Sprint("p", i), Status: "failed", Reason: "build failed", FailedDrv: drv(fmt.Sprint("d", i))})
+			list = append(list, report.Output{Attr: fmt.Sprint("p", i), Status: "failed", Reason: "build failed", FailedDrv: drv(fmt.Sprint("d", i))})
 		}
 		return list
 	}
 	for _, tc := range []struct {
 		name    string
-		outputs []outputReport
+		outputs []report.Output
 		want    []string // the titles
 	}{
-		{"one cause", []outputReport{
+		{"one cause", []report.Output{
 			{Attr: "a", Status: "failed", Reason: "build failed", FailedDrv: drv("lib"), Log: "the log"}, {Attr: "x", Status: "built"},
 			{Attr: "b", Status: "failed", Reason: "build failed", FailedDrv: drv("lib"), Log: "the log"},
 		}, []string{"a%2C b"}},
@@ -120,7 +121,7 @@ func TestAnnotateMany(t *testing.T) {
 		{"too many", several(30), []string{"p0", "p1", "p2", "p3", "p4", "p5", "p6", "p7", "22 more failed"}},
 	} {
 		s, out := newTestSession(t, "")
-		s.annotate(&publishReport{Outputs: tc.outputs}, true)
+		s.annotate(&report.Publish{Outputs: tc.outputs}, true)
 		var titles []string
 		for line := range strings.Lines(out.String()) {
 			title, _, _ := strings.Cut(strings.TrimPrefix(line, "::warning title="), "::")
@@ -180,23 +181,5 @@ func TestPostAlone(t *testing.T) {
 	}
 	if !strings.Contains(out.String(), "the proxy has gone before the job's end") {
 		t.Errorf("got %s", out)
-	}
-}
-
-// What was sent and is in no index is not called uploaded, and least of all
-// published.
-func TestSummaryOfWhatWasSentInVain(t *testing.T) {
-	t.Parallel()
-	s, _ := newTestSession(t, "")
-	r := publishReport{Status: "failed", Error: "the registry refuses it", Closure: total{Paths: 3}, New: total{Paths: 3}, Uploaded: total{Paths: 3, FileSize: 5000},
-		Failures: []failedPath{{"/nix/store/00000000000000000000000000000000-x", "sent, but not published"}}}
-	got := s.publishSummary(&r, false)
-	for _, want := range []string{"nothing was published", "3 paths sent in vain", "1 path not published", "sent, not published"} {
-		if !strings.Contains(got, want) {
-			t.Errorf("%q is not in\n%s", want, got)
-		}
-	}
-	if strings.Contains(got, "uploaded") {
-		t.Errorf("got\n%s", got)
 	}
 }

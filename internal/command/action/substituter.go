@@ -14,16 +14,13 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
 	"github.com/nix-community/go-nix/pkg/nixbase32"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/org/nixoci-action/internal/hint"
 	"github.com/org/nixoci-action/internal/signing"
-	"github.com/org/nixoci-action/internal/storepath"
 )
 
 // Times for the proxy. It starts also where the registry does not answer, after
@@ -88,8 +85,8 @@ func (s *session) startProxy(ctx context.Context) error {
 	if err != nil || !ok {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
-		said, _ := os.ReadFile(s.proxyLog())
-		return fmt.Errorf("starting the proxy: %w: %s", errors.Join(context.Cause(ctx), err), strings.TrimSpace(string(said)))
+		printed, _ := os.ReadFile(s.proxyLog())
+		return fmt.Errorf("starting the proxy: %w: %s", errors.Join(context.Cause(ctx), err), strings.TrimSpace(string(printed)))
 	}
 	s.state.URL = url
 	if err := errors.Join(s.saveState(), cmd.Process.Release()); err != nil {
@@ -287,35 +284,6 @@ func (s *session) ask(ctx context.Context, method, path string) (int, string, er
 		return 0, "", fmt.Errorf("asking the proxy: %w", err)
 	}
 	return resp.StatusCode, string(body), nil
-}
-
-// cached returns those of paths that the proxy has. If it does not answer there
-// are none: that they stay in the cache is not worth a failure.
-func (s *session) cached(ctx context.Context, paths []string) []string {
-	var mu sync.Mutex
-	var have []string
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(16)
-	for _, p := range paths {
-		g.Go(func() error {
-			parsed, err := storepath.Parse(p)
-			if err != nil {
-				return err
-			}
-			status, _, err := s.ask(ctx, http.MethodHead, "/"+parsed.HashPart+".narinfo")
-			if err == nil && status == http.StatusOK {
-				mu.Lock()
-				defer mu.Unlock()
-				have = append(have, p)
-			}
-			return err
-		})
-	}
-	if err := g.Wait(); err != nil {
-		return nil
-	}
-	slices.Sort(have)
-	return have
 }
 
 // endSubstituter undoes the configuration, then stops the proxy: Nix fails

@@ -2,6 +2,7 @@ package action
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
@@ -10,6 +11,8 @@ import (
 
 	"github.com/org/nixoci-action/internal/cli"
 	"github.com/org/nixoci-action/internal/ui"
+	"github.com/org/nixoci-action/report"
+	"github.com/org/nixoci-action/summary"
 )
 
 // mayWrite makes sure that the cache can be written to: the job's work must not
@@ -18,7 +21,7 @@ func (s *session) mayWrite(ctx context.Context) error {
 	if s.cfg.dryRun {
 		return nil
 	}
-	var r publishReport
+	var r report.Publish
 	status, out, err := s.run(ctx, publishCommand, strings.NewReader(""), &r, "-")
 	loud := r.Denied || status == cli.ExitUsage || ctx.Err() != nil
 	out.finish(!loud)
@@ -44,9 +47,9 @@ func (s *session) publish(ctx context.Context) error {
 func (s *session) publishBuilt(ctx context.Context) error {
 	built, fetched, err := s.nix().Built(ctx, s.state.Started)
 	if err != nil {
-		return s.soften(ctx, fmt.Errorf("finding out what the job has built: %w", err))
+		return s.mayWarn(ctx, fmt.Errorf("finding out what the job has built: %w", err))
 	}
-	used := s.cached(ctx, fetched)
+	used := s.used(ctx, fetched)
 	s.msg.Printf("built in this job: %s; taken from the cache: %s", ui.Count(len(built), "path"), ui.Count(len(used), "path"))
 	paths := append(built, used...)
 	if len(paths) == 0 {
@@ -67,28 +70,31 @@ func (s *session) publishWith(ctx context.Context, paths []string) error {
 	if paths != nil {
 		args = []string{"--series", s.series(), "-"}
 	}
-	var r publishReport
+	var r report.Publish
 	begun := time.Now()
 	status, out, err := s.run(ctx, publishCommand, strings.NewReader(strings.Join(paths, "\n")), &r, args...)
 	if err != nil {
 		out.finish(false)
-		return s.soften(ctx, err)
+		return s.mayWarn(ctx, err)
 	}
-	r.took = time.Since(begun)
+	took := time.Since(begun)
 	s.annotate(&r, s.lenient(ctx, status, r.Denied))
-	s.told(errors.Join(s.publishOutputs(&r), s.summarise(func() string { return s.publishSummary(&r, paths != nil) })))
+	s.warn(errors.Join(s.publishOutputs(&r), s.summarise(func(o summary.Options) string {
+		o.Flake, o.OfJob, o.Took = s.cfg.text["flake"], paths != nil, took
+		return summary.Publish(&r, o)
+	})))
 	return s.verdict(ctx, status, r.Denied, out)
 }
 
-// told warns of what could not be told; the work itself is done.
-func (s *session) told(err error) {
+// warn warns of what could not be handed on; the work itself is done.
+func (s *session) warn(err error) {
 	if err != nil {
 		s.msg.Warn(err)
 	}
 }
 
-// soften makes a warning of an error, if that is wanted.
-func (s *session) soften(ctx context.Context, err error) error {
+// mayWarn makes a warning of an error, if that is wanted.
+func (s *session) mayWarn(ctx context.Context, err error) error {
 	if !s.lenient(ctx, cli.ExitFailed, false) {
 		return err
 	}
@@ -96,21 +102,61 @@ func (s *session) soften(ctx context.Context, err error) error {
 	return nil
 }
 
-func (s *session) publishOutputs(r *publishReport) error {
-	list, err := r.outputsJSON()
+// summarisedName is the variable that tells a later step of the job which cache
+// an earlier one has summarised.
+const summarisedName = "NIXOCI_SUMMARISED"
+
+// summarise appends to the job's summary, if that is wanted.
+func (s *session) summarise(write func(summary.Options) string) error {
+	if !s.cfg.summary {
+		return nil
+	}
+	text := write(summary.Options{
+		Cache: s.cfg.cache(), Keys: s.state.Keys, Again: s.getenv(summarisedName) == s.cfg.cache(), Secrets: s.cfg.secrets(),
+	})
+	if err := s.msg.Summary(text); err != nil {
+		return err
+	}
+	return set(s.getenv, "GITHUB_ENV", summarisedName, s.cfg.cache())
+}
+
+// failures is the number of outputs and store paths that failed.
+func failures(r *report.Publish) int { return r.Count()[report.OutputFailed] + len(r.Failures) }
+
+// outputsJSON is the output "outputs": without logs and messages, which may be
+// long.
+func outputsJSON(r *report.Publish) (string, error) {
+	type output struct {
+		Attr   string              `json:"attr"`
+		System string              `json:"system,omitempty"`
+		Status report.OutputStatus `json:"status"`
+		Paths  []string            `json:"paths"`
+	}
+	list := make([]output, 0, len(r.Outputs))
+	for _, o := range r.Outputs {
+		list = append(list, output{o.Attr, o.System, o.Status, append([]string{}, o.Paths...)})
+	}
+	text, err := json.Marshal(list)
+	if err != nil {
+		return "", fmt.Errorf("writing the outputs: %w", err)
+	}
+	return string(text), nil
+}
+
+func (s *session) publishOutputs(r *report.Publish) error {
+	list, err := outputsJSON(r)
 	if err != nil {
 		return err
 	}
-	published, failures := r.counts()
 	var errs []error
 	for _, o := range [][2]string{
 		{"outputs", list},
-		{"published", strconv.Itoa(published)},
+		{"published", strconv.Itoa(r.Published())},
 		{"uploaded-paths", strconv.Itoa(r.Uploaded.Paths)},
 		{"uploaded-bytes", strconv.FormatInt(r.Uploaded.FileSize, 10)},
 		{"upstream-paths", strconv.Itoa(r.OnUpstream.Paths)},
 		{"cached-paths", strconv.Itoa(r.InCache.Paths)},
-		{"failed", strconv.Itoa(failures)},
+		{"failed", strconv.Itoa(failures(r))},
 		{"report", s.reportFile()},
 	} {
 		errs = append(errs, s.output(o[0], o[1]))
@@ -120,12 +166,12 @@ func (s *session) publishOutputs(r *publishReport) error {
 
 // collect removes from the cache what nothing needs.
 func (s *session) collect(ctx context.Context) error {
-	var r gcReport
+	var r report.GC
 	status, out, err := s.run(ctx, gcCommand, nil, &r)
 	if err != nil {
 		out.finish(false)
-		return s.soften(ctx, err)
+		return s.mayWarn(ctx, err)
 	}
-	s.told(errors.Join(s.output("report", s.reportFile()), s.summarise(func() string { return s.gcSummary(&r) })))
+	s.warn(errors.Join(s.output("report", s.reportFile()), s.summarise(func(o summary.Options) string { return summary.GC(&r, o) })))
 	return s.verdict(ctx, status, r.Denied, out)
 }

@@ -57,8 +57,6 @@ var Command = &cli.Command{
 // safeDelay is the delay that suits every publisher and reader.
 const safeDelay = index.DefaultDelay
 
-const day = 24 * time.Hour
-
 // parseConfig reads flags and environment. It touches nothing else.
 func parseConfig(args []string, getenv func(string) string) (config, error) {
 	var c config

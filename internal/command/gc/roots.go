@@ -15,6 +15,7 @@ import (
 	"github.com/org/nixoci-action/internal/hint"
 	"github.com/org/nixoci-action/internal/secret"
 	"github.com/org/nixoci-action/internal/ui"
+	"github.com/org/nixoci-action/report"
 )
 
 // inputs reads the index, and evaluates the flake at the same time unless the
@@ -84,7 +85,7 @@ func (c *collector) evaluated(found discover.Result, unknown []discover.Skipped)
 	c.report.Systems = found.Systems
 	for _, s := range unknown {
 		c.msg.Printf("%s: %s: %s", s.Attr, s.Reason, s.Message)
-		c.report.Unknown = append(c.report.Unknown, unknownReport{s.Attr.String(), string(s.Reason), s.Message})
+		c.report.Unknown = append(c.report.Unknown, report.Unknown{Attr: s.Attr.String(), Reason: string(s.Reason), Message: s.Message})
 	}
 	if len(unknown) > 0 {
 		c.msg.Warn(hint.Wrap(errors.New(unknownText(unknown)), "all that was published under these attributes is kept"))

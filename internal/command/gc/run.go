@@ -18,6 +18,7 @@ import (
 	"github.com/org/nixoci-action/internal/nix"
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/ui"
+	"github.com/org/nixoci-action/report"
 )
 
 // collector is one run of the command.
@@ -28,8 +29,9 @@ type collector struct {
 	nix   *nix.Client
 	cache *index.Cache
 
-	report report
-	stages cli.Stopwatch
+	now    time.Time
+	report *report.GC
+	stages report.Stopwatch
 }
 
 // collect does what cfg asks for and prints the report. Its error carries the
@@ -41,17 +43,20 @@ func collect(ctx context.Context, cfg config, getenv func(string) string, stdout
 	}
 	defer done()
 	err = c.run(ctx)
-	c.report.finish(c.stages.Stages(), err)
+	c.report.Finish(c.stages.Stages(), err)
+	if report.IsPartly(err) {
+		err = cli.WithStatus(err, cli.ExitPartly)
+	}
 	switch {
 	case cfg.JSON:
-		err = errors.Join(err, cli.WriteJSON(stdout, &c.report))
-	case cfg.DryRun && c.report.planned:
-		if _, werr := io.WriteString(stdout, ui.Text(c.report.planText())); werr != nil {
+		err = errors.Join(err, cli.WriteJSON(stdout, c.report))
+	case cfg.DryRun:
+		if _, werr := io.WriteString(stdout, ui.Text(c.report.PlanText())); werr != nil {
 			err = errors.Join(err, fmt.Errorf("writing the plan: %w", werr))
 		}
 	}
-	if c.report.Result != nil {
-		c.msg.Printf("%s", c.report.text())
+	if text := c.report.Text(); text != "" {
+		c.msg.Printf("%s", text)
 	}
 	return err
 }
@@ -81,11 +86,12 @@ func newCollector(cfg config, getenv func(string) string, stderr io.Writer) (*co
 	if cfg.DryRun {
 		dir = "" // a dry run writes nothing anywhere
 	}
+	now := time.Now()
 	return &collector{
-		cfg: cfg, msg: msg, log: log,
+		cfg: cfg, msg: msg, log: log, now: now,
 		nix:    nix.New(nix.Options{Env: os.Environ(), Stderr: nixLog, Logger: log}),
 		cache:  index.Open(repo, index.Options{Dir: dir, Logger: log}),
-		report: newReport(repo.String(), cfg, time.Now()),
+		report: report.NewGC(repo.String(), cfg.DryRun, now, cfg.Delay),
 	}, func() { nixLog.Close() }, nil
 }
 
@@ -105,14 +111,14 @@ func (c *collector) run(ctx context.Context) error {
 	}
 	end := c.stages.Start("plan")
 	plan, err := base.Plan(index.PlanOptions{
-		Now: c.report.now, Keep: keep, Unpin: c.cfg.Unpin, Delay: c.cfg.Delay,
+		Now: c.now, Keep: keep, Unpin: c.cfg.Unpin, Delay: c.cfg.Delay,
 		Retention: index.Retention{Last: c.cfg.KeepLast, Branches: c.cfg.Branches, Age: c.cfg.Retention, PullRequests: c.cfg.PRRetention},
 	})
 	end()
 	if err != nil {
 		return explain(err)
 	}
-	c.report.plan(plan)
+	c.report.Plan(plan)
 	if c.cfg.DryRun {
 		return nil
 	}
@@ -123,8 +129,8 @@ func (c *collector) run(ctx context.Context) error {
 	defer c.stages.Start("collect")()
 	c.msg.Printf("removing %s of %s, %s", ui.Number(plan.Removed.Paths), ui.Count(plan.Removed.Paths+plan.Kept.Paths, "path"), ui.Bytes(plan.Removed.FileSize))
 	collected, err := c.cache.Collect(ctx, plan)
-	c.report.collected(collected)
-	return c.report.failure(explain(err))
+	c.report.Collected(collected)
+	return c.report.Failure(explain(err))
 }
 
 // read reads the cache index. One that a publisher of nixcache-oci has

@@ -6,52 +6,28 @@ import (
 	"path"
 	"regexp"
 	"slices"
+	"strings"
 
 	"github.com/org/nixoci-action/closure"
 	"github.com/org/nixoci-action/discover"
 	"github.com/org/nixoci-action/internal/cli"
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/signing"
+	"github.com/org/nixoci-action/matrix"
+	"github.com/org/nixoci-action/publish"
 )
 
 // config is what the command line and the environment ask for.
 type config struct {
-	Cache     string
-	Flake     string // empty if store paths are given
-	Paths     []string
-	Upstreams []string
-	Systems   []string
-	Kinds     []discover.Kind
-	Include   []string
-	Exclude   []string
+	publish.Options // what can be said of a run by itself
 
-	SkipCached bool
-	Matrix     string // matrixOff, matrixPlan or matrixRecord
-	MatrixJobs int
-	Runners    map[string]string // labels by system
-	Part       *job              // nil if it is none of a matrix
-
-	Pin     string
-	PinKeep int
-	Series  string
-
-	ImportOranc bool
-
-	ExcludePaths []string
-	DenyUnfree   bool
+	UpstreamURLs []string
 	KeyFiles     []string
 	KeyText      string // secret
 	TrustedKeys  []string
-	Compression  string
-	Level        int
-	CompatIndex  string // compatAuto, compatOn or compatOff
-	Jobs         int
 	NixArgs      []string
-	DryRun       bool
 	JSON         bool
 	Verbose      bool
-	CacheDir     string
-	NoLogs       bool
 }
 
 // Command is what the help says of it.
@@ -91,11 +67,11 @@ var pinName = regexp.MustCompile(`^[A-Za-z0-9._/-]{1,128}$`)
 func parseConfig(args []string, getenv func(string) string) (config, error) {
 	var c config
 	var kinds, runners []string
-	var part string
+	var part, compat string
 	f := Command.Flags(getenv)
 	f.String(&c.Flake, "flake", "", "the `FLAKE` to publish: a folder or any flake reference (default \".\", unless store paths are given)")
 	f.Cache(&c.Cache)
-	f.Strings(&c.Upstreams, "upstream", []string{closure.DefaultUpstream}, "`URL` of a cache whose paths are not published again; \"none\" for no such cache")
+	f.Strings(&c.UpstreamURLs, "upstream", []string{closure.DefaultUpstream}, "`URL` of a cache whose paths are not published again; \"none\" for no such cache")
 	f.Strings(&c.Systems, "system", nil, "`SYSTEM` to publish, as in x86_64-linux (default: this machine's)")
 	f.Strings(&kinds, "kinds", nil, "`KINDS` of flake outputs, separated by commas (default: all but hydraJobs)")
 	f.Strings(&c.Include, "include", nil, "publish only attributes that match the `GLOB`, as in packages.*.hello-*")
@@ -103,7 +79,7 @@ func parseConfig(args []string, getenv func(string) string) (config, error) {
 	f.Strings(&c.ExcludePaths, "exclude-path", nil, "leave out store paths whose name matches the `GLOB`, and what refers to them")
 	f.Bool(&c.DenyUnfree, "deny-unfree", "skip outputs with an unfree license")
 	f.Bool(&c.SkipCached, "skip-cached", "do not build or fetch outputs that the cache or an upstream cache has; they are published all the same")
-	f.Choice(&c.Matrix, "matrix", []string{matrixOff, matrixPlan, matrixRecord}, "`WHAT` to do for a matrix of jobs: plan prints the jobs that build what no cache has, and builds nothing; record publishes the whole when the jobs are done, and builds nothing either")
+	f.Choice(&c.Matrix, "matrix", []string{matrixOff, matrix.Planning, matrix.Recording}, "`WHAT` to do for a matrix of jobs: plan prints the jobs that build what no cache has, and builds nothing; record publishes the whole when the jobs are done, and builds nothing either")
 	f.Int(&c.MatrixJobs, "matrix-jobs", 20, "largest `NUMBER` of jobs in a matrix, up to 256")
 	f.Strings(&runners, "runner", nil, "`SYSTEM=LABEL` of the machine on which a job for the system runs (default: GitHub's)")
 	f.String(&part, "part", "", "the `JOB` of a matrix to do, in JSON as --matrix plan prints it")
@@ -114,7 +90,7 @@ func parseConfig(args []string, getenv func(string) string) (config, error) {
 	f.Strings(&c.TrustedKeys, "trusted-key", nil, "public `KEY`, NAME:BASE64, beside those of --sign-key-file: what was not built here is signed only if one of them has signed it")
 	f.Choice(&c.Compression, "compression", []string{"zstd", "xz", "none"}, "`HOW` to compress NARs: zstd, xz or none")
 	f.Int(&c.Level, "compression-level", 3, "zstd's compression level, `1..22`")
-	f.Choice(&c.CompatIndex, "compat-index", []string{compatAuto, compatOn, compatOff}, "`WHETHER` nixcache-oci's proxy can use the cache, too: on or off from now on, or auto for as it was")
+	f.Choice(&compat, "compat-index", []string{compatAuto, compatOn, compatOff}, "`WHETHER` nixcache-oci's proxy can use the cache, too: on or off from now on, or auto for as it was")
 	f.Int(&c.Jobs, "jobs", 0, "`NUMBER` of uploads at a time (default: twice the processors, at least 4)")
 	f.Strings(&c.NixArgs, "nix-arg", nil, "`ARGUMENT` to add to each Nix command; it must be one that nix and nix-store know, as in --nix-arg=--option --nix-arg=cores --nix-arg=2")
 	f.Bool(&c.ImportOranc, "import-oranc", "import the paths that oranc has stored in the repository, without sending them again, and publish nothing else")
@@ -128,6 +104,13 @@ func parseConfig(args []string, getenv func(string) string) (config, error) {
 		return config{}, err
 	}
 	c.Paths = rest
+	if c.Matrix == matrixOff {
+		c.Matrix = ""
+	}
+	if compat != compatAuto {
+		on := compat == compatOn
+		c.CompatIndex = &on
+	}
 	c.KeyText = getenv("NIX_SIGNING_KEY")
 	var errs []error
 	for _, k := range kinds {
@@ -143,35 +126,50 @@ func parseConfig(args []string, getenv func(string) string) (config, error) {
 	return c, f.Usage(errors.Join(append(errs, c.validate())...))
 }
 
-// readOnly reports whether nothing is written to the cache.
-func (c *config) readOnly() bool { return c.DryRun || c.Matrix == matrixPlan }
+// matrixOff is the value of --matrix for a run that has to do with none.
+const matrixOff = "off"
+
+// parseRunners reads "SYSTEM=LABEL", and adds them to the default.
+func parseRunners(list []string) (map[string]string, error) {
+	runners := matrix.DefaultRunners()
+	var errs []error
+	for _, text := range list {
+		system, label, _ := strings.Cut(text, "=")
+		if system == "" || label == "" {
+			errs = append(errs, fmt.Errorf("--runner %q is not like x86_64-linux=ubuntu-24.04", text))
+			continue
+		}
+		runners[system] = label
+	}
+	return runners, errors.Join(errs...)
+}
 
 // take makes the job of a matrix what is to be published.
 func (c *config) take(part string) error {
 	if len(c.Include)+len(c.Systems) > 0 {
 		return errors.New("--part and --include or --system exclude each other: the job names its outputs")
 	}
-	j, err := parsePart(part)
+	j, err := matrix.ParseJob(part)
 	if err != nil {
-		return err
+		return fmt.Errorf("--part is %w", err)
 	}
-	c.Part, c.Include, c.Systems, c.Kinds = j, lines(j.Outputs), lines(j.Systems), discover.AllKinds()
+	c.Part, c.Include, c.Systems, c.Kinds = j, matrix.Lines(j.Outputs), matrix.Lines(j.Systems), discover.AllKinds()
 	return nil
 }
 
 // validateMatrix finds what is wrong with the flags for a matrix.
 func (c *config) validateMatrix() error {
 	var errs []error
-	if c.MatrixJobs < 1 || c.MatrixJobs > maxMatrixJobs {
-		errs = append(errs, fmt.Errorf("--matrix-jobs %d is not between 1 and %d", c.MatrixJobs, maxMatrixJobs))
+	if c.MatrixJobs < 1 || c.MatrixJobs > matrix.MaxJobs {
+		errs = append(errs, fmt.Errorf("--matrix-jobs %d is not between 1 and %d", c.MatrixJobs, matrix.MaxJobs))
 	}
-	if c.Matrix == matrixOff && c.Part == nil {
+	if c.Matrix == "" && c.Part == nil {
 		return errors.Join(errs...)
 	}
 	name := "--matrix"
 	if c.Part != nil {
 		name = "--part"
-		if c.Matrix != matrixOff {
+		if c.Matrix != "" {
 			errs = append(errs, errors.New("--part and --matrix exclude each other"))
 		}
 		if c.Pin != "" {
@@ -184,10 +182,10 @@ func (c *config) validateMatrix() error {
 	if len(c.ExcludePaths) > 0 { // what is left out would be planned each time, and missed in the end
 		errs = append(errs, fmt.Errorf("%s and --exclude-path exclude each other; --exclude leaves out outputs", name))
 	}
-	if c.Matrix == matrixPlan {
+	if c.Matrix == matrix.Planning {
 		for _, s := range c.Systems {
 			if c.Runners[s] == "" {
-				errs = append(errs, noRunner(s))
+				errs = append(errs, matrix.NoRunner(s))
 			}
 		}
 	}
@@ -200,7 +198,7 @@ func (c *config) validate() error {
 	if len(c.Paths) > 0 && c.Flake != "" {
 		errs = append(errs, errors.New("--flake and store paths exclude each other"))
 	}
-	if c.ImportOranc && (len(c.Paths) > 0 || c.Flake != "" || c.Matrix != matrixOff || c.Part != nil || c.Pin != "") {
+	if c.ImportOranc && (len(c.Paths) > 0 || c.Flake != "" || c.Matrix != "" || c.Part != nil || c.Pin != "") {
 		errs = append(errs, errors.New("--import-oranc publishes nothing else: give no flake, store paths, matrix or pin with it"))
 	}
 	if len(c.Paths) == 0 && c.Flake == "" && !c.ImportOranc {
@@ -209,13 +207,13 @@ func (c *config) validate() error {
 	if len(c.Paths) > 1 && slices.Contains(c.Paths, "-") {
 		errs = append(errs, errors.New("- cannot stand beside store paths"))
 	}
-	if slices.Contains(c.Upstreams, noUpstream) {
-		if len(c.Upstreams) > 1 {
+	if slices.Contains(c.UpstreamURLs, noUpstream) {
+		if len(c.UpstreamURLs) > 1 {
 			errs = append(errs, errors.New("--upstream none cannot stand beside other upstreams"))
 		}
-		c.Upstreams = nil
+		c.UpstreamURLs = nil
 	}
-	for _, u := range c.Upstreams {
+	for _, u := range c.UpstreamURLs {
 		if _, err := closure.NewUpstream(u, closure.UpstreamOptions{}); err != nil {
 			errs = append(errs, err)
 		}

@@ -2,7 +2,6 @@ package publish
 
 import (
 	"io"
-	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -10,6 +9,8 @@ import (
 
 	"github.com/org/nixoci-action/discover"
 	"github.com/org/nixoci-action/internal/cli"
+	"github.com/org/nixoci-action/matrix"
+	"github.com/org/nixoci-action/publish"
 )
 
 func env(pairs ...string) func(string) string {
@@ -25,10 +26,13 @@ func env(pairs ...string) func(string) string {
 
 func TestParseConfig(t *testing.T) {
 	home := []string{"HOME", "/home/u"}
+	yes, no := true, false
 	defaults := config{
-		Cache: "oci:/home/u/.local/share/nixoci/cache", Flake: ".", Upstreams: []string{"https://cache.nixos.org"},
-		Matrix: "off", MatrixJobs: 20, Runners: defaultRunners,
-		PinKeep: 1, Compression: "zstd", Level: 3, CompatIndex: "auto", CacheDir: "/home/u/.cache/nixoci",
+		Options: publish.Options{
+			Cache: "oci:/home/u/.local/share/nixoci/cache", Flake: ".", MatrixJobs: 20, Runners: matrix.DefaultRunners(),
+			PinKeep: 1, Compression: "zstd", Level: 3, CacheDir: "/home/u/.cache/nixoci",
+		},
+		UpstreamURLs: []string{"https://cache.nixos.org"},
 	}
 	with := func(change func(*config)) config {
 		c := defaults
@@ -56,7 +60,7 @@ func TestParseConfig(t *testing.T) {
 			args: []string{"--flake", "./config", "--cache", "localhost:5000/x", "--upstream", "none", "--jobs", "3"},
 			env:  []string{"NIXOCI_FLAKE", "github:a/b", "NIXOCI_CACHE", "oci:/c", "NIXOCI_UPSTREAM", "https://a.example", "NIXOCI_JOBS", "9", "NIXOCI_DRY_RUN", "true"},
 			want: with(func(c *config) {
-				c.Flake, c.Cache, c.Upstreams, c.Jobs, c.DryRun = "./config", "localhost:5000/x", nil, 3, true
+				c.Flake, c.Cache, c.UpstreamURLs, c.Jobs, c.DryRun = "./config", "localhost:5000/x", nil, 3, true
 			}),
 		},
 		{
@@ -82,16 +86,16 @@ func TestParseConfig(t *testing.T) {
 		{name: "pins without a name", args: []string{"--pin-keep", "2"}, err: "needs --pin"},
 		{
 			name: "compat index", args: []string{"--compat-index", "off"}, env: []string{"NIXOCI_COMPAT_INDEX", "on"},
-			want: with(func(c *config) { c.CompatIndex = compatOff }),
+			want: with(func(c *config) { c.CompatIndex = &no }),
 		},
-		{name: "compat index by variable", env: []string{"NIXOCI_COMPAT_INDEX", "on"}, want: with(func(c *config) { c.CompatIndex = compatOn })},
+		{name: "compat index by variable", env: []string{"NIXOCI_COMPAT_INDEX", "on"}, want: with(func(c *config) { c.CompatIndex = &yes })},
 		{name: "unknown compat index", args: []string{"--compat-index", "yes"}, err: "auto, on, off"},
 		{
 			name: "a matrix", args: []string{"--matrix", "plan", "--runner", "riscv64-linux=my-risc", "--system", "riscv64-linux"},
 			env: []string{"NIXOCI_MATRIX_JOBS", "256", "NIXOCI_SKIP_CACHED", "true"},
 			want: with(func(c *config) {
 				c.Matrix, c.MatrixJobs, c.SkipCached, c.Systems = "plan", 256, true, []string{"riscv64-linux"}
-				c.Runners = maps.Clone(defaultRunners)
+				c.Runners = matrix.DefaultRunners()
 				c.Runners["riscv64-linux"] = "my-risc"
 			}),
 		},
@@ -100,7 +104,7 @@ func TestParseConfig(t *testing.T) {
 			args: []string{"--part", `{"name": "n", "system": "a", "runner": "r", "outputs": "packages.a.\"x y\"\npackages.b.z", "systems": "a\nb", "series": "s", "nix": 3}`},
 			want: with(func(c *config) {
 				c.Include, c.Systems, c.Kinds = []string{`packages.a."x y"`, "packages.b.z"}, []string{"a", "b"}, discover.AllKinds()
-				c.Part = &job{Name: "n", System: "a", Runner: "r", Outputs: "packages.a.\"x y\"\npackages.b.z", Systems: "a\nb", Series: "s"}
+				c.Part = &matrix.Job{Name: "n", System: "a", Runner: "r", Outputs: "packages.a.\"x y\"\npackages.b.z", Systems: "a\nb", Series: "s"}
 			}),
 		},
 		{

@@ -1,0 +1,227 @@
+package publish
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/org/nixoci-action/closure"
+	"github.com/org/nixoci-action/discover"
+	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/internal/hint"
+	"github.com/org/nixoci-action/internal/nix"
+	"github.com/org/nixoci-action/internal/storepath"
+	"github.com/org/nixoci-action/report"
+	"github.com/org/nixoci-action/upload"
+)
+
+// ledger is the report of a run while it is made, and what the run must know
+// beside it.
+type ledger struct {
+	report.Publish
+
+	mu       sync.Mutex
+	revision string
+	complete bool // everything that was planned is in the cache
+	unsent   []error
+	foreign  map[string]bool     // what is not signed, by store path
+	logs     map[string]buildLog // by attribute
+}
+
+const notInStore = "not in the local store"
+
+// output takes in an output that became what status says.
+func (l *ledger) output(o *discover.Output, status report.OutputStatus) *report.Output {
+	l.Outputs = append(l.Outputs, report.Output{Attr: o.Attr.String(), Kind: string(o.Kind), System: o.System, Status: status})
+	return &l.Outputs[len(l.Outputs)-1]
+}
+
+func (l *ledger) discovered(d discover.Result) {
+	l.Flake, l.Systems, l.revision = d.Flake.URL, d.Systems, d.Flake.Revision
+	for _, s := range d.Skipped {
+		status := report.OutputSkipped
+		if s.Reason.Failure() {
+			status = report.OutputFailed
+		}
+		l.Outputs = append(l.Outputs, report.Output{
+			Attr: s.Attr.String(), Kind: string(s.Kind), System: s.System, Status: status, Reason: string(s.Reason), Message: s.Message,
+		})
+	}
+}
+
+// built takes in what a build gave. Its error names what cannot be published.
+func (l *ledger) built(built []discover.Built, dryRun bool) error {
+	for i := range built {
+		b := &built[i]
+		o := l.output(&b.Output, report.OutputBuilt)
+		o.Paths, o.Missing = b.Valid, b.Missing
+		switch {
+		case len(b.Missing) > 0 && dryRun:
+			o.Status, o.Reason = report.OutputNotBuilt, notInStore
+		case len(b.Missing) > 0:
+			o.Status, o.Reason = report.OutputFailed, "build failed"
+			if errors.As(b.Err, new(*nix.InvalidPathsError)) {
+				o.Reason = notInStore
+			}
+			known := l.logs[o.Attr]
+			o.FailedDrv, o.Log, o.Message = known.drv, known.text, known.message
+		}
+	}
+	return l.CheckOutputs()
+}
+
+// cached takes in an output that need not be built.
+func (l *ledger) cached(o *discover.Output, where string) {
+	r := l.output(o, report.OutputCached)
+	r.Reason, r.Paths = where, o.Paths()
+}
+
+// planned takes in an output that a job of the matrix builds.
+func (l *ledger) planned(o *discover.Output, job string) {
+	r := l.output(o, report.OutputPlanned)
+	r.Job, r.Paths = job, o.Paths()
+}
+
+// absent takes in outputs that are to be recorded, and are not there.
+func (l *ledger) absent(outputs []discover.Output) error {
+	for i := range outputs {
+		r := l.output(&outputs[i], report.OutputFailed)
+		r.Reason, r.Missing = "not in the cache", outputs[i].Paths()
+	}
+	err := l.CheckOutputs()
+	if err != nil && len(outputs) > 0 {
+		err = hint.Wrap(err, "--matrix record builds nothing: did every job of the matrix succeed, with the same flake and the same key? Only what the key has signed counts: --trusted-key lets the jobs sign what they substitute")
+	}
+	return err
+}
+
+// plan takes in a plan, and the decisions on what is skipped beside it. Of that
+// only what the cache has is counted: of the rest not even the size is known.
+func (l *ledger) plan(p *closure.Plan, beside []closure.Decision) {
+	l.Closure = report.Total{Paths: p.Set.Len(), NarSize: p.Set.NarSize()}
+	sum := func(kinds ...closure.Kind) report.Total {
+		t := p.Total(kinds...)
+		return report.Total{Paths: t.Paths, NarSize: t.NarSize}
+	}
+	l.OnUpstream = sum(closure.KindOnUpstream, closure.KindBelow)
+	l.InCache = sum(closure.KindInCache)
+	l.New = sum(closure.KindNew)
+	l.Excluded = sum(closure.KindExcluded, closure.KindNeedsExcluded)
+	beside = slices.DeleteFunc(beside, func(d closure.Decision) bool { return d.Kind != closure.KindInCache })
+	for _, d := range beside {
+		l.Closure.Add(d.Path.NarSize, 0)
+		l.InCache.Add(d.Path.NarSize, 0)
+	}
+	for _, d := range append(beside, p.Decisions...) {
+		path := report.Path{Path: d.Path.Path, Reason: d.Reason(), NarSize: d.Path.NarSize}
+		if l.DryRun {
+			l.Paths = append(l.Paths, path)
+		}
+		if d.Kind == closure.KindExcluded || d.Kind == closure.KindNeedsExcluded {
+			l.LeftOut = append(l.LeftOut, path)
+		}
+	}
+	for i := range l.Outputs {
+		o := &l.Outputs[i]
+		for _, path := range l.LeftOut {
+			if o.Status == report.OutputBuilt && slices.Contains(o.Paths, path.Path) {
+				o.Status, o.Reason = report.OutputLeftOut, path.Reason
+			}
+		}
+	}
+}
+
+// uploaded is called concurrently.
+func (l *ledger) uploaded(u upload.Result) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.Uploaded.Add(u.Info.NarSize, u.Sent)
+	l.Paths = append(l.Paths, report.Path{Path: u.Info.Path, Reason: closure.KindNew.String(), NarSize: u.Info.NarSize, FileSize: u.Sent})
+}
+
+// unsigned takes in a path that is not signed. It is called concurrently, and
+// again for a path that is sent again.
+func (l *ledger) unsigned(info *nix.PathInfo) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.foreign[info.Path] {
+		return
+	}
+	if l.foreign == nil {
+		l.foreign = map[string]bool{}
+	}
+	l.foreign[info.Path] = true
+	l.Unsigned.Add(info.NarSize, 0)
+	l.UnsignedPaths = append(l.UnsignedPaths, info.Path)
+	for _, s := range info.Signatures {
+		if name, _, ok := strings.Cut(s, ":"); ok && !slices.Contains(l.OtherKeys, name) {
+			l.OtherKeys = append(l.OtherKeys, name)
+		}
+	}
+}
+
+func (l *ledger) failed(fs []upload.Failure) {
+	for _, f := range fs {
+		l.Failures = append(l.Failures, report.Failure{Path: f.Path, Error: f.Err.Error()})
+		l.unsent = append(l.unsent, f.Err)
+	}
+}
+
+// history is how many publications the report tells of.
+const history = 20
+
+func (l *ledger) published(s *index.Snapshot, p index.Publication) {
+	l.Stored = &report.Stored{Paths: s.Len(), FileSize: s.Stored()}
+	l.History = s.History(p, history)
+}
+
+// record takes in what is recorded of the publication, or would be.
+func (l *ledger) record(p index.Publication) {
+	l.Origin, l.Pin, l.PinKeep = p.Origin, p.Pin, p.PinKeep
+}
+
+// adopted may be called again, for what was found later.
+func (l *ledger) adopted(a index.Adopted) {
+	l.Adopted.Paths += a.Paths
+	l.Adopted.NarSize += a.NarSize
+	l.Adopted.FileSize += a.FileSize
+	for _, e := range a.Lost {
+		l.Adopted.Lost = append(l.Adopted.Lost, e.Path.String())
+	}
+	for _, e := range a.Incomplete {
+		l.Adopted.Incomplete = append(l.Adopted.Incomplete, e.Path.String())
+	}
+}
+
+func (l *ledger) imported(im index.Imported) {
+	names := func(paths []storepath.Path) (all []string) {
+		for _, p := range paths {
+			all = append(all, p.String())
+		}
+		return all
+	}
+	l.Imported = &report.Imported{
+		Total: report.Total{Paths: im.Paths, NarSize: im.NarSize, FileSize: im.FileSize}, Present: im.Present,
+		Lost: names(im.Lost), Incomplete: names(im.Incomplete), Unusable: im.Unusable,
+		Other: im.Other, SignedBy: im.Keys, Unsigned: im.Unsigned,
+	}
+	for _, s := range im.Segments {
+		l.Segments = append(l.Segments, s.Tag)
+	}
+}
+
+// committed takes in what a Writer did, and the error that ended it.
+func (l *ledger) committed(res index.Result, err error) {
+	l.Committed = res.Committed
+	why := "uploaded, but something it refers to is missing"
+	if err != nil {
+		why = "sent, but not published: the cache index could not be written"
+	}
+	for _, e := range append(res.Incomplete, res.Lost...) {
+		p := e.Path.String()
+		if !slices.ContainsFunc(l.Failures, func(f report.Failure) bool { return f.Path == p }) {
+			l.Failures = append(l.Failures, report.Failure{Path: p, Error: why})
+		}
+	}
+}

@@ -1,0 +1,295 @@
+package publish
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"time"
+
+	"github.com/org/nixoci-action/closure"
+	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/internal/hint"
+	"github.com/org/nixoci-action/internal/nix"
+	"github.com/org/nixoci-action/internal/registry"
+	"github.com/org/nixoci-action/internal/signing"
+	"github.com/org/nixoci-action/internal/storepath"
+	"github.com/org/nixoci-action/internal/ui"
+	"github.com/org/nixoci-action/report"
+	"github.com/org/nixoci-action/upload"
+)
+
+// closeTimeout bounds the commit of what is complete after an interruption.
+const closeTimeout = 30 * time.Second
+
+// lostTries is how often blobs that a registry's collector has taken away
+// before they were named by a segment are uploaded again.
+const lostTries = 3
+
+// inCache reports whether the cache has a path in a form that clients can use:
+// as the local store has it, in all that a signature covers, or as another build
+// of ours. The rest is published again. Without a key every other build is taken
+// for ours, but not one that has the same contents and says something else of
+// them.
+func (p *publisher) inCache(base *index.Snapshot, want *closure.Path) bool {
+	e, ok := base.Lookup(want.Store.HashPart)
+	if !ok {
+		return false
+	}
+	local := record(want.Store, &want.PathInfo)
+	switch {
+	case e.Fingerprint() == local.Fingerprint():
+		return true
+	case len(p.Keys) > 0:
+		return p.Keys.Signed(e.Fingerprint(), e.Signatures)
+	}
+	return e.NarHash != local.NarHash
+}
+
+// upload puts what the plan says into the cache, and records the publication.
+func (p *publisher) upload(ctx context.Context, plan *closure.Plan, base *index.Snapshot, roots []root) error {
+	defer p.stages.Start("upload")()
+	decisions := append(slices.Clone(plan.Decisions), p.skipped.beside(plan)...)
+	onUpstream := map[string]bool{}
+	for _, d := range decisions {
+		if d.Kind == closure.KindOnUpstream || d.Kind == closure.KindBelow {
+			onUpstream[d.Path.Store.HashPart] = true
+		}
+	}
+	w, err := p.Index.NewWriter(base, index.WriterOptions{
+		OnUpstream: func(hashPart string) bool { return onUpstream[hashPart] },
+		Config:     p.config(roots),
+		Committed: func(tag string, entries int) {
+			p.Log.Info("committed", "segment", tag, "entries", entries)
+			p.report.Segments = append(p.report.Segments, tag)
+		},
+	})
+	if err != nil {
+		return err
+	}
+	if err := p.repeat(ctx, w, decisions, base); err != nil {
+		return err
+	}
+	todo, err := p.reuse(ctx, w, plan.Uploads(), base)
+	if err != nil {
+		return err
+	}
+	var uploadErr error
+	var result index.Result
+	for try := 0; ; try++ {
+		uploadErr = p.send(ctx, w, todo, base)
+		result, err = p.close(ctx, w, base, roots)
+		if err != nil || len(result.Lost) == 0 || try == lostTries || ctx.Err() != nil {
+			break
+		}
+		p.Log.Warn("the registry lost blobs, sending them again", "paths", len(result.Lost))
+		if todo, err = again(plan, result.Lost); err != nil {
+			break
+		}
+	}
+	p.report.committed(result, err)
+	p.adopted(result.Adopted)
+	if uploadErr == nil && err == nil && len(result.Incomplete)+len(result.Lost) > 0 && len(p.report.Failures) == 0 {
+		err = fmt.Errorf("%s not visible: something they refer to is missing", ui.Count(len(result.Incomplete)+len(result.Lost), "path"))
+	}
+	p.report.complete = uploadErr == nil && err == nil
+	if unsigned := p.report.NotSigned(); unsigned != nil {
+		p.Messages.Warn(unsigned)
+	}
+	return errors.Join(uploadErr, report.UnsentError(p.report.unsent), err)
+}
+
+// again returns what must be uploaded again.
+func again(plan *closure.Plan, lost []index.Entry) ([]nix.PathInfo, error) {
+	var todo []nix.PathInfo
+	for _, e := range lost {
+		path := plan.Set.LookupHash(e.Path.HashPart)
+		if path == nil {
+			return nil, hint.Wrap(fmt.Errorf("the registry has lost the NAR of %s, which was not built because the cache index has it", e.Path),
+				"publish once without --skip-cached, which builds and uploads it again")
+		}
+		todo = append(todo, path.PathInfo)
+	}
+	return todo, nil
+}
+
+// config is what this run adds to the cache's configuration.
+func (p *publisher) config(roots []root) index.Config {
+	c := index.Config{PublicKeys: p.Keys.PublicKeys(), Upstreams: p.report.Upstreams, CompatIndex: p.compatIndex()}
+	for _, r := range roots {
+		if dir := path.Dir(r.path); dir != storepath.DefaultDir {
+			c.StoreDir = dir
+		}
+	}
+	return c
+}
+
+// repeat writes again, without an upload, the entries this publish relies on
+// that are old, or lack our signature or a realisation. What is signed is the
+// record of the local store, and only where the entry says the same: nobody here
+// has seen what else the index says.
+func (p *publisher) repeat(ctx context.Context, w *index.Writer, decisions []closure.Decision, base *index.Snapshot) error {
+	for _, d := range decisions {
+		if d.Kind != closure.KindInCache {
+			continue
+		}
+		e, changed, ok := p.lookup(base, d.Path.Store.HashPart)
+		if !ok {
+			return fmt.Errorf("%s is gone from the index", d.Path.Path) // it was there a moment ago
+		}
+		local := record(d.Path.Store, &d.Path.PathInfo)
+		if e.Fingerprint() == local.Fingerprint() {
+			signed, err := p.sign(&e, &d.Path.PathInfo)
+			if err != nil {
+				return err
+			}
+			realised, err := p.realise(&e, &d.Path.PathInfo)
+			if err != nil {
+				return err
+			}
+			changed = changed || signed || realised
+		}
+		if !changed && time.Since(e.Added) < index.PinAfter {
+			continue
+		}
+		p.report.Repeated++
+		if err := w.Add(ctx, e); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// reuse adds the paths whose contents the cache has under another path, and
+// returns those that must be uploaded.
+func (p *publisher) reuse(ctx context.Context, w *index.Writer, paths []*closure.Path, base *index.Snapshot) ([]nix.PathInfo, error) {
+	var todo []nix.PathInfo
+	for _, path := range paths {
+		same, ok := base.LookupNARHash(path.NarHash)
+		if _, found := p.Secrets.Find([]byte(path.Path + " " + path.Deriver)); found {
+			ok = false // upload refuses it
+		}
+		if !ok || same.NarSize != path.NarSize || same.NAR.Packed() && p.packBelow(base) < 0 {
+			todo = append(todo, path.PathInfo)
+			continue
+		}
+		e, err := p.entry(path.PathInfo)
+		if err != nil {
+			return nil, err
+		}
+		e.Compression, e.FileHash, e.NAR = same.Compression, same.FileHash, same.NAR
+		e.Listing, e.BuildIDs = same.Listing, same.BuildIDs
+		p.report.Reused.Add(path.NarSize, 0)
+		if err := w.Add(ctx, e); err != nil {
+			return nil, err
+		}
+	}
+	return todo, nil
+}
+
+// send uploads NARs and adds their entries.
+func (p *publisher) send(ctx context.Context, w *index.Writer, todo []nix.PathInfo, base *index.Snapshot) error {
+	if len(todo) == 0 {
+		return nil
+	}
+	size := int64(0)
+	for _, i := range todo {
+		size += i.NarSize
+	}
+	defer p.Messages.Group("uploading %s, %s", ui.Count(len(todo), "path"), ui.Bytes(size))()
+	p.extras.expect(todo)
+	bar := p.Messages.Progress()
+	bar.Start(len(todo), size)
+	defer bar.Finish()
+	failed, err := upload.Run(ctx, p.Repo, todo, upload.Options{
+		Compression: p.Compression, Level: p.Level, Jobs: p.Jobs, PackBelow: p.packBelow(base),
+		MaxBlobSize: registry.MaxBlobSize(p.Cache), Dump: p.Nix.Dump, Progress: bar, Logger: p.Log,
+		Listings: true, Secrets: p.Secrets,
+	}, func(ctx context.Context, r upload.Result) error {
+		e, err := p.entry(r.Info)
+		if err != nil {
+			return err
+		}
+		e.Compression, e.FileHash = r.Compression, index.FileHash(r.FileHash[:])
+		e.NAR = index.Location{Blob: r.Blob.Digest, BlobSize: r.Blob.Size, Offset: r.Offset, Size: r.FileSize}
+		e.BuildIDs = r.BuildIDs[:min(len(r.BuildIDs), index.MaxBuildIDs)]
+		p.report.uploaded(r)
+		return w.AddWith(ctx, e, p.documents(ctx, &r))
+	})
+	p.report.failed(failed)
+	return err
+}
+
+// entry makes a signed entry of what the store records; where its NAR is stays
+// open.
+func (p *publisher) entry(info nix.PathInfo) (index.Entry, error) {
+	parsed, err := storepath.Parse(info.Path)
+	if err != nil {
+		return index.Entry{}, err
+	}
+	e := record(parsed, &info)
+	if _, err := p.sign(&e, &info); err != nil {
+		return e, err
+	}
+	_, err = p.realise(&e, &info)
+	return e, err
+}
+
+// record makes an entry of what the store records, with the signatures that it
+// has there.
+func record(store storepath.Path, info *nix.PathInfo) index.Entry {
+	e := index.Entry{Path: store, NarHash: info.NarHash, NarSize: info.NarSize, CA: info.CA, Signatures: info.Signatures}
+	for _, r := range info.References {
+		e.References = append(e.References, path.Base(r))
+	}
+	slices.Sort(e.References)
+	if info.Deriver != "" {
+		e.Deriver = path.Base(info.Deriver)
+	}
+	return e
+}
+
+// sign adds our signatures to an entry that says what the local store says, if
+// we know where the path is from: it was built here, its name proves its
+// contents, or a trusted key has signed it. What was substituted or copied here
+// keeps the signatures that it has. It reports whether it has added any.
+func (p *publisher) sign(e *index.Entry, info *nix.PathInfo) (bool, error) {
+	fingerprint := e.Fingerprint()
+	if p.Keys.Signed(fingerprint, e.Signatures) {
+		return false, nil
+	}
+	// the store takes a content address only if path and contents fit it
+	if !info.Ultimate && info.CA == "" && !signing.SignedBy(p.Trusted, fingerprint, slices.Concat(info.Signatures, e.Signatures)) {
+		p.report.unsigned(info)
+		return false, nil
+	}
+	var err error
+	e.Signatures, err = p.Keys.Sign(fingerprint, e.Signatures)
+	return err == nil, err
+}
+
+// close commits, even if ctx has ended: what is in the registry should not have
+// been sent for nothing.
+func (p *publisher) close(ctx context.Context, w *index.Writer, base *index.Snapshot, roots []root) (index.Result, error) {
+	if ctx.Err() != nil {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+		defer cancel()
+		return w.Close(ctx, nil)
+	}
+	p.complete = p.complete && len(p.report.unsent) == 0
+	if p.Pin != "" && !p.complete {
+		p.Messages.Warn(fmt.Errorf("not pinned as %s, because not all of it is published; what was pinned before stays", p.Pin))
+	}
+	pub := p.publication(roots)
+	p.report.record(pub)
+	record := &pub
+	if base.Published(pub, time.Now().Add(-index.PinAfter)) {
+		record = nil
+	}
+	result, err := w.Close(ctx, record)
+	if err == nil {
+		p.report.published(p.Index.Current(), pub)
+	}
+	return result, err
+}
