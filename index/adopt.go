@@ -51,7 +51,7 @@ type adoption struct {
 // entryKey is a store path in one compressed form.
 type entryKey struct{ hashPart, fileHash string }
 
-func (e *Entry) key() entryKey { return entryKey{e.Path.HashPart, e.FileHash} }
+func keyOf(e *Entry) entryKey { return entryKey{e.Path.HashPart, e.FileHash} }
 
 // Adopt reads the cache index as Sweep does, and takes over what nixcache-oci
 // has written into the root: it writes segments with the entries that no
@@ -85,20 +85,18 @@ func (c *Cache) Adopt(ctx context.Context, o AdoptOptions) (*Snapshot, Adopted, 
 	return c.Current(), w.adoption.Adopted, nil
 }
 
+// Foreign reports whether the cache's root is that of nixcache-oci. Such a
+// cache can be read; before it can be written to, Adopt must take it over.
+func (s *Snapshot) Foreign() bool { return s.foreign }
+
 // Adoptable counts the paths that Adopt would take over, as far as the registry
 // has their NARs.
 func (s *Snapshot) Adoptable() Total {
 	var t Total
 	for _, e := range s.unadopted() {
-		t.count(e)
+		t.Add(e.NarSize, e.NAR.Size)
 	}
 	return t
-}
-
-func (t *Total) count(e Entry) {
-	t.Paths++
-	t.NarSize += e.NarSize
-	t.FileSize += e.NAR.Size
 }
 
 // unadopted returns the entries of nixcache-oci's index that count and that no
@@ -121,16 +119,16 @@ func (s *Snapshot) unadopted() []Entry {
 		case !ok:
 		case int(p.segment) == theirs:
 			todo = append(todo, e)
-		case !e.Added.Before(ours[e.key()].Added):
-			ours[e.key()] = e
+		case !e.Added.Before(ours[keyOf(&e)].Added):
+			ours[keyOf(&e)] = e
 		}
 	})
 	todo = slices.DeleteFunc(todo, func(e Entry) bool {
-		own, ok := ours[e.key()]
+		own, ok := ours[keyOf(&e)]
 		return ok && e.Added.Sub(own.Added) < PinAfter
 	})
 	for i := range todo {
-		if own, ok := ours[todo[i].key()]; ok {
+		if own, ok := ours[keyOf(&todo[i])]; ok {
 			todo[i].inherit(&own)
 		}
 	}
@@ -145,7 +143,7 @@ func (s *Snapshot) theirs() int {
 // ours is a snapshot that is Foreign without nixcache-oci's index.
 func (s *Snapshot) ours() *Snapshot {
 	i := s.theirs()
-	return newSnapshot(s.digest, segmentList{retired: s.retired}, slices.Delete(slices.Clone(s.segments), i, i+1), nil)
+	return newSnapshot(s.digest, rootState{retired: s.retired}, slices.Delete(slices.Clone(s.segments), i, i+1), nil)
 }
 
 // errOverwritten tells that the root has something that the one to be written
@@ -155,7 +153,7 @@ var errOverwritten = errors.New("others have written the cache index meanwhile")
 // toAdopt returns what is missing before the root of nixcache-oci that s shows
 // may be overwritten, and whether anything is.
 func (w *Writer) toAdopt(s *Snapshot) ([]Entry, bool) {
-	todo := slices.DeleteFunc(s.unadopted(), func(e Entry) bool { return w.adoption.left[e.key()] })
+	todo := slices.DeleteFunc(s.unadopted(), func(e Entry) bool { return w.adoption.left[keyOf(&e)] })
 	// a cache without any path has a configuration, too
 	return todo, len(todo) > 0 || len(s.Segments()) == 0
 }
@@ -209,7 +207,7 @@ func (w *Writer) adoptBatches(ctx context.Context, h Header, batches [][]Entry) 
 			return slices.Concat(batches[i:]...), err
 		}
 		for _, e := range batch {
-			w.adoption.count(e)
+			w.adoption.Add(e.NarSize, e.NAR.Size)
 		}
 		w.adoption.Segments = append(w.adoption.Segments, info)
 		w.cache.opts.Logger.Info("adopted", "segment", info.Tag, "entries", len(batch))
@@ -234,7 +232,7 @@ func (w *Writer) adoptable(s *Snapshot, todo []Entry, lost map[Location]bool) []
 		gone[k] = true
 	}
 	theirs := s.segments[s.theirs()]
-	for i := range theirs.lines {
+	for i := range theirs.Len() {
 		if k, _, _, _ := linePrefix(theirs.line(i)); !s.Has(string(k)) { // collected
 			gone[string(k)] = true
 		}
@@ -248,20 +246,20 @@ func (w *Writer) adoptable(s *Snapshot, todo []Entry, lost map[Location]bool) []
 	rest := map[string]Entry{}
 	for _, e := range todo {
 		if lost[e.NAR] {
-			gone[e.Path.HashPart], w.adoption.left[e.key()] = true, true
+			gone[e.Path.HashPart], w.adoption.left[keyOf(&e)] = true, true
 			w.adoption.Lost = append(w.adoption.Lost, e)
 			continue
 		}
 		rest[e.Path.HashPart] = e
 	}
 	own := s.ours()
-	order := closed(rest, func(hashPart string) bool { return !gone[hashPart] || own.Has(hashPart) })
+	order := Closed(rest, func(hashPart string) bool { return !gone[hashPart] || own.Has(hashPart) })
 	for _, e := range order {
 		delete(rest, e.Path.HashPart)
 	}
 	for _, k := range slices.Sorted(maps.Keys(rest)) {
 		e := rest[k]
-		w.adoption.left[e.key()] = true
+		w.adoption.left[keyOf(&e)] = true
 		w.adoption.Incomplete = append(w.adoption.Incomplete, e)
 	}
 	return order

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -18,104 +17,6 @@ import (
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/registrytest"
 )
-
-// watched counts what is asked of a repository, and lets a test step in.
-type watched struct {
-	registry.Repository
-	mu      sync.Mutex
-	put     map[v1.Hash]int // blobs
-	asked   int             // for the sizes of blobs
-	read    map[v1.Hash]int // blobs
-	tags    []string        // written
-	size    func(v1.Hash) error
-	before  func(tag string) // a manifest is written
-	after   func(tag string)
-	blobPut func()
-}
-
-func watch(repo registry.Repository) *watched {
-	return &watched{Repository: repo, put: map[v1.Hash]int{}, read: map[v1.Hash]int{}}
-}
-
-func (w *watched) PutBlob(ctx context.Context, b []byte) (v1.Descriptor, error) {
-	d, err := w.Repository.PutBlob(ctx, b)
-	w.mu.Lock()
-	w.put[d.Digest]++
-	hook := w.blobPut
-	w.blobPut = nil
-	w.mu.Unlock()
-	if hook != nil {
-		hook()
-	}
-	return d, err
-}
-
-func (w *watched) WriteBlob(context.Context, func(io.Writer) error) (v1.Descriptor, error) {
-	return v1.Descriptor{}, errors.New("a NAR is sent")
-}
-
-func (w *watched) Blob(ctx context.Context, digest v1.Hash, offset, length int64) (io.ReadCloser, error) {
-	w.mu.Lock()
-	w.read[digest]++
-	w.mu.Unlock()
-	return w.Repository.Blob(ctx, digest, offset, length)
-}
-
-func (w *watched) BlobSize(ctx context.Context, digest v1.Hash) (int64, error) {
-	w.mu.Lock()
-	w.asked++
-	w.mu.Unlock()
-	if w.size != nil {
-		if err := w.size(digest); err != nil {
-			return 0, err
-		}
-	}
-	return w.Repository.BlobSize(ctx, digest)
-}
-
-func (w *watched) PutManifest(ctx context.Context, tag string, m registry.Manifest) (v1.Hash, error) {
-	if w.before != nil {
-		w.before(tag)
-	}
-	w.mu.Lock()
-	w.tags = append(w.tags, tag)
-	w.mu.Unlock()
-	d, err := w.Repository.PutManifest(ctx, tag, m)
-	if err == nil && w.after != nil {
-		w.after(tag)
-	}
-	return d, err
-}
-
-// fresh runs f on every kind of repository; each call of what f gets returns
-// an empty one.
-func fresh(t *testing.T, f func(t *testing.T, next func() registry.Repository)) {
-	open := func(t *testing.T, name func(n int) string) func() registry.Repository {
-		n := 0
-		return func() registry.Repository {
-			n++
-			r, err := registry.Open(name(n), registry.Options{Push: true})
-			if err != nil {
-				t.Fatal(err)
-			}
-			return r
-		}
-	}
-	t.Run("oci", func(t *testing.T) {
-		t.Parallel()
-		f(t, open(t, func(int) string { return "oci:" + t.TempDir() }))
-	})
-	t.Run("ggcr", func(t *testing.T) {
-		t.Parallel()
-		addr := registrytest.GGCR(t)
-		f(t, open(t, func(n int) string { return fmt.Sprintf("%s/a/b%d", addr, n) }))
-	})
-	t.Run("distribution", func(t *testing.T) {
-		t.Parallel()
-		addr := registrytest.NewDistribution(t).Addr
-		f(t, open(t, func(n int) string { return fmt.Sprintf("%s/a/b%d", addr, n) }))
-	})
-}
 
 // theirEntry is an entry as nixcache-oci makes them: old, and with xz.
 func theirEntry(t *testing.T, repo registry.Repository, name string, refs ...string) Entry {
@@ -136,23 +37,6 @@ func theirChain(t *testing.T, repo registry.Repository, n int) []Entry {
 		all = append(all, e)
 	}
 	return all
-}
-
-// sees checks that a cache, as its readers find it, has entries, and has them
-// at least as young.
-func sees(t *testing.T, repo registry.Repository, entries ...Entry) *Snapshot {
-	t.Helper()
-	s, err := Open(repo, quick()).Refresh(context.Background())
-	if err != nil {
-		t.Fatal(err)
-	}
-	has(t, s, entries...)
-	for _, want := range entries {
-		if got, _ := s.Lookup(want.Path.HashPart); got.Added.Before(want.Added.Truncate(time.Second)) {
-			t.Errorf("%s was added at %s, want %s or later", want.Path.Name, got.Added, want.Added)
-		}
-	}
-	return s
 }
 
 func mustAdopt(t *testing.T, repo registry.Repository, o AdoptOptions) Adopted {
@@ -213,12 +97,12 @@ func TestAdopt(t *testing.T) {
 		}
 		// each segment is closed with those before it
 		before := map[string]bool{}
-		for _, seg := range s.segments {
-			for i := range seg.lines {
+		for _, seg := range s.Loaded() {
+			for i := range seg.Len() {
 				e, _ := decodeLine(seg.line(i), "/nix/store")
 				before[e.Path.Base()] = true
 			}
-			for i := range seg.lines {
+			for i := range seg.Len() {
 				e, _ := decodeLine(seg.line(i), "/nix/store")
 				if r := e.References[0]; !before[r] && !strings.HasSuffix(r, "on-upstream") {
 					t.Errorf("%s comes before %s", e.Path.Base(), r)
@@ -256,19 +140,9 @@ func TestAdoptNothing(t *testing.T) {
 // loseRoot writes a root of ours that knows nothing.
 func loseRoot(t *testing.T, repo registry.Repository) {
 	t.Helper()
-	c := Open(repo, quick())
-	if _, err := c.newWriter(c.Current(), WriterOptions{}).putRoot(context.Background(), segmentList{compat: []byte("{}")}, v1.Hash{}); err != nil {
+	if err := Open(repo, quick()).WriteEmptyRoot(context.Background()); err != nil {
 		t.Fatal(err)
 	}
-}
-
-func open(t *testing.T, dir string) registry.Repository {
-	t.Helper()
-	repo, err := registry.Open("oci:"+dir, registry.Options{Push: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return repo
 }
 
 // Wherever an adoption ends, readers see every path, also those that have read
@@ -369,7 +243,7 @@ func TestAdoptAfterCollection(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := repo.PutBlob(ctx, emptyConfigBytes); err != nil {
+	if _, err := repo.PutBlob(ctx, []byte("{}")); err != nil {
 		t.Fatal(err)
 	}
 	m, err := newManifest("", c.layers, time.Unix(0, 0))
@@ -531,7 +405,7 @@ func TestAdoptNotWhatWasRemoved(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.putSegment(ctx, Header{Removed: []Removal{{old.Path.HashPart, old.Added.Unix()}}}, content); err != nil {
+	if _, err := w.Put(ctx, Header{Removed: []Removal{{old.Path.HashPart, old.Added.Unix()}}}, content); err != nil {
 		t.Fatal(err)
 	}
 	putForeign(t, repo, foreignIndexOf(old, needs))

@@ -24,11 +24,12 @@ type Attachment struct {
 // longer has it, or has another build of it.
 var ErrChanged = errors.New("the cache does not have the path any more, or another build of it")
 
-// errNotTaken tells that an entry is durable, and what was attached is not.
-var errNotTaken = errors.New("the registry did not take what belongs to the path")
+// ErrNotTaken tells that a path is durable, and what was attached to it is not.
+var ErrNotTaken = errors.New("the registry did not take what belongs to the path")
 
 // Attach adds to what the cache has of a path, e, which was looked up before.
-// It returns when that is durable. Its errors are ErrChanged and those of Add.
+// It returns when that is durable. Its errors are ErrChanged, ErrNotTaken and
+// those of Add.
 // What is attached to a path at the same time, or pushed, is merged.
 func (g *Group) Attach(ctx context.Context, e Entry, x Attachment) error {
 	check := Extras{BuildIDs: x.BuildIDs, Realisations: x.Realisations}
@@ -57,7 +58,7 @@ func (g *Group) place(w *Writer, batch []*addition, upstream map[string]bool) {
 			a.failed = ErrChanged
 			continue
 		}
-		if _, pending := w.pending[a.Entry.Path.HashPart]; !pending {
+		if _, _, waits := w.waiting(a.Entry.Path.HashPart); !waits {
 			// what an entry refers to is in the cache or on an upstream (rule 4)
 			for _, r := range known[0].References {
 				if h := r[:storepath.HashPartLen]; len(g.known(w, h)) == 0 {
@@ -84,11 +85,8 @@ func (g *Group) put(w *Writer, a *addition, e Entry, x Attachment) {
 	e.BuildIDs = e.BuildIDs[:min(len(e.BuildIDs), MaxBuildIDs)]
 	e.Realise(x.Realisations...)
 	enc := &encoded{}
-	if waits, old := w.pending[hashPart], w.documents.of[hashPart]; old != nil {
-		w.documents.drop(hashPart)
-		if waits.NarHash == e.NarHash && waits.Deriver == e.Deriver {
-			*enc = *old
-		}
+	if waits, old, _ := w.waiting(hashPart); old != nil && waits.NarHash == e.NarHash && waits.Deriver == e.Deriver {
+		*enc = *old
 	}
 	if len(x.Listing) > 0 {
 		enc.listing = x.Listing
@@ -96,16 +94,14 @@ func (g *Group) put(w *Writer, a *addition, e Entry, x Attachment) {
 	if len(x.Log) > 0 {
 		enc.log = x.Log
 	}
-	w.documents.put(hashPart, enc)
 	a.Entry = e
-	w.pending[hashPart] = e
-	delete(w.committed, hashPart) // it may be there already, and is to be replaced
+	w.place(e, enc)
 }
 
 // known are the entries that there are for a path, those that count more first.
 func (g *Group) known(w *Writer, hashPart string) []Entry {
 	var known []Entry
-	if e, ok := w.pending[hashPart]; ok {
+	if e, _, ok := w.waiting(hashPart); ok {
 		return []Entry{e} // of the others it has what they have
 	}
 	if e, ok := g.Lookup(hashPart); ok {
@@ -138,7 +134,7 @@ func (a *addition) taken(e Entry) error {
 		have = have && slices.ContainsFunc(e.Realisations, func(o Realisation) bool { return o.key() == r.key() })
 	}
 	if len(a.attached.Listing) > 0 && e.Listing.Size == 0 || len(a.attached.Log) > 0 && e.Log.Size == 0 || !have {
-		return fmt.Errorf("%s: %w", e.Path, errNotTaken)
+		return fmt.Errorf("%s: %w", e.Path, ErrNotTaken)
 	}
 	return nil
 }

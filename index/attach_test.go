@@ -91,11 +91,11 @@ func TestGroupAttach(t *testing.T) {
 		}
 		check(s)
 		// small segments pile up, and are merged
-		for i := range 3 * fanIn {
+		for i := range 3 * FanIn {
 			if err := g.Add(ctx, unsent(fmt.Sprintf("small-%d", i))); err != nil {
 				t.Fatal(err)
 			}
-			if i%fanIn == fanIn/2 {
+			if i%FanIn == FanIn/2 {
 				if _, err := g.Settle(ctx, nil); err != nil {
 					t.Fatal(err)
 				}
@@ -107,7 +107,7 @@ func TestGroupAttach(t *testing.T) {
 		if s, err = Open(open(), quick()).Sweep(ctx); err != nil {
 			t.Fatal(err)
 		}
-		if n := len(s.Segments()); n > 2*fanIn {
+		if n := len(s.Segments()); n > 2*FanIn {
 			t.Errorf("%d segments are left, want them merged", n)
 		}
 		check(s)
@@ -184,7 +184,7 @@ func TestGroupAttachRefuses(t *testing.T) {
 	if err := g.Attach(ctx, e, Attachment{Realisations: many}); err != nil {
 		t.Error(err)
 	}
-	if err := g.Attach(ctx, e, Attachment{Realisations: []Realisation{testRealisation(1000)}}); !errors.Is(err, errNotTaken) {
+	if err := g.Attach(ctx, e, Attachment{Realisations: []Realisation{testRealisation(1000)}}); !errors.Is(err, ErrNotTaken) {
 		t.Errorf("one too many: got %v", err)
 	}
 	if err := g.Attach(ctx, e, log); err != nil {
@@ -197,7 +197,7 @@ func TestGroupAttachRefuses(t *testing.T) {
 	if err := refusing.Add(ctx, Addition{Entry: f, Listing: encodedDocument(t, "listing of f")}); err != nil {
 		t.Errorf("the path is lost with its listing: %v", err)
 	}
-	if err := refusing.Attach(ctx, f, Attachment{Listing: encodedDocument(t, "listing of f")}); !errors.Is(err, errNotTaken) {
+	if err := refusing.Attach(ctx, f, Attachment{Listing: encodedDocument(t, "listing of f")}); !errors.Is(err, ErrNotTaken) {
 		t.Error("a log that was not stored was acknowledged")
 	}
 }
@@ -265,7 +265,7 @@ func TestLater(t *testing.T) {
 		"nonsense":    {time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC), now},
 		"never":       {time.Time{}, now},
 	} {
-		if got := later(now, tc.old); !got.Equal(tc.want) {
+		if got := Later(now, tc.old); !got.Equal(tc.want) {
 			t.Errorf("%s: got %s, want %s", name, got, tc.want)
 		}
 	}

@@ -15,10 +15,9 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/org/nixoci-action/internal/oranc"
 	"github.com/org/nixoci-action/internal/registry"
 )
-
-const segmentTagPrefix = "segment-"
 
 // Options configures Open. The zero value works, without a disk copy.
 type Options struct {
@@ -80,6 +79,12 @@ func Open(repo registry.Repository, o Options) *Cache {
 	}
 	return &Cache{repo: repo, opts: o, disk: newDisk(o.Dir, repo.String()), blobs: map[v1.Hash]*segment{}, swept: map[string]SegmentInfo{}, own: map[string]time.Time{}}
 }
+
+// Repository returns the repository that the cache is in.
+func (c *Cache) Repository() registry.Repository { return c.repo }
+
+// Options returns how the cache was opened, with what is set by default.
+func (c *Cache) Options() Options { return c.opts }
 
 // Refresh reads what changed since the last read. If nothing did it costs one
 // request and returns the same Snapshot. A repository without a cache index
@@ -179,12 +184,12 @@ func (c *Cache) remember(s *Snapshot) {
 // sweep finds the segments that have a tag and are not in list, and strikes out
 // those in list that have none: an old root may have come back, and what it
 // names been deleted.
-func (c *Cache) sweep(ctx context.Context, list *segmentList) error {
+func (c *Cache) sweep(ctx context.Context, list *rootState) error {
 	tags, err := c.repo.Tags(ctx)
 	if err != nil {
 		return err
 	}
-	list.oranc = orancPaths(tags)
+	list.oranc = oranc.Paths(tags)
 	known := map[string]bool{}
 	for _, s := range list.Segments {
 		known[s.Tag] = true
@@ -228,7 +233,7 @@ func (c *Cache) sweep(ctx context.Context, list *segmentList) error {
 	maps.Copy(c.swept, found)
 	maps.DeleteFunc(c.swept, func(tag string, _ SegmentInfo) bool { return !present[tag] && !c.owns(tag) })
 	unlisted := slices.DeleteFunc(slices.Clone(list.Segments), func(s SegmentInfo) bool { return present[s.Tag] || c.owns(s.Tag) })
-	gone, err := c.unanswered(ctx, unlisted) // lists of tags may lag
+	gone, err := c.Unanswered(ctx, unlisted) // lists of tags may lag
 	if err != nil {
 		return err
 	}
@@ -236,9 +241,9 @@ func (c *Cache) sweep(ctx context.Context, list *segmentList) error {
 	return nil
 }
 
-// unanswered returns those segments, by manifest, whose tags are gone or point
-// to something else.
-func (c *Cache) unanswered(ctx context.Context, segments []SegmentInfo) (map[v1.Hash]bool, error) {
+// Unanswered asks the registry for the tags of segments. It returns those
+// segments, by manifest, whose tags are gone or point to something else.
+func (c *Cache) Unanswered(ctx context.Context, segments []SegmentInfo) (map[v1.Hash]bool, error) {
 	gone := map[v1.Hash]bool{}
 	var mu sync.Mutex
 	g, ctx := errgroup.WithContext(ctx)
@@ -287,7 +292,7 @@ func (c *Cache) segmentInfo(ctx context.Context, tag string) (SegmentInfo, error
 }
 
 // assemble loads the live segments of a root and of the sweeps.
-func (c *Cache) assemble(ctx context.Context, digest v1.Hash, list segmentList) (*Snapshot, error) {
+func (c *Cache) assemble(ctx context.Context, digest v1.Hash, list rootState) (*Snapshot, error) {
 	candidates := append(slices.Clone(list.Segments), slices.Collect(maps.Values(c.swept))...)
 	loaded := make([]*segment, len(candidates))
 	g, gctx := errgroup.WithContext(ctx)
@@ -370,7 +375,7 @@ func (c *Cache) load(ctx context.Context, info SegmentInfo) (*segment, error) {
 	if err := s.header.Config.validate(); err != nil {
 		return nil, fmt.Errorf("reading segment %s: %w", info.Tag, err)
 	}
-	info.Count, info.Created = len(s.lines), s.header.Created
+	info.Count, info.Created = s.Len(), s.header.Created
 	s.info = info
 	if !ok {
 		if err := c.disk.put(info.Entries, blob); err != nil {
@@ -419,7 +424,7 @@ func (c *Cache) Load() (*Snapshot, error) {
 	for _, info := range st.Extra {
 		c.swept[info.Tag] = info
 	}
-	s := newSnapshot(st.Root, st.List, loaded, st.Extra)
+	s := newSnapshot(st.Root, rootState{segmentList: st.List}, loaded, st.Extra)
 	c.current = s
 	for _, seg := range s.segments {
 		c.blobs[seg.info.Entries] = seg

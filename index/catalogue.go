@@ -35,14 +35,14 @@ type CataloguePath struct {
 	Reason string
 }
 
-// Catalogue decodes every entry, on all processors. What it says of keeping is
-// what Plan would with the same options; unlike Plan it needs no tag list. At
+// NewCatalogue decodes every entry, on all processors. What it says of keeping is
+// what NewPlan would with the same options; unlike it this needs no tag list. At
 // 100,000 entries it takes some tenths of a second.
-func (s *Snapshot) Catalogue(o PlanOptions) *Catalogue {
+func NewCatalogue(s *Snapshot, o PlanOptions) *Catalogue {
 	if o.Now.IsZero() {
 		o.Now = time.Now()
 	}
-	c := &Catalogue{Verdicts: o.Retention.Judge(s.Publications(), s.unpin(o.Unpin, o.Now), o.Now)}
+	c := &Catalogue{Verdicts: o.Retention.Judge(s.Publications(), unpin(s, o.Unpin, o.Now), o.Now)}
 	t := newTable(s)
 	t.reach(&o, c.Verdicts)
 	rows, keys := t.listed()
@@ -74,8 +74,8 @@ func (s *Snapshot) Catalogue(o PlanOptions) *Catalogue {
 // of them.
 func (t *table) listed() (rows []int32, hashParts []string) {
 	hashParts = make([]string, len(t.rows))
-	for i, seg := range t.snapshot.segments {
-		for line := range seg.lines {
+	for i, seg := range t.segments {
+		for line := range seg.Len() {
 			n := t.start[i] + line
 			r := &t.rows[n]
 			if !r.current || r.damaged {

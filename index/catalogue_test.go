@@ -14,7 +14,7 @@ func TestCatalogue(t *testing.T) {
 	t.Parallel()
 	s := benchSnapshot(t, 2000)
 	o := PlanOptions{Now: time.Now(), Retention: DefaultRetention(), Delay: DefaultDelay}
-	plan, err := s.Plan(o)
+	plan, err := NewPlan(s, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -22,7 +22,7 @@ func TestCatalogue(t *testing.T) {
 	for _, p := range plan.Paths {
 		planned[p.Path.HashPart] = p
 	}
-	c := s.Catalogue(o)
+	c := NewCatalogue(s, o)
 	if len(c.Paths) != s.Len() || plan.Kept.Paths == 0 || plan.Removed.Paths == 0 {
 		t.Fatalf("got %d paths of %d, %d to keep, %d to remove", len(c.Paths), s.Len(), plan.Kept.Paths, plan.Removed.Paths)
 	}
@@ -52,7 +52,7 @@ func BenchmarkCatalogue(b *testing.B) {
 	s := benchSnapshot(b, 100_000)
 	b.ReportAllocs()
 	for b.Loop() {
-		if c := s.Catalogue(PlanOptions{Retention: DefaultRetention(), Delay: DefaultDelay}); len(c.Paths) != s.Len() {
+		if c := NewCatalogue(s, PlanOptions{Retention: DefaultRetention(), Delay: DefaultDelay}); len(c.Paths) != s.Len() {
 			b.Fatal("paths are missing")
 		}
 	}

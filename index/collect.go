@@ -45,28 +45,39 @@ type Refusal struct {
 // lost blobs.
 const collectTries = 5
 
-// Collect does what a plan says: it writes the segments that replace others,
+// Run does what a plan says: it writes the segments that replace others,
 // then the root, then deletes the manifests that were replaced long enough
 // ago. It can be interrupted at any point and called again with a new plan;
 // other writers and other collections may run at the same time. If there is an
 // error, Collected tells what was done until then.
 //
-// Where the registry turns out to have lost blobs or segments, Collect plans
+// Where the registry turns out to have lost blobs or segments, Run plans
 // anew with that knowledge.
-func (c *Cache) Collect(ctx context.Context, p *Plan) (Collected, error) {
-	var done Collected
-	gone, err := c.unanswered(ctx, p.table.snapshot.Segments())
+func Run(ctx context.Context, cache *Cache, p *Plan) (Collected, error) {
+	c := &collection{cache: cache}
+	err := c.run(ctx, p)
+	return c.Collected, err
+}
+
+// collection is one run of Run.
+type collection struct {
+	Collected
+	cache *Cache
+}
+
+func (c *collection) run(ctx context.Context, p *Plan) error {
+	gone, err := c.cache.Unanswered(ctx, p.table.snapshot.Segments())
 	if err == nil && len(gone) > 0 {
-		c.opts.Logger.Warn("segments have lost their tags since the plan was made", "segments", len(gone))
+		c.cache.Options().Logger.Warn("segments have lost their tags since the plan was made", "segments", len(gone))
 		p, err = c.again(ctx, p, p.opts.lost)
 	}
 	for try := 1; err == nil; try++ {
-		err = c.replace(ctx, p, &done)
+		err = c.replace(ctx, p)
 		var missing *registry.MissingBlobsError
 		if !errors.As(err, &missing) || len(missing.Digests) == 0 || try == collectTries {
 			break
 		}
-		c.opts.Logger.Warn("the registry has lost blobs", "blobs", len(missing.Digests))
+		c.cache.Options().Logger.Warn("the registry has lost blobs", "blobs", len(missing.Digests))
 		lost := maps.Clone(p.opts.lost)
 		if lost == nil {
 			lost = map[v1.Hash]bool{}
@@ -77,27 +88,27 @@ func (c *Cache) Collect(ctx context.Context, p *Plan) (Collected, error) {
 		p, err = c.again(ctx, p, lost)
 	}
 	if err != nil {
-		return done, fmt.Errorf("pruning the cache index: %w", err)
+		return fmt.Errorf("pruning the cache index: %w", err)
 	}
-	if err := c.deleteReplaced(ctx, p, &done); err != nil {
-		return done, fmt.Errorf("deleting what was replaced: %w", err)
+	if err := c.deleteReplaced(ctx, p); err != nil {
+		return fmt.Errorf("deleting what was replaced: %w", err)
 	}
-	done.Freed, err = c.repo.Collect(ctx, c.opts.Now().Add(-p.opts.Delay))
+	c.Freed, err = c.cache.Repository().Collect(ctx, c.cache.Options().Now().Add(-p.opts.Delay))
 	if err != nil {
-		return done, fmt.Errorf("freeing storage: %w", err)
+		return fmt.Errorf("freeing storage: %w", err)
 	}
-	return done, nil
+	return nil
 }
 
 // again reads the index and makes a new plan of it.
-func (c *Cache) again(ctx context.Context, p *Plan, lost map[v1.Hash]bool) (*Plan, error) {
-	s, _, err := c.Adopt(ctx, AdoptOptions{}) // nixcache-oci may have come between
+func (c *collection) again(ctx context.Context, p *Plan, lost map[v1.Hash]bool) (*Plan, error) {
+	s, _, err := c.cache.Adopt(ctx, AdoptOptions{}) // nixcache-oci may have come between
 	if err != nil {
 		return p, err
 	}
 	o := p.opts
 	o.lost = lost
-	next, err := s.Plan(o)
+	next, err := NewPlan(s, o)
 	if err != nil {
 		return p, err
 	}
@@ -105,21 +116,19 @@ func (c *Cache) again(ctx context.Context, p *Plan, lost map[v1.Hash]bool) (*Pla
 }
 
 // replace writes the new segments, and the root.
-func (c *Cache) replace(ctx context.Context, p *Plan, done *Collected) error {
+func (c *collection) replace(ctx context.Context, p *Plan) error {
 	rw := &p.rewrite
 	if rw.empty() {
 		return c.repair(ctx, p.table.snapshot)
 	}
-	moved, copied, err := c.repack(ctx, p.table)
-	done.Repacked += copied
+	moved, err := c.repack(ctx, p.table)
 	if err != nil {
 		return err
 	}
-	w, err := c.NewWriter(p.table.snapshot, WriterOptions{Config: Config{StoreDir: p.table.snapshot.config.StoreDir}})
+	w, err := c.writer(p.table.snapshot)
 	if err != nil {
 		return err
 	}
-	w.committing.Lock()
 	for i, rows := range rw.new {
 		h := Header{Config: rw.header.Config}
 		if i == len(rw.new)-1 {
@@ -127,48 +136,50 @@ func (c *Cache) replace(ctx context.Context, p *Plan, done *Collected) error {
 			// before what refers to it
 			h = rw.header
 		}
-		var content content
-		if content, err = p.table.content(rows, moved); err == nil {
-			_, err = w.putSegment(ctx, h, content)
-		}
+		content, err := p.table.content(rows, moved)
 		if err != nil {
-			break
+			return err
 		}
+		info, err := w.Put(ctx, h, content)
+		if err != nil {
+			return err
+		}
+		c.Segments = append(c.Segments, info)
 	}
-	if err == nil {
-		err = w.writeRoot(ctx)
-	}
-	w.committing.Unlock()
-	done.Segments = append(done.Segments, w.written...)
-	if err != nil {
+	if err := w.WriteRoot(ctx, nil); err != nil {
 		return err
 	}
-	done.Rewritten += len(rw.old)
-	p.removed(done)
-	return w.settle(ctx)
+	c.Rewritten += len(rw.old)
+	c.removed(p)
+	return w.Settle(ctx)
+}
+
+// writer returns a writer that changes nothing of the configuration.
+func (c *collection) writer(s *Snapshot) (*Writer, error) {
+	return c.cache.NewWriter(s, WriterOptions{Config: Config{StoreDir: s.Config().StoreDir}})
 }
 
 // repair writes the root if it lacks a segment.
-func (c *Cache) repair(ctx context.Context, s *Snapshot) error {
-	if len(s.extra) == 0 {
+func (c *collection) repair(ctx context.Context, s *Snapshot) error {
+	if s.Complete() {
 		return nil
 	}
-	w, err := c.NewWriter(s, WriterOptions{Config: Config{StoreDir: s.config.StoreDir}})
+	w, err := c.writer(s)
 	if err != nil {
 		return err
 	}
-	return w.writeRoot(ctx)
+	return w.WriteRoot(ctx, nil)
 }
 
 // removed counts what is no longer in the cache.
-func (p *Plan) removed(done *Collected) {
+func (c *collection) removed(p *Plan) {
 	t := p.table
 	for _, n := range p.rewrite.removed {
 		r := &t.rows[n]
-		done.Removed.add(r)
+		c.Removed.Add(r.narSize, r.fileSize)
 		if !r.damaged && t.why[r.gone] == reasonLost {
-			if e, ok := t.snapshot.at(t.position(n), true); ok {
-				done.Lost = append(done.Lost, e)
+			if e, ok := t.snapshot.At(t.position(n)); ok {
+				c.Lost = append(c.Lost, e)
 			}
 		}
 	}

@@ -14,38 +14,8 @@ import (
 	"github.com/org/nixoci-action/internal/registry"
 )
 
-// at are options with a clock that stands still, so many days ago.
-func at(days float64) Options {
-	o := quick()
-	o.Now = func() time.Time { return noon.Add(-time.Duration(days * 24 * float64(time.Hour))) }
-	return o
-}
-
-// publishAt publishes entries as one publication of a branch, whose roots they
-// all are.
-func publishAt(t *testing.T, repo registry.Repository, days float64, ref string, entries ...Entry) {
-	t.Helper()
-	ctx := context.Background()
-	c := Open(repo, at(days))
-	base, err := c.Sweep(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	w, err := c.NewWriter(base, WriterOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := Publication{Time: c.opts.Now(), Ref: ref}
-	for _, e := range entries {
-		p.Roots = append(p.Roots, Root{Path: e.Path.Base()})
-		if err := w.Add(ctx, e); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if r, err := w.Close(ctx, &p); err != nil || len(r.Incomplete)+len(r.Lost) > 0 {
-		t.Fatalf("got %+v, %v", r, err)
-	}
-}
+// piled is how many segments of a size a compaction merges.
+const piled = 8
 
 var defaults = PlanOptions{Retention: month, Delay: 24 * time.Hour}
 
@@ -57,12 +27,12 @@ func collectAt(repo registry.Repository, days float64, o PlanOptions) (*Plan, Co
 	if err != nil {
 		return nil, Collected{}, err
 	}
-	o.Now = c.opts.Now()
-	p, err := s.Plan(o)
+	o.Now = c.Options().Now()
+	p, err := NewPlan(s, o)
 	if err != nil {
 		return nil, Collected{}, err
 	}
-	done, err := c.Collect(ctx, p)
+	done, err := Run(ctx, c, p)
 	return p, done, err
 }
 
@@ -73,34 +43,6 @@ func mustCollect(t *testing.T, repo registry.Repository, days float64, o PlanOpt
 		t.Fatal(err)
 	}
 	return p, done
-}
-
-func sweep(t *testing.T, repo registry.Repository) *Snapshot {
-	t.Helper()
-	s, err := Open(repo, quick()).Sweep(context.Background())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s
-}
-
-func lacks(t *testing.T, s *Snapshot, entries ...Entry) {
-	t.Helper()
-	for _, e := range entries {
-		if s.Has(e.Path.HashPart) {
-			t.Errorf("%s is still there", e.Path.Name)
-		}
-	}
-}
-
-func tags(t *testing.T, repo registry.Repository) []string {
-	t.Helper()
-	all, err := repo.Tags(context.Background())
-	if err != nil {
-		t.Fatal(err)
-	}
-	slices.Sort(all)
-	return all
 }
 
 func TestCollect(t *testing.T) {
@@ -235,15 +177,21 @@ func TestRemovedStaysRemoved(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h, entries, err := base.merge([]int{slices.IndexFunc(base.segments, func(s *segment) bool { return strings.Contains(string(s.data), `"name":"user"`) })})
-	if err != nil {
-		t.Fatal(err)
+	p, _ := base.position(user.Path.Base())
+	var entries []Entry
+	for i := range base.Loaded()[p.segment].Len() {
+		e, ok := base.At(position{p.segment, int32(i)})
+		if !ok {
+			t.Fatal("an entry is damaged")
+		}
+		entries = append(entries, e)
 	}
+	h := base.Replacing([]int{int(p.segment)})
 	c, err := newContent(entries)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.putSegment(ctx, h, c); err != nil {
+	if _, err := w.Put(ctx, h, c); err != nil {
 		t.Fatal(err)
 	}
 	lacks(t, sweep(t, repo), user, lib)
@@ -254,7 +202,7 @@ func TestRemovedStaysRemoved(t *testing.T) {
 	for days := -2.0; days > -12; days -= 2 {
 		mustCollect(t, repo, days, defaults)
 	}
-	for _, seg := range sweep(t, repo).segments {
+	for _, seg := range sweep(t, repo).Loaded() {
 		if len(seg.header.Removed) > 0 {
 			t.Errorf("%s still remembers %v", seg.info.Tag, seg.header.Removed)
 		}
@@ -332,23 +280,23 @@ func TestRepack(t *testing.T) {
 // A collection that rewrites segments and packs names each blob by what is in it,
 // and makes no pack of two compressions.
 func TestCollectKeepsCompressions(t *testing.T) {
+	compressions := []string{CompressionZstd, CompressionXZ, CompressionNone, CompressionGzip, CompressionBzip2}
 	backends(t, func(t *testing.T, open func() registry.Repository) {
 		repo := open()
 		var gone, kept []Entry
 		var mixed []string // a pack as an earlier collection may have left it
-		for _, c := range compressions {
-			name := c.name
+		for _, name := range compressions {
 			whole, pack := newEntry(t, repo, name), packOf(t, repo, name+"1", name+"2", name+"3", name+"4")
 			for _, e := range append([]*Entry{&whole}, pointers(pack)...) {
-				e.Compression = c.name
+				e.Compression = name
 			}
 			gone = append(gone, pack[:3]...)
 			kept = append(kept, whole, pack[3])
 			mixed = append(mixed, name+"5")
 		}
 		both := packOf(t, repo, append(mixed, "filler1", "filler2", "filler3", "filler4", "filler5", "filler6")...)
-		for i, c := range compressions {
-			both[i].Compression = c.name
+		for i, name := range compressions {
+			both[i].Compression = name
 		}
 		gone, kept = append(gone, both[len(mixed):]...), append(kept, both[:len(mixed)]...)
 
@@ -437,13 +385,13 @@ func TestCollectLostTag(t *testing.T) {
 		t.Fatal(err)
 	}
 	o := defaults
-	o.Now = c.opts.Now()
-	p, err := s.Plan(o)
+	o.Now = c.Options().Now()
+	p, err := NewPlan(s, o)
 	if err != nil {
 		t.Fatal(err)
 	}
 	delete(repo.tags, s.Segments()[0].Tag)
-	if _, err := c.Collect(ctx, p); err != nil {
+	if _, err := Run(ctx, c, p); err != nil {
 		t.Fatal(err)
 	}
 	if s, err = c.Sweep(ctx); err != nil {
@@ -514,7 +462,8 @@ func (l *listingUntagged) Untagged(context.Context, time.Time) ([]v1.Hash, error
 func TestCollectUntagged(t *testing.T) {
 	ctx := context.Background()
 	repo := newMemory()
-	if _, err := repo.PutBlob(ctx, imageConfigBytes); err != nil {
+	_, config := formImage.config()
+	if _, err := repo.PutBlob(ctx, config); err != nil {
 		t.Fatal(err)
 	}
 	put := func(artifactType, name string) v1.Hash {
@@ -532,7 +481,7 @@ func TestCollectUntagged(t *testing.T) {
 	}
 	publishAt(t, repo, 3, "refs/heads/main", newEntry(t, repo, "a"))
 	var all []v1.Hash
-	for i := range fanIn {
+	for i := range piled {
 		all = append(all, put(mediaRoot, strings.Repeat("r", i+1)))
 	}
 	theirs := put("application/vnd.example.image", strings.Repeat("t", 40))
@@ -572,7 +521,7 @@ func TestUnpin(t *testing.T) {
 	if err := w.Add(ctx, a); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.Close(ctx, &Publication{Time: c.opts.Now(), Ref: "refs/pull/1/merge", Pin: "p", Roots: []Root{{Path: a.Path.Base()}}}); err != nil {
+	if _, err := w.Close(ctx, &Publication{Time: c.Options().Now(), Ref: "refs/pull/1/merge", Pin: "p", Roots: []Root{{Path: a.Path.Base()}}}); err != nil {
 		t.Fatal(err)
 	}
 	mustCollect(t, repo, 10, defaults)
@@ -597,12 +546,12 @@ func TestPlanNeedsOwnCacheAndTags(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Plan(defaults); err == nil {
+	if _, err := NewPlan(s, defaults); err == nil {
 		t.Error("a plan was made without the tag list")
 	}
+	putForeign(t, repo, map[string]any{"version": 1, "entries": map[string]any{}})
 	s = sweep(t, repo)
-	s.foreign = true
-	if _, err := s.Plan(defaults); !errors.Is(err, ErrForeign) {
+	if _, err := NewPlan(s, defaults); !errors.Is(err, ErrForeign) {
 		t.Errorf("got %v, want ErrForeign", err)
 	}
 }
@@ -621,7 +570,7 @@ func TestCollectMergesSegments(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pub := Publication{Time: c.opts.Now(), Ref: "refs/heads/main"}
+	pub := Publication{Time: c.Options().Now(), Ref: "refs/heads/main"}
 	desc, err := repo.PutBlob(ctx, []byte("one pack for all"))
 	if err != nil {
 		t.Fatal(err)

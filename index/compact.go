@@ -34,7 +34,7 @@ func (w *Writer) compact(ctx context.Context) error {
 	w.committing.Lock()
 	defer w.committing.Unlock()
 	s := w.cache.Current()
-	groups := mergeable(s.segments, w.opts.SegmentLayers)
+	groups := s.mergeable(w.opts.SegmentLayers)
 	for _, group := range groups {
 		h, entries, err := s.merge(group)
 		if err != nil {
@@ -79,23 +79,21 @@ func (c *Cache) Current() *Snapshot {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.current == nil {
-		return newSnapshot(v1.Hash{}, segmentList{}, nil, nil)
+		return newSnapshot(v1.Hash{}, rootState{}, nil, nil)
 	}
 	return c.current
 }
 
 // mergeable picks the segments to merge, by their positions: of each size
 // class that is full, all that fit into one.
-func mergeable(segments []*segment, maxLayers int) [][]int {
+func (s *Snapshot) mergeable(maxLayers int) [][]int {
+	segments := s.segments
 	var groups [][]int
 	// what is large already costs more to rewrite than it saves
-	for _, class := range classes(segments, maxMerged/fanIn, maxLayers/fanIn) {
-		if len(class) < fanIn {
-			continue
-		}
+	for _, class := range s.PiledUp(maxMerged/fanIn, maxLayers/fanIn) {
 		entries, layers := 0, 0
 		for n, i := range class {
-			entries += len(segments[i].lines)
+			entries += segments[i].Len()
 			layers += segments[i].info.Layers
 			if entries > maxMerged || layers > maxLayers {
 				class = class[:n]
@@ -107,21 +105,22 @@ func mergeable(segments []*segment, maxLayers int) [][]int {
 	return groups
 }
 
-// classes sorts the segments of at most so many entries and layers into
-// classes by powers of fanIn. It returns their positions.
-func classes(segments []*segment, maxEntries, maxLayers int) [][]int {
+// PiledUp sorts the segments of at most so many entries and layers into
+// classes by powers of eight. It returns the positions in Loaded of those in
+// each class that is full: that has eight.
+func (s *Snapshot) PiledUp(maxEntries, maxLayers int) [][]int {
 	classes := make([][]int, 16)
-	for i, s := range segments {
-		if len(s.lines) > maxEntries || s.info.Layers > maxLayers || s.info.Tag == "" || len(s.header.Removed) > 0 {
+	for i, s := range s.segments {
+		if s.Len() > maxEntries || s.info.Layers > maxLayers || s.info.Tag == "" || len(s.header.Removed) > 0 {
 			continue // what was removed only a collection may forget
 		}
 		class := 0
-		for n := len(s.lines); n >= fanIn; n /= fanIn {
+		for n := s.Len(); n >= fanIn; n /= fanIn {
 			class++
 		}
 		classes[class] = append(classes[class], i)
 	}
-	return classes
+	return slices.DeleteFunc(classes, func(class []int) bool { return len(class) < fanIn })
 }
 
 // merge makes the header and the entries of the segment that replaces those at
@@ -133,7 +132,7 @@ func (s *Snapshot) merge(group []int) (Header, []Entry, error) {
 	taken := map[[storepath.HashPartLen]byte]bool{}
 	for _, i := range group {
 		seg := s.segments[i]
-		for j := range seg.lines {
+		for j := range seg.Len() {
 			k, _, _, _ := linePrefix(seg.line(j))
 			key := [storepath.HashPartLen]byte(k)
 			here := position{int32(i), int32(j)} //nolint:gosec // bounded by maxEntries
@@ -149,13 +148,13 @@ func (s *Snapshot) merge(group []int) (Header, []Entry, error) {
 			entries = append(entries, e)
 		}
 	}
-	return s.header(group), entries, nil
+	return s.Replacing(group), entries, nil
 }
 
-// header makes the header of what replaces the segments at the given
-// positions, and those that they have replaced as long as these are there: the
+// Replacing makes the header of what replaces the segments at the given
+// positions in Loaded, and those that they have replaced as long as these are there: the
 // new segment must hide them, too, once the old ones are gone.
-func (s *Snapshot) header(group []int) Header {
+func (s *Snapshot) Replacing(group []int) Header {
 	var h Header
 	retired := map[v1.Hash]bool{}
 	for _, r := range s.retired {
@@ -179,6 +178,6 @@ func (s *Snapshot) header(group []int) Header {
 			}
 		}
 	}
-	h.Unpinned = s.pinEnds(h.Unpinned)
+	h.Unpinned = s.PinEnds(h.Unpinned)
 	return h
 }

@@ -10,14 +10,9 @@ import (
 	"testing"
 	"time"
 
-	v1 "github.com/google/go-containerregistry/pkg/v1"
-
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/registrytest"
 )
-
-// raceEnabled tells that everything takes twenty times as long.
-var raceEnabled bool
 
 // countingTransport counts requests.
 type countingTransport struct{ n atomic.Int64 }
@@ -128,12 +123,12 @@ func TestMergingKeepsTheNewestEntry(t *testing.T) {
 	fresh := old
 	fresh.Deriver = "00000000000000000000000000000000-later.drv"
 	var many []Entry
-	for i := range fanIn {
+	for i := range FanIn {
 		many = append(many, newEntry(t, repo, fmt.Sprintf("m%d", i)))
 	}
 	add(append(many, fresh)...)
 	var small []Entry
-	for i := range fanIn {
+	for i := range FanIn {
 		small = append(small, newEntry(t, repo, fmt.Sprintf("s%d", i)))
 		add(small[i])
 	}
@@ -146,7 +141,7 @@ func TestMergingKeepsTheNewestEntry(t *testing.T) {
 		t.Errorf("got %d segments: nothing was merged", n)
 	}
 	// a writer that knew nothing of the merge could have added it meanwhile
-	merged := slices.IndexFunc(s.segments, func(seg *segment) bool { return len(seg.header.Replaces) > 0 })
+	merged := slices.IndexFunc(s.Loaded(), func(seg *segment) bool { return len(seg.header.Replaces) > 0 })
 	if merged < 0 {
 		t.Fatal("no merged segment")
 	}
@@ -161,7 +156,7 @@ func TestCrashDuringCompaction(t *testing.T) {
 		t.Fatal(err)
 	}
 	var all []Entry
-	for i := range fanIn - 1 {
+	for i := range FanIn - 1 {
 		e := newEntry(t, repo, fmt.Sprint("old", i))
 		mustPublish(t, repo, e)
 		all = append(all, e)
@@ -202,7 +197,7 @@ func TestCrashDuringCompaction(t *testing.T) {
 		}
 		has(t, s, all...)
 		// a compaction that fails does not fail the publish
-		if len(s.Segments()) < fanIn {
+		if len(s.Segments()) < FanIn {
 			t.Logf("%d steps", steps)
 			return
 		}
@@ -229,7 +224,7 @@ func TestLaggingTagList(t *testing.T) {
 	}
 	late := &lagging{Repository: repo}
 	var all []Entry
-	for i := range 3 * fanIn {
+	for i := range 3 * FanIn {
 		e := newEntry(t, repo, fmt.Sprint("p", i))
 		all = append(all, e)
 		mustPublish(t, late, e)
@@ -256,7 +251,7 @@ func TestRetiredSegmentsAreKept(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i := range fanIn {
+	for i := range FanIn {
 		mustPublish(t, repo, newEntry(t, repo, fmt.Sprint("p", i)))
 	}
 	count := func(rs []Retired) (n int) {
@@ -269,14 +264,14 @@ func TestRetiredSegmentsAreKept(t *testing.T) {
 	}
 	retired := func() int {
 		t.Helper()
-		_, list, err := readRoot(ctx, repo, v1.Hash{}, true, nil)
+		list, err := ReadRetired(ctx, repo)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return count(list.retired)
+		return count(list)
 	}
-	if n := retired(); n != fanIn {
-		t.Fatalf("got %d retired segments, want %d", n, fanIn)
+	if n := retired(); n != FanIn {
+		t.Fatalf("got %d retired segments, want %d", n, FanIn)
 	}
 	// a process that has read without them, then asks again with them
 	c := Open(repo, quick())
@@ -284,11 +279,11 @@ func TestRetiredSegmentsAreKept(t *testing.T) {
 		t.Fatal(err)
 	}
 	s, err := c.Sweep(ctx)
-	if err != nil || count(s.retired) != fanIn {
-		t.Fatalf("got a snapshot with %d retired segments, %v", count(s.retired), err)
+	if err != nil || count(s.Retired()) != FanIn {
+		t.Fatalf("got a snapshot with %d retired segments, %v", count(s.Retired()), err)
 	}
 	mustPublish(t, repo, newEntry(t, repo, "next"))
-	if n := retired(); n != fanIn {
-		t.Errorf("after the next publish: got %d retired segments, want %d", n, fanIn)
+	if n := retired(); n != FanIn {
+		t.Errorf("after the next publish: got %d retired segments, want %d", n, FanIn)
 	}
 }

@@ -3,7 +3,6 @@ package index
 import (
 	"encoding/json"
 	"slices"
-	"time"
 
 	"github.com/org/nixoci-action/internal/storepath"
 )
@@ -12,23 +11,6 @@ import (
 // nixcache-oci's format: that is one document of more than a kilobyte an entry,
 // which is written again with every root.
 const maxCompatIndex = 5000
-
-// compatIndex is the first layer of the root: an index in the format of
-// nixcache-oci. It is empty unless the cache's configuration asks for it, so
-// that its readers find a cache without entries instead of an error.
-type compatIndex struct {
-	Version int                    `json:"version"`
-	Entries map[string]compatEntry `json:"entries"` // by hash part
-	// GCRoots are hash parts: what the newest publication of each line has
-	// published.
-	GCRoots   []string `json:"gc_roots"`
-	PublicKey string   `json:"public_key"`
-}
-
-type compatEntry struct {
-	Name string `json:"name"`
-	foreignEntry
-}
 
 // compat makes the first layer of a root with the entries of s, as the
 // configuration asks for it.
@@ -49,13 +31,6 @@ func (w *Writer) compat(s *Snapshot, c Config) ([]byte, error) {
 	return json.Marshal(idx)
 }
 
-func newCompatEntry(e *Entry) compatEntry {
-	return compatEntry{e.Path.Name, foreignEntry{
-		Narinfo: e.Narinfo(), NarDigest: e.NAR.Blob.String(), NarSize: e.NAR.BlobSize,
-		Added: e.Added.UTC().Format(time.RFC3339),
-	}}
-}
-
 // compatible returns the entries that nixcache-oci's proxy can serve: it reads
 // whole blobs only. What refers to others is left out, too, because a narinfo
 // without one of its references breaks builds.
@@ -69,7 +44,7 @@ func (w *Writer) compatible(s *Snapshot) []Entry {
 		}
 		whole[e.Path.HashPart] = e
 	}
-	entries := closed(whole, func(hashPart string) bool { return !s.Has(hashPart) })
+	entries := Closed(whole, func(hashPart string) bool { return !s.Has(hashPart) })
 	if len(entries) > maxCompatIndex {
 		w.warn("the cache is too large for an index that nixcache-oci can read: it sees no paths", "paths", len(entries), "limit", maxCompatIndex)
 		return nil

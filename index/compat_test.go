@@ -83,7 +83,7 @@ func TestCompatIndexReadsBack(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		theirs := newSnapshot(v1.Hash{}, segmentList{foreign: seg}, []*segment{seg}, nil)
+		theirs := SnapshotOf(seg)
 		if theirs.Len() != 3 || !slices.Equal(theirs.Config().PublicKeys, []string{foreignKey}) {
 			t.Errorf("got %d entries, %+v", theirs.Len(), theirs.Config())
 		}
@@ -150,7 +150,7 @@ func TestCompatIndexIsBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	var entries []Entry
-	for i := range maxCompatIndex {
+	for i := range MaxCompatIndex {
 		entries = append(entries, entryFor(fmt.Sprint("p", i), desc))
 	}
 	var log bytes.Buffer
@@ -177,14 +177,14 @@ func TestCompatIndexIsBounded(t *testing.T) {
 		}
 	}
 	add(entries...)
-	if n := len(compatNames(t, repo)); n != maxCompatIndex || log.Len() > 0 {
+	if n := len(compatNames(t, repo)); n != MaxCompatIndex || log.Len() > 0 {
 		t.Errorf("got %d entries\n%s", n, log.String())
 	}
 	add(entryFor("one-too-many", desc))
 	if n := len(compatNames(t, repo)); n != 0 || strings.Count(log.String(), "too large") != 1 {
 		t.Errorf("one more: got %d entries\n%s", n, log.String())
 	}
-	if s := sees(t, repo); s.Len() != maxCompatIndex+1 {
+	if s := sees(t, repo); s.Len() != MaxCompatIndex+1 {
 		t.Errorf("got %d entries", s.Len())
 	}
 }
@@ -238,7 +238,7 @@ func TestCompatIndexChoice(t *testing.T) {
 		want("on, with a lost root", true)
 		say(false, now.Add(-time.Hour)) // by a clock that is slow
 		want("off", false)
-		for range fanIn { // the words are in segments that get merged
+		for range FanIn { // the words are in segments that get merged
 			add()
 		}
 		want("off, merged", false)
@@ -246,7 +246,7 @@ func TestCompatIndexChoice(t *testing.T) {
 		add()
 		want("off, merged, with a lost root", false)
 		say(true, now)
-		for range fanIn {
+		for range FanIn {
 			add()
 			want("on, merged", true)
 		}

@@ -19,16 +19,17 @@ func putLines(t *testing.T, repo registry.Repository, o Options, h Header, entri
 	if _, err := c.Sweep(context.Background()); err != nil {
 		t.Fatal(err)
 	}
-	w := c.newWriter(c.Current(), WriterOptions{})
+	w, err := c.NewWriter(c.Current(), WriterOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
 	content, err := newContent(entries)
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.committing.Lock()
-	defer w.committing.Unlock()
-	info, err := w.putSegment(context.Background(), h, content)
+	info, err := w.Put(context.Background(), h, content)
 	if err == nil {
-		err = w.writeRoot(context.Background())
+		err = w.WriteRoot(context.Background(), nil)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -60,12 +61,12 @@ func TestCopiesAreNotReliedOn(t *testing.T) {
 			// the original counts, because its writer's clock is ahead, and is in
 			// another size class than the copy
 			original := []Entry{wanted}
-			for i := range fanIn {
+			for i := range piled {
 				original = append(original, entry(fmt.Sprintf("beside-%d", i), before))
 			}
 			source := putLines(t, repo, at(0), Header{}, original...)
 			copied := putLines(t, repo, at(before), Header{}, wanted, entry("garbage", 100))
-			for i := range fanIn - 2 {
+			for i := range piled - 2 {
 				putLines(t, repo, at(before), Header{}, entry(fmt.Sprintf("small-%d", i), before))
 			}
 			meanwhile(t, repo)

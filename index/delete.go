@@ -14,36 +14,43 @@ import (
 	"github.com/org/nixoci-action/internal/registry"
 )
 
-// deleteJobs is how many manifests are deleted at once.
-const deleteJobs = 8
+// fewRoots is the number of old roots for whose sake alone no root is written.
+const fewRoots = 8
+
+const (
+	// deleteJobs is how many manifests are deleted at once.
+	deleteJobs = 8
+	// lookJobs is how many are looked at at once.
+	lookJobs = 16
+)
 
 // deleteReplaced deletes the manifests that were replaced long enough ago, and
 // takes them off the root's list.
-func (c *Cache) deleteReplaced(ctx context.Context, p *Plan, done *Collected) error {
-	s, _, err := c.Adopt(ctx, AdoptOptions{}) // nixcache-oci may have come between
+func (c *collection) deleteReplaced(ctx context.Context, p *Plan) error {
+	s, _, err := c.cache.Adopt(ctx, AdoptOptions{}) // nixcache-oci may have come between
 	if err != nil {
 		return err
 	}
-	until := c.opts.Now().Add(-p.opts.Delay) // without a delay also what this run has replaced
-	old, waiting := s.deletable(until)
-	done.Waiting = waiting
+	until := c.cache.Options().Now().Add(-p.opts.Delay) // without a delay also what this run has replaced
+	old, waiting := deletable(s, until)
+	c.Waiting = waiting
 	untagged, err := c.untagged(ctx, s, until)
 	if err != nil {
 		return err
 	}
 	old = append(old, untagged...)
-	if len(old) < fanIn && !slices.ContainsFunc(old, func(r Retired) bool { return r.Tag != "" }) {
+	if len(old) < fewRoots && !slices.ContainsFunc(old, func(r Retired) bool { return r.Tag != "" }) {
 		return nil // a few old roots are not worth another one
 	}
 	// what replaces them must be there: else they are all that is left
-	gone, err := c.unanswered(ctx, s.Segments())
+	gone, err := c.cache.Unanswered(ctx, s.Segments())
 	if err != nil {
 		return err
 	}
 	if len(gone) > 0 {
 		return fmt.Errorf("%d segments of the index have lost their tags; nothing is deleted", len(gone))
 	}
-	deleted, err := c.deleteAll(ctx, old, done)
+	deleted, err := c.deleteAll(ctx, old)
 	if len(deleted) > 0 {
 		err = errors.Join(err, c.unlist(ctx, s, deleted))
 	}
@@ -52,7 +59,7 @@ func (c *Cache) deleteReplaced(ctx context.Context, p *Plan, done *Collected) er
 
 // deleteAll deletes in the order of time: what was replaced goes before what
 // replaced it. It returns what is gone.
-func (c *Cache) deleteAll(ctx context.Context, old []Retired, done *Collected) (map[v1.Hash]bool, error) {
+func (c *collection) deleteAll(ctx context.Context, old []Retired) (map[v1.Hash]bool, error) {
 	deleted := map[v1.Hash]bool{}
 	var mu sync.Mutex
 	for len(old) > 0 {
@@ -64,16 +71,16 @@ func (c *Cache) deleteAll(ctx context.Context, old []Retired, done *Collected) (
 		g.SetLimit(deleteJobs)
 		for _, r := range old[:n] {
 			g.Go(func() error {
-				err := c.repo.DeleteManifest(gctx, r.Tag, r.Manifest)
+				err := c.cache.Repository().DeleteManifest(gctx, r.Tag, r.Manifest)
 				mu.Lock()
 				defer mu.Unlock()
 				var refused *registry.RefusedError
 				switch {
 				case err == nil:
 					deleted[r.Manifest] = true
-					done.Deleted++
+					c.Deleted++
 				case errors.As(err, &refused):
-					done.Refused = append(done.Refused, Refusal{r, err})
+					c.Refused = append(c.Refused, Refusal{r, err})
 					if refused.All {
 						return err
 					}
@@ -87,7 +94,7 @@ func (c *Cache) deleteAll(ctx context.Context, old []Retired, done *Collected) (
 		old = old[n:]
 		var refused *registry.RefusedError
 		if errors.As(err, &refused) {
-			done.refuse(old, err)
+			c.refuse(old, err)
 			return deleted, nil
 		}
 		if err != nil {
@@ -98,43 +105,42 @@ func (c *Cache) deleteAll(ctx context.Context, old []Retired, done *Collected) (
 }
 
 // refuse records what need not be tried.
-func (d *Collected) refuse(rs []Retired, err error) {
+func (c *collection) refuse(rs []Retired, err error) {
 	for _, r := range rs {
-		d.Refused = append(d.Refused, Refusal{r, err})
+		c.Refused = append(c.Refused, Refusal{r, err})
 	}
 }
 
 // unlist writes a root that does not list what was deleted.
-func (c *Cache) unlist(ctx context.Context, s *Snapshot, deleted map[v1.Hash]bool) error {
-	w, err := c.NewWriter(s, WriterOptions{Config: Config{StoreDir: s.config.StoreDir}})
+func (c *collection) unlist(ctx context.Context, s *Snapshot, deleted map[v1.Hash]bool) error {
+	w, err := c.writer(s)
 	if err != nil {
 		return err
 	}
-	w.deleted = deleted
-	return w.writeRoot(ctx)
+	return w.WriteRoot(ctx, deleted)
 }
 
 // untagged returns old roots and segments without a tag that no list has, where
 // the registry shows them. Manifests of other programs are left alone.
-func (c *Cache) untagged(ctx context.Context, s *Snapshot, until time.Time) ([]Retired, error) {
-	digests, err := c.repo.Untagged(ctx, until)
+func (c *collection) untagged(ctx context.Context, s *Snapshot, until time.Time) ([]Retired, error) {
+	digests, err := c.cache.Repository().Untagged(ctx, until)
 	if errors.As(err, new(*registry.RefusedError)) {
 		return nil, nil // deletions are refused, too, and that will be reported
 	}
 	if err != nil || len(digests) == 0 {
 		return nil, err
 	}
-	known := map[v1.Hash]bool{s.digest: true}
-	for _, r := range s.retired {
-		known[r.Manifest] = true
+	known := map[string]bool{s.Digest(): true}
+	for _, r := range s.Retired() {
+		known[r.Manifest.String()] = true
 	}
-	for _, seg := range s.segments {
-		known[seg.info.Manifest] = true
+	for _, seg := range s.Loaded() {
+		known[seg.info.Manifest.String()] = true
 	}
-	digests = slices.DeleteFunc(slices.Clone(digests), func(h v1.Hash) bool { return known[h] })
+	digests = slices.DeleteFunc(slices.Clone(digests), func(h v1.Hash) bool { return known[h.String()] })
 	ours := make([]bool, len(digests))
 	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(readJobs)
+	g.SetLimit(lookJobs)
 	for i, h := range digests {
 		g.Go(func() (err error) {
 			ours[i], err = c.ours(ctx, h)
@@ -154,8 +160,8 @@ func (c *Cache) untagged(ctx context.Context, s *Snapshot, until time.Time) ([]R
 }
 
 // ours reports whether a manifest is a root or a segment.
-func (c *Cache) ours(ctx context.Context, digest v1.Hash) (bool, error) {
-	m, err := c.repo.Manifest(ctx, digest.String())
+func (c *collection) ours(ctx context.Context, digest v1.Hash) (bool, error) {
+	m, err := c.cache.Repository().Manifest(ctx, digest.String())
 	if errors.Is(err, registry.ErrNotFound) {
 		return false, nil
 	}

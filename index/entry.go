@@ -1,7 +1,6 @@
 package index
 
 import (
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strconv"
@@ -219,97 +218,3 @@ func validHash(s string) error {
 
 // FileHash returns a blob digest in the form of a narinfo's FileHash.
 func FileHash(sum []byte) string { return "sha256:" + nixbase32.EncodeToString(sum) }
-
-// An entry's line in an entries blob starts with three values at fixed
-// positions, so that a reader can index a blob without decoding it:
-//
-//	{"k":"<hash part, 32>","n":"<NAR hash, 52>","f":"<file hash, 52>",…}
-const (
-	hashLen   = 52
-	keyPos    = len(`{"k":"`)
-	narPos    = keyPos + storepath.HashPartLen + len(`","n":"`)
-	filePos   = narPos + hashLen + len(`","f":"`)
-	prefixLen = filePos + hashLen + len(`",`)
-)
-
-// entryLine is the JSON form. The order of the fields is part of the format.
-type entryLine struct {
-	K      string    `json:"k"`
-	N      string    `json:"n"`
-	F      string    `json:"f"`
-	Name   string    `json:"name"`
-	NS     int64     `json:"narSize"`
-	Refs   []string  `json:"refs,omitempty"`
-	Drv    string    `json:"deriver,omitempty"`
-	Sigs   []string  `json:"sigs,omitempty"`
-	CA     string    `json:"ca,omitempty"`
-	Comp   string    `json:"compression"`
-	Blob   v1.Hash   `json:"blob"`
-	BlobSz int64     `json:"blobSize"`
-	Off    int64     `json:"offset,omitempty"`
-	Size   int64     `json:"size,omitempty"` // left out for a whole blob
-	Added  time.Time `json:"added"`
-
-	LS    document      `json:"ls,omitzero"`
-	Log   document      `json:"log,omitzero"`
-	IDs   []string      `json:"buildIds,omitempty"`
-	Reals []Realisation `json:"realises,omitempty"`
-}
-
-// appendLine appends e's line, with its newline, to b.
-func appendLine(b []byte, e *Entry) ([]byte, error) {
-	if err := e.Validate(); err != nil {
-		return b, err
-	}
-	l := entryLine{
-		K: e.Path.HashPart, N: e.NarHash[len("sha256:"):], F: e.FileHash[len("sha256:"):],
-		Name: e.Path.Name, NS: e.NarSize, Refs: e.References, Drv: e.Deriver, Sigs: e.Signatures, CA: e.CA,
-		Comp: e.Compression, Blob: e.NAR.Blob, BlobSz: e.NAR.BlobSize, Off: e.NAR.Offset,
-		Added: e.Added.UTC().Truncate(time.Second),
-		LS:    document(e.Listing), Log: document(e.Log), IDs: e.BuildIDs, Reals: e.Realisations,
-	}
-	if e.NAR.Packed() {
-		l.Size = e.NAR.Size
-	}
-	j, err := json.Marshal(l)
-	if err != nil {
-		return b, err
-	}
-	return append(append(b, j...), '\n'), nil
-}
-
-// decodeLine decodes one line of an entries blob. storeDir becomes the
-// entry's Path.Dir.
-func decodeLine(line []byte, storeDir string) (Entry, error) {
-	var l entryLine
-	if err := json.Unmarshal(line, &l); err != nil {
-		return Entry{}, fmt.Errorf("decoding an entry: %w", err)
-	}
-	e := Entry{
-		Path:    storepath.Path{Dir: storeDir, HashPart: l.K, Name: l.Name},
-		NarHash: "sha256:" + l.N, NarSize: l.NS, References: l.Refs, Deriver: l.Drv, Signatures: l.Sigs, CA: l.CA,
-		Compression: l.Comp, FileHash: "sha256:" + l.F,
-		NAR:   Location{Blob: l.Blob, BlobSize: l.BlobSz, Offset: l.Off, Size: l.Size},
-		Added: l.Added,
-	}
-	if l.Size == 0 {
-		e.NAR.Size = l.BlobSz
-	}
-	e.Extras = Extras{Listing: Location(l.LS), Log: Location(l.Log), BuildIDs: l.IDs, Realisations: l.Reals}
-	if e.validateExtras() != nil {
-		e.Extras = Extras{} // the path can be served without
-	}
-	return e, e.Validate()
-}
-
-// linePrefix checks the fixed part of a line and returns its three keys.
-func linePrefix(line []byte) (hashPart, narHash, fileHash []byte, ok bool) {
-	if len(line) <= prefixLen ||
-		string(line[:keyPos]) != `{"k":"` ||
-		string(line[narPos-len(`","n":"`):narPos]) != `","n":"` ||
-		string(line[filePos-len(`","f":"`):filePos]) != `","f":"` ||
-		string(line[prefixLen-2:prefixLen]) != `",` {
-		return nil, nil, nil, false
-	}
-	return line[keyPos : keyPos+storepath.HashPartLen], line[narPos : narPos+hashLen], line[filePos : filePos+hashLen], true
-}

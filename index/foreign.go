@@ -110,6 +110,26 @@ func nixBase32(s string) (string, error) {
 	return "sha256:" + nixbase32.EncodeToString(h.Digest()), nil
 }
 
-// Foreign reports whether the cache's root is that of nixcache-oci. Such a
-// cache can be read; before it can be written to, Adopt must take it over.
-func (s *Snapshot) Foreign() bool { return s.foreign }
+// compatIndex is the first layer of the root: an index in the format of
+// nixcache-oci. It is empty unless the cache's configuration asks for it, so
+// that its readers find a cache without entries instead of an error.
+type compatIndex struct {
+	Version int                    `json:"version"`
+	Entries map[string]compatEntry `json:"entries"` // by hash part
+	// GCRoots are hash parts: what the newest publication of each line has
+	// published.
+	GCRoots   []string `json:"gc_roots"`
+	PublicKey string   `json:"public_key"`
+}
+
+type compatEntry struct {
+	Name string `json:"name"`
+	foreignEntry
+}
+
+func newCompatEntry(e *Entry) compatEntry {
+	return compatEntry{e.Path.Name, foreignEntry{
+		Narinfo: e.Narinfo(), NarDigest: e.NAR.Blob.String(), NarSize: e.NAR.BlobSize,
+		Added: e.Added.UTC().Format(time.RFC3339),
+	}}
+}

@@ -1,57 +1,12 @@
 package index
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"testing"
-	"time"
-
-	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/org/nixoci-action/internal/registry"
 )
-
-// putForeign writes a root as nixcache-oci does.
-func putForeign(t *testing.T, repo registry.Repository, idx map[string]any) {
-	t.Helper()
-	ctx := context.Background()
-	b, err := json.Marshal(idx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, blob := range [][]byte{b, emptyConfigBytes} {
-		if _, err := repo.PutBlob(ctx, blob); err != nil {
-			t.Fatal(err)
-		}
-	}
-	sum, size, err := sha(b)
-	if err != nil {
-		t.Fatal(err)
-	}
-	m, err := newManifest("", []v1.Descriptor{{MediaType: "application/vnd.oci.image.layer.v1.tar", Digest: sum, Size: size}}, time.Unix(0, 0))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := repo.PutManifest(ctx, RootTag, m); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// foreignIndexOf is nixcache-oci's index of entries, with their times.
-func foreignIndexOf(entries ...Entry) map[string]any {
-	m := map[string]any{}
-	for _, e := range entries {
-		m[e.Path.HashPart] = map[string]any{
-			"name": e.Path.Name, "narinfo": e.Narinfo(), "nar_digest": e.NAR.Blob.String(), "nar_size": e.NAR.BlobSize,
-			"added": e.Added.UTC().Format(time.RFC3339),
-		}
-	}
-	return map[string]any{"version": 1, "repo": "o/r", "entries": m, "gc_roots": []string{}, "public_key": foreignKey}
-}
-
-const foreignKey = "k-1:KfkQg/uPdyL8LgT8v2igbxY2zG5MuLqz1WHmWbX0J1A="
 
 // A cache of nixcache-oci is read as it is. What nobody could use of it is
 // left out, and nothing is written to it.
@@ -115,20 +70,3 @@ func TestForeignRootOverOurs(t *testing.T) {
 	}
 	has(t, s, ours)
 }
-
-func FuzzForeignIndex(f *testing.F) {
-	f.Add([]byte(`{"version":1,"entries":{"00000000000000000000000000000000":{"narinfo":"StorePath: /nix/store/00000000000000000000000000000000-x\nNarHash: sha256:0000000000000000000000000000000000000000000000000000\nNarSize: 1\nCompression: xz\nSig: a","nar_digest":"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a","nar_size":2}}}`))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		seg, _, err := parseForeign(b)
-		if err != nil {
-			return
-		}
-		for e := range newSnapshot(v1.Hash{}, segmentList{foreign: seg}, []*segment{seg}, nil).All {
-			if err := e.Validate(); err != nil {
-				t.Error(err)
-			}
-		}
-	})
-}
-
-func sha(b []byte) (v1.Hash, int64, error) { return v1.SHA256(bytes.NewReader(b)) }

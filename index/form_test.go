@@ -68,8 +68,8 @@ func TestForms(t *testing.T) {
 				if err := c.Prepare(ctx); err != nil {
 					t.Fatal(err)
 				}
-				if c.form() != tc.want {
-					t.Errorf("got form %d, want %d", c.form(), tc.want)
+				if c.Form() != tc.want {
+					t.Errorf("got form %d, want %d", c.Form(), tc.want)
 				}
 			}
 			if tags, err := repo.Tags(ctx); err != nil || len(tags) != 0 {
@@ -87,8 +87,8 @@ func TestForms(t *testing.T) {
 			publishAt(t, repo, 3, "refs/heads/main", newEntry(t, repo, "b"))
 			refused := len(s.Refused())
 			c := Open(open(), quick())
-			if err := c.Prepare(ctx); err != nil || c.form() != tc.want {
-				t.Errorf("with a root: got form %d, %v", c.form(), err)
+			if err := c.Prepare(ctx); err != nil || c.Form() != tc.want {
+				t.Errorf("with a root: got form %d, %v", c.Form(), err)
 			}
 			publishAt(t, repo, 2, "refs/heads/main", newEntry(t, repo, "c"))
 			mustCollect(t, repo, 0, PlanOptions{Delay: 24 * time.Hour, Retention: Retention{Last: 1, Age: time.Hour}})
@@ -104,7 +104,7 @@ func TestForms(t *testing.T) {
 				lacks(t, snap, a)
 				for _, tag := range append([]string{RootTag}, tagsOf(snap)...) {
 					f, im := formOf(t, repo, tag)
-					_, annotated := im.Annotations[kindAnnotation]
+					_, annotated := im.Annotations["vnd.nixoci.type"]
 					if f != tc.want || annotated == (f == formFull) || (im.Config.MediaType == types.OCIConfigJSON) != (f == formImage) {
 						t.Errorf("%s: got form %d: %+v", tag, f, im)
 					}
@@ -166,15 +166,15 @@ func TestFormsSideBySide(t *testing.T) {
 		repo := opener(t, registrytest.NewDistribution(t).Addr+"/a/b")()
 		var all []Entry
 		caches := []*Cache{Open(repo, quick()), Open(repo, quick())}
-		caches[1].learn(plain)
+		caches[1].Learn(plain)
 		for i, name := range []string{"a", "b", "c", "d", "e", "f", "g", "h", "i", "j"} {
 			c := caches[i%2]
-			c.taken.Store(int32(i % 2 * (int(plain) + 1))) // as a process that has not read the other's root
+			c.SetTaken(int32(i % 2 * (int(plain) + 1))) // as a process that has not read the other's root
 			base, err := c.Sweep(ctx)
 			if err != nil {
 				t.Fatal(err)
 			}
-			c.taken.Store(int32(i % 2 * (int(plain) + 1)))
+			c.SetTaken(int32(i % 2 * (int(plain) + 1)))
 			w, err := c.NewWriter(base, WriterOptions{})
 			if err != nil {
 				t.Fatal(err)

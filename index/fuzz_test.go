@@ -2,28 +2,12 @@ package index
 
 import (
 	"bytes"
-	"fmt"
 	"io"
 	"strings"
 	"testing"
-	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
-
-func sampleLine(tb testing.TB) []byte {
-	e := entryFor("hello-1.0", v1.Descriptor{Digest: emptyConfig.Digest, Size: 2}, "00000000000000000000000000000000-dep")
-	e.Added = time.Unix(1_700_000_000, 0)
-	e.Extras = Extras{
-		Listing: Location{Blob: emptyConfig.Digest, BlobSize: 1000, Size: 10}, BuildIDs: []string{testBuildID},
-		Realisations: []Realisation{{ID: modelRealisation("x").ID, Signatures: []string{testSig}}},
-	}
-	line, err := appendLine(nil, &e)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return line
-}
 
 // What decodes is valid, makes a narinfo of one line a field, and encodes to
 // something that decodes to the same.
@@ -50,50 +34,6 @@ func FuzzEntryLine(f *testing.F) {
 		e2, err := decodeLine(bytes.TrimSpace(again), "/nix/store")
 		if err != nil || e2.Narinfo() != e.Narinfo() || e2.NAR != e.NAR {
 			t.Errorf("got %+v, %v, want %+v", e2, err, e)
-		}
-	})
-}
-
-// No segment makes a reader panic, in whatever it is asked afterwards.
-func FuzzSegment(f *testing.F) {
-	header := []byte(`{"version":1,"minReader":1,"nonce":"x","created":"2026-01-01T00:00:00Z","config":{}}` + "\n")
-	f.Add(append(header, sampleLine(f)...))
-	f.Add(header)
-	f.Add([]byte{})
-	f.Fuzz(func(_ *testing.T, data []byte) {
-		s, err := parseSegment(compress(data))
-		if err != nil {
-			return
-		}
-		snap := newSnapshot(v1.Hash{}, segmentList{}, []*segment{s}, nil)
-		for e := range snap.All {
-			snap.LookupNAR(e.FileHash)
-			snap.LookupNARHash(e.NarHash)
-		}
-		snap.Publications()
-	})
-}
-
-// The compressed form comes from the network, too.
-func FuzzSegmentBlob(f *testing.F) {
-	f.Add(compress([]byte(`{"version":1,"minReader":1}` + "\n")))
-	f.Fuzz(func(_ *testing.T, blob []byte) { _, _ = parseSegment(blob) })
-}
-
-func FuzzSegmentList(f *testing.F) {
-	f.Add([]byte(`{"version":1,"minReader":1,"segments":[{"tag":"segment-x","manifest":"sha256:` + strings.Repeat("0", 64) + `","entries":"sha256:` + strings.Repeat("1", 64) + `","entriesSize":3,"count":1,"created":"2026-01-01T00:00:00Z"}],"config":{"publicKeys":["a:` + strings.Repeat("A", 43) + `="]}}`))
-	f.Fuzz(func(t *testing.T, raw []byte) {
-		l, err := parseSegmentList(compress(raw))
-		if err != nil {
-			return
-		}
-		b, err := encodeSegmentList(l)
-		if err != nil {
-			t.Fatal(err)
-		}
-		again, err := parseSegmentList(b)
-		if err != nil || len(again.Segments) != len(l.Segments) || fmt.Sprint(again.Config) != fmt.Sprint(l.Config) {
-			t.Errorf("got %+v, %v, want %+v", again, err, l)
 		}
 	})
 }

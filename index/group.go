@@ -185,20 +185,21 @@ func (g *Group) outcome(w *Writer, a *addition, err error) error {
 	if a.failed != nil {
 		return a.failed
 	}
-	if _, pending := w.pending[hashPart]; !pending && w.committed[hashPart] {
-		return a.taken(w.wrote[hashPart])
+	if e, ok := w.tracked(hashPart); ok {
+		return a.taken(e)
 	}
 	if err != nil {
 		return err
 	}
-	for _, e := range w.lost {
+	_, lost, _ := w.outcome()
+	for _, e := range lost {
 		if e.Path.HashPart == hashPart || slices.Contains(a.Entry.References, e.Path.Base()) {
 			return &LostError{e.Path, e.FileHash}
 		}
 	}
 	var missing []string // perhaps because it waits for something in its turn
 	for _, r := range a.Entry.References {
-		if r != a.Entry.Path.Base() && !w.available(r[:storepath.HashPartLen]) {
+		if r != a.Entry.Path.Base() && !w.Available(r[:storepath.HashPartLen]) {
 			missing = append(missing, r)
 		}
 	}
@@ -221,15 +222,12 @@ func (g *Group) write(ctx context.Context, batch []*addition) (*Writer, error) {
 		return nil, err
 	}
 	g.mu.Lock()
-	for hashPart := range g.recent {
-		w.committed[hashPart] = true
-	}
+	w.track(g.recent)
 	if g.cache.opts.Now().Sub(g.sureSince) > sureFor {
 		clear(g.sure)
 		g.sureSince = g.cache.opts.Now()
 	}
 	g.mu.Unlock()
-	w.wrote = map[string]Entry{}
 	g.place(w, batch, upstream)
 	looked := map[string]bool{}
 	for _, a := range batch {
@@ -237,8 +235,8 @@ func (g *Group) write(ctx context.Context, batch []*addition) (*Writer, error) {
 			g.repeat(w, a.Entry.References, looked, upstream)
 		}
 	}
-	err = w.writeSegments(ctx, nil)
-	g.remember(w, looked)
+	written, err := w.write(ctx, nil)
+	g.remember(w, written, looked)
 	return w, err
 }
 
@@ -258,7 +256,7 @@ const sureFor = time.Hour
 func (g *Group) repeat(w *Writer, references []string, looked, upstream map[string]bool) {
 	for _, r := range references {
 		hashPart := r[:storepath.HashPartLen]
-		if _, pending := w.pending[hashPart]; pending || looked[hashPart] || g.sure[hashPart] || w.committed[hashPart] {
+		if looked[hashPart] || g.sure[hashPart] || w.holds(hashPart) {
 			continue
 		}
 		e, ok := w.base.Lookup(hashPart)
@@ -268,7 +266,7 @@ func (g *Group) repeat(w *Writer, references []string, looked, upstream map[stri
 		looked[hashPart] = true
 		if w.opened.Sub(e.Added) >= PinAfter {
 			e.Added = g.cache.opts.Now()
-			w.pending[hashPart] = e
+			w.place(e, nil)
 		}
 		for _, ref := range e.References {
 			// what an entry refers to is in the cache or on an upstream (rule 4)
@@ -281,16 +279,17 @@ func (g *Group) repeat(w *Writer, references []string, looked, upstream map[stri
 }
 
 // remember keeps what the segments have made durable.
-func (g *Group) remember(w *Writer, looked map[string]bool) {
+func (g *Group) remember(w *Writer, written []SegmentInfo, looked map[string]bool) {
+	committed, lost, waiting := w.outcome()
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.unsettled = append(g.unsettled, w.written...)
-	g.written += len(w.written)
-	for hashPart, e := range w.wrote {
+	g.unsettled = append(g.unsettled, written...)
+	g.written += len(written)
+	for hashPart, e := range committed {
 		g.recent[hashPart] = e
 		g.files[e.FileHash] = hashPart
 	}
-	if len(w.pending) == 0 && len(w.lost) == 0 {
+	if waiting == 0 && len(lost) == 0 {
 		for hashPart := range looked {
 			g.sure[hashPart] = true
 		}
@@ -347,20 +346,6 @@ func (g *Group) store(ctx context.Context, base *Snapshot, batch []*addition) er
 		a.Entry.NAR = at[a.Entry.FileHash].Entry.NAR
 	}
 	return nil
-}
-
-// finish makes the root show the segments that are unsettled.
-func (w *Writer) finish(ctx context.Context) error {
-	w.committing.Lock()
-	err := w.writeRoot(ctx)
-	w.committing.Unlock()
-	if err != nil {
-		return err
-	}
-	if err := w.compact(ctx); err != nil {
-		w.cache.opts.Logger.Warn("small segments were not merged; the next publish will try again", "error", err)
-	}
-	return w.settle(ctx)
 }
 
 // Lookup returns the entry for a hash part, if it was added lately.
@@ -456,24 +441,26 @@ func (g *Group) Settle(ctx context.Context, p *Publication) (recorded bool, err 
 	}
 	g.mu.Lock()
 	todo := slices.Clone(g.unsettled)
-	for hashPart := range g.recent {
-		w.committed[hashPart] = true
-	}
+	w.track(g.recent)
 	g.mu.Unlock()
-	w.unsettled = slices.Clone(todo)
+	w.take(todo)
 	if p != nil {
-		if err := w.writeSegments(ctx, p); err != nil {
+		written, err := w.write(ctx, p)
+		if err != nil {
 			return false, err
 		}
-		recorded = len(w.written) > 0
+		recorded = len(written) > 0
 		g.mu.Lock()
-		g.unsettled = append(g.unsettled, w.written...)
-		g.written += len(w.written)
+		g.unsettled = append(g.unsettled, written...)
+		g.written += len(written)
 		g.mu.Unlock()
-		todo = append(todo, w.written...)
+		todo = append(todo, written...)
 	}
 	if len(todo) == 0 {
 		return recorded, nil
+	}
+	if err := w.WriteRoot(ctx, nil); err != nil {
+		return recorded, err
 	}
 	if err := w.finish(ctx); err != nil {
 		return recorded, err

@@ -97,7 +97,7 @@ func TestGroup(t *testing.T) {
 		if ps := s.Publications(); len(ps) != 1 || len(ps[0].Roots) != 1 || ps[0].Roots[0].Path != root {
 			t.Errorf("got the publications %+v", ps)
 		}
-		if n := len(s.Segments()); n >= 2*fanIn {
+		if n := len(s.Segments()); n >= 2*FanIn {
 			t.Errorf("%d segments are left, want them merged", n)
 		}
 		g.Seen(s)

@@ -22,52 +22,44 @@ type Past struct {
 // that the cache has never had, because an upstream cache has it, cannot be
 // told from that by itself: it counts as one if p, which is complete in the
 // cache and on upstream caches, lacks a root of the same attribute there, too.
-func (s *Snapshot) History(p Publication, n int) []Past {
+func History(s *Snapshot, p Publication, n int) []Past {
 	elsewhere := map[string]bool{}
 	for _, r := range p.Roots {
-		if !s.hasRoot(r) {
-			elsewhere[r.label()] = true
+		if !hasRoot(s, r) {
+			elsewhere[label(r)] = true
 		}
 	}
 	own := p.line()
 	line := slices.DeleteFunc(s.Publications(), func(q Publication) bool {
 		return q.line() != own || q.Time.Equal(p.Time) || q.Partial || slices.ContainsFunc(q.Roots, func(r Root) bool {
-			return !elsewhere[r.label()] && !s.hasRoot(r)
+			return !elsewhere[label(r)] && !hasRoot(s, r)
 		})
 	})
 	line = byTime(line)
 	if !p.Partial {
 		line = append(line, p)
 	}
-	m := measure{snapshot: s, seen: map[position]int{}}
+	m := measure{snapshot: s, segments: s.Loaded(), seen: map[position]int{}}
 	past := []Past{}
 	for _, q := range line[max(len(line)-max(n, 0), 0):] {
-		past = append(past, Past{q.Time, m.reach(q.paths())})
+		past = append(past, Past{q.Time, m.reach(rootPaths(&q))})
 	}
 	return past
 }
 
 // label tells which roots of two publications are the same thing.
-func (r Root) label() string { return cmp.Or(r.Attr, r.Path[min(storepath.HashPartLen, len(r.Path)):]) }
+func label(r Root) string { return cmp.Or(r.Attr, r.Path[min(storepath.HashPartLen, len(r.Path)):]) }
 
-func (s *Snapshot) hasRoot(r Root) bool {
+func hasRoot(s *Snapshot, r Root) bool {
 	_, ok := s.position(r.Path)
 	return ok
-}
-
-// position finds a store path by its base name.
-func (s *Snapshot) position(base string) (position, bool) {
-	if len(base) < storepath.HashPartLen {
-		return position{}, false
-	}
-	p, ok := s.entries[[storepath.HashPartLen]byte([]byte(base))]
-	return p, ok
 }
 
 // measure adds up closures. It decodes each line once, whatever number of
 // closures it is in.
 type measure struct {
 	snapshot *Snapshot
+	segments []*segment
 	nodes    []node
 	seen     map[position]int // which node
 	round    int
@@ -92,9 +84,7 @@ func (m *measure) reach(bases []string) Total {
 			continue
 		}
 		n.round = m.round
-		t.Paths++
-		t.NarSize += n.narSize
-		t.FileSize += n.fileSize
+		t.Add(n.narSize, n.fileSize)
 		todo = append(todo, n.refs...)
 	}
 	return t
@@ -117,7 +107,7 @@ func (m *measure) node(p position) *node {
 		i = len(m.nodes)
 		m.seen[p] = i
 		var r row
-		bases, _ := r.decode(m.snapshot.segments[p.segment].line(int(p.line)), new([]blob))
+		bases, _ := r.decode(m.segments[p.segment].line(int(p.line)), new([]blob))
 		m.nodes = append(m.nodes, node{refs: m.positions(bases), narSize: r.narSize, fileSize: r.fileSize})
 	}
 	return &m.nodes[i]

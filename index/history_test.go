@@ -1,13 +1,9 @@
 package index
 
 import (
-	"encoding/json"
 	"slices"
-	"strconv"
 	"testing"
 	"time"
-
-	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/org/nixoci-action/internal/registry"
 )
@@ -77,73 +73,34 @@ func TestHistory(t *testing.T) {
 				t.Errorf("%s: got %v, want %v", what, got, want)
 			}
 		}
-		check("after its publish", s.History(last, 20), want)
-		check("after another publish", sweep(t, open()).History(last, 20), want)
-		check("the last one", s.History(last, 1), want[1:])
-		check("none", s.History(last, 0), nil)
+		check("after its publish", History(s, last, 20), want)
+		check("after another publish", History(sweep(t, open()), last, 20), want)
+		check("the last one", History(s, last, 1), want[1:])
+		check("none", History(s, last, 0), nil)
 		again := with(last, func(p *Publication) { p.Time = daysAgo(4) })
-		check("one that is not recorded", s.History(again, 2), []Past{want[1], {again.Time, want[1].Total}})
+		check("one that is not recorded", History(s, again, 2), []Past{want[1], {again.Time, want[1].Total}})
 		again.Partial = true
-		check("one in which something failed", s.History(again, 20), want)
+		check("one in which something failed", History(s, again, 20), want)
 		other := from("refs/heads/new", 0, app.Path.Base())
-		check("of a new line", s.History(other, 20), []Past{{other.Time, want[0].Total}})
+		check("of a new line", History(s, other, 20), []Past{{other.Time, want[0].Total}})
 		if got, want := s.Stored(), size(lib, app, tool).FileSize; got != want {
 			t.Errorf("stored: got %d bytes, want %d", got, want)
 		}
 	})
 }
 
-// Blobs that several paths are in count once; how a line is written makes no
-// difference.
-func TestStored(t *testing.T) {
-	t.Parallel()
-	s := benchSnapshot(t, 1000)
-	blobs := map[v1.Hash]int64{}
-	for e := range s.All {
-		blobs[e.NAR.Blob] = e.NAR.BlobSize
-	}
-	want := int64(0)
-	for _, n := range blobs {
-		want += n
-	}
-	if got := s.Stored(); got != want || len(blobs) == s.Len() {
-		t.Errorf("got %d, want %d in %d blobs", got, want, len(blobs))
-	}
-	line := sampleLine(t)
-	digest, size, ok := lineBlob(line)
-	if !ok || size <= 0 {
-		t.Fatalf("got %s, %d, %t", digest, size, ok)
-	}
-	var v map[string]any
-	if err := json.Unmarshal(line, &v); err != nil {
-		t.Fatal(err)
-	}
-	spaced, err := json.MarshalIndent(v, "", " ")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if d, n, ok := lineBlob(spaced); !ok || string(d) != string(digest) || n != size {
-		t.Errorf("in another form: got %s, %d, %t; want %s, %d", d, n, ok, digest, size)
-	}
-	for _, bad := range []string{"", "{}", `{"blob":"sha256:`, `{"blob":"sha256:x","blobSize":1`, `{"blob":"x","blobSize":"a"}`} {
-		if _, _, ok := lineBlob([]byte(bad)); ok {
-			t.Errorf("%q passes", bad)
-		}
-	}
-}
-
 // 20 publications of a branch, with closures of 5,000 paths each.
 func BenchmarkHistory(b *testing.B) {
 	s := benchSnapshot(b, 20_000)
 	var roots []Root
-	for _, seg := range s.segments {
-		for i := range seg.lines {
+	for _, seg := range s.Loaded() {
+		for i := range seg.Len() {
 			if e, err := decodeLine(seg.line(i), ""); err == nil {
 				roots = append(roots, Root{Path: e.Path.Base()})
 			}
 		}
 	}
-	seg := s.segments[len(s.segments)-1]
+	seg := s.Loaded()[len(s.Segments())-1]
 	for i := range 20 {
 		from := i * 100
 		seg.header.Publications = append(seg.header.Publications, Publication{Time: noon.Add(time.Duration(i) * time.Hour), Ref: "refs/heads/bench", Roots: roots[from : from+5000]})
@@ -151,22 +108,9 @@ func BenchmarkHistory(b *testing.B) {
 	p := seg.header.Publications[len(seg.header.Publications)-1]
 	b.ReportAllocs()
 	for b.Loop() {
-		past := s.History(p, 20)
+		past := History(s, p, 20)
 		if len(past) != 20 || past[19].Paths < 5000 {
 			b.Fatal(len(past))
 		}
-	}
-}
-
-func BenchmarkStored(b *testing.B) {
-	for _, n := range []int{10_000, 100_000} {
-		b.Run(strconv.Itoa(n), func(b *testing.B) {
-			s := benchSnapshot(b, n)
-			for b.Loop() {
-				if s.Stored() == 0 {
-					b.Fatal("nothing is stored")
-				}
-			}
-		})
 	}
 }

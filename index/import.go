@@ -13,10 +13,11 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/org/nixoci-action/internal/oranc"
 	"github.com/org/nixoci-action/internal/storepath"
 )
 
-// ImportOptions configures ImportOranc. The zero value works for a cache whose
+// ImportOptions configures Oranc. The zero value works for a cache whose
 // paths refer to nothing outside it.
 type ImportOptions struct {
 	// OnUpstream reports whether an upstream cache has the path with a hash
@@ -63,18 +64,23 @@ type Imported struct {
 	Segments []SegmentInfo
 }
 
+// importJobs is how many paths are read at once.
+const importJobs = 16
+
 // afterwards is how long an import that was stopped may take to commit what it
 // has read.
 const afterwards = 30 * time.Second
 
 // importer is the state of an import.
 type importer struct {
-	cache *Cache
-	opts  ImportOptions
-	w     *Writer
-	files orancFiles
-	dir   string // the store directory
-	todo  []string
+	cache  *Cache
+	opts   ImportOptions
+	base   *Snapshot
+	w      *Writer
+	opened time.Time // when w was made
+	files  orancFiles
+	dir    string // the store directory
+	todo   []string
 	// newKeys: the configuration has public keys that the cache does not know
 	newKeys bool
 	// adding makes readers wait for a commit: else it would go on with what they
@@ -84,12 +90,13 @@ type importer struct {
 	mu       sync.Mutex
 	claimed  map[string]bool  // hash parts that are read, or were
 	added    map[string]Entry // of oranc's, by hash part
+	waiting  map[string]Entry // what a dry run would add, by hash part
 	upstream map[string]bool  // by hash part, as far as somebody has asked
 	read     int
 	result   Imported
 }
 
-// ImportOranc reads the cache index as Sweep does, and adds to it what oranc has
+// Oranc reads the cache index as Sweep does, and adds to it what oranc has
 // put into the same repository and the index does not have. No NAR is sent:
 // the segments name the blobs that oranc has stored. Its tags and manifests are
 // left as they are.
@@ -97,27 +104,27 @@ type importer struct {
 // It can be stopped at any point and called again; what it has committed is not
 // read again. If there is an error, Imported tells what was done until then. A
 // cache of nixcache-oci must be adopted before.
-func (c *Cache) ImportOranc(ctx context.Context, o ImportOptions) (*Snapshot, Imported, error) {
+func Oranc(ctx context.Context, c *Cache, o ImportOptions) (*Snapshot, Imported, error) {
 	base, err := c.Sweep(ctx)
 	if err != nil {
 		return nil, Imported{}, err
 	}
-	tags, err := c.repo.Tags(ctx)
+	tags, err := c.Repository().Tags(ctx)
 	if err != nil {
 		return nil, Imported{}, fmt.Errorf("looking for what oranc has stored: %w", err)
 	}
 	im := &importer{
-		cache: c, opts: o, files: newOrancFiles(tags),
-		claimed: map[string]bool{}, added: map[string]Entry{}, upstream: map[string]bool{},
+		cache: c, opts: o, base: base, files: newOrancFiles(tags),
+		claimed: map[string]bool{}, added: map[string]Entry{}, waiting: map[string]Entry{}, upstream: map[string]bool{},
 		result: Imported{Keys: map[string]int{}},
 	}
-	im.sort(base)
+	im.sort()
 	im.newKeys = im.result.Present+len(im.todo) > 0 &&
-		slices.ContainsFunc(o.Config.PublicKeys, func(k string) bool { return !slices.Contains(base.config.PublicKeys, k) })
+		slices.ContainsFunc(o.Config.PublicKeys, func(k string) bool { return !slices.Contains(base.Config().PublicKeys, k) })
 	if len(im.todo) == 0 && !im.newKeys {
 		return base, im.result, nil
 	}
-	if err := im.prepare(ctx, base); err != nil {
+	if err := im.prepare(ctx); err != nil {
 		return nil, im.result, fmt.Errorf("importing what oranc has stored: %w", err)
 	}
 	err = im.readAll(ctx)
@@ -129,12 +136,12 @@ func (c *Cache) ImportOranc(ctx context.Context, o ImportOptions) (*Snapshot, Im
 }
 
 // sort finds out which narinfos are to be read.
-func (im *importer) sort(base *Snapshot) {
+func (im *importer) sort() {
 	for _, key := range slices.Sorted(maps.Keys(im.files)) {
-		hashPart, ok := orancHashPart(key)
+		hashPart, ok := oranc.HashPart(key)
 		switch {
 		case ok:
-			if _, ok := base.Lookup(hashPart); ok {
+			if _, ok := im.base.Lookup(hashPart); ok {
 				im.result.Present++
 			} else {
 				im.todo = append(im.todo, hashPart)
@@ -146,13 +153,13 @@ func (im *importer) sort(base *Snapshot) {
 }
 
 // prepare learns what oranc says of the whole cache.
-func (im *importer) prepare(ctx context.Context, base *Snapshot) error {
+func (im *importer) prepare(ctx context.Context) error {
 	info, err := im.cacheInfo(ctx)
 	if err != nil {
 		return err
 	}
 	conf := im.opts.Config
-	if base.config.Priority == 0 && conf.Priority == 0 {
+	if im.base.Config().Priority == 0 && conf.Priority == 0 {
 		conf.Priority, _ = strconv.Atoi(info["Priority"]) // none is 0, too
 		conf.Priority = max(conf.Priority, 0)
 	}
@@ -164,7 +171,8 @@ func (im *importer) prepare(ctx context.Context, base *Snapshot) error {
 	if im.dir != storepath.DefaultDir {
 		conf.StoreDir = im.dir
 	}
-	im.w, err = im.cache.NewWriter(base, WriterOptions{
+	im.opened = im.cache.Options().Now()
+	im.w, err = im.cache.NewWriter(im.base, WriterOptions{
 		CommitEvery: im.opts.CommitEvery, SegmentLayers: im.opts.SegmentLayers, Config: conf,
 		OnUpstream: func(hashPart string) bool {
 			im.mu.Lock()
@@ -208,7 +216,7 @@ func (im *importer) firstStoreDir(ctx context.Context) (string, error) {
 // import that is stopped has not read in vain.
 func (im *importer) readAll(ctx context.Context) error {
 	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(readJobs)
+	g.SetLimit(importJobs)
 	for _, hashPart := range im.todo {
 		if gctx.Err() != nil {
 			break
@@ -247,8 +255,8 @@ func (im *importer) claim(hashPart string) bool {
 // load finds out where a path is to be had, and adds it if that is oranc's. It
 // returns what the path refers to, unless that is available anyway.
 func (im *importer) load(ctx context.Context, hashPart string) ([]string, error) {
-	if e, ok := im.w.base.Lookup(hashPart); ok {
-		if im.w.opened.Sub(e.Added) < PinAfter {
+	if e, ok := im.base.Lookup(hashPart); ok {
+		if im.opened.Sub(e.Added) < PinAfter {
 			return nil, nil
 		}
 		return e.References, im.add(ctx, e) // or a collection might remove it
@@ -277,7 +285,7 @@ func (im *importer) load(ctx context.Context, hashPart string) ([]string, error)
 		if left == nil {
 			return e.References, im.add(ctx, e)
 		}
-		im.cache.opts.Logger.Info("left out of what oranc has stored", "key", key, "error", left)
+		im.cache.Options().Logger.Info("left out of what oranc has stored", "key", key, "error", left)
 	}
 	if im.opts.OnUpstream == nil {
 		return nil, nil
@@ -298,19 +306,22 @@ func (im *importer) add(ctx context.Context, e Entry) error {
 		defer im.adding.Unlock()
 		return im.w.Add(ctx, e)
 	}
-	im.w.mu.Lock()
-	defer im.w.mu.Unlock()
-	im.w.pending[e.Path.HashPart] = e
+	im.mu.Lock()
+	defer im.mu.Unlock()
+	im.waiting[e.Path.HashPart] = e
 	return nil
 }
 
 // commit writes what is left to write, also if reading has failed, and counts.
 func (im *importer) commit(ctx context.Context, failed error) error {
-	done := map[string]bool{}
+	left := map[string]bool{} // out, or for another import
 	var err error
 	if im.opts.DryRun {
-		for _, e := range im.w.complete() {
-			done[e.Path.HashPart] = true
+		for hashPart := range im.waiting {
+			left[hashPart] = true
+		}
+		for _, e := range Closed(im.waiting, im.w.Available) {
+			delete(left, e.Path.HashPart)
 		}
 	} else {
 		if failed != nil {
@@ -320,24 +331,27 @@ func (im *importer) commit(ctx context.Context, failed error) error {
 		}
 		var r Result
 		r, err = im.w.Close(ctx, nil)
-		if err == nil && im.newKeys && len(r.Segments) == 0 {
-			r, err = im.sayKeys(ctx)
+		for _, e := range r.Incomplete {
+			left[e.Path.HashPart] = true
 		}
-		done, im.result.Segments = im.w.committed, r.Segments
 		for _, e := range r.Lost {
 			im.result.Lost = append(im.result.Lost, e.Path)
 			delete(im.added, e.Path.HashPart)
 		}
+		if err == nil && im.newKeys && len(r.Segments) == 0 {
+			r, err = im.sayKeys(ctx)
+		}
+		im.result.Segments = r.Segments
 	}
 	for _, hashPart := range slices.Sorted(maps.Keys(im.added)) {
 		e := im.added[hashPart]
-		if !done[hashPart] {
+		if left[hashPart] {
 			if failed == nil && err == nil { // else it may have been complete later
 				im.result.Incomplete = append(im.result.Incomplete, e.Path)
 			}
 			continue
 		}
-		im.result.count(e)
+		im.result.Add(e.NarSize, e.NAR.Size)
 		if len(e.Signatures) == 0 {
 			im.result.Unsigned++
 		}
@@ -353,11 +367,8 @@ func (im *importer) commit(ctx context.Context, failed error) error {
 
 // sayKeys writes a segment for the configuration alone: no path brings it.
 func (im *importer) sayKeys(ctx context.Context) (Result, error) {
-	im.w.committing.Lock()
-	err := im.w.writeSegment(ctx, nil, nil)
-	im.w.committing.Unlock()
-	if err != nil {
-		return Result{}, fmt.Errorf("recording the configuration: %w", err)
+	if err := im.w.RecordConfig(ctx); err != nil {
+		return Result{}, err
 	}
 	return im.w.Close(ctx, nil)
 }

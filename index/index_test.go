@@ -2,8 +2,6 @@ package index
 
 import (
 	"context"
-	"crypto/sha256"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -11,104 +9,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-containerregistry/pkg/authn"
-	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/nix-community/go-nix/pkg/nixbase32"
-
 	"github.com/org/nixoci-action/internal/registry"
-	"github.com/org/nixoci-action/internal/registrytest"
-	"github.com/org/nixoci-action/internal/storepath"
 )
-
-// backends are the repositories that every test of the protocol runs on.
-func backends(t *testing.T, f func(t *testing.T, open func() registry.Repository)) {
-	t.Run("oci", func(t *testing.T) { f(t, opener(t, "oci:"+t.TempDir())) })
-	t.Run("ggcr", func(t *testing.T) { f(t, opener(t, registrytest.GGCR(t)+"/a/b")) })
-	t.Run("distribution", func(t *testing.T) { f(t, opener(t, registrytest.NewDistribution(t).Addr+"/a/b")) })
-	t.Run("forge", func(t *testing.T) {
-		forge := registrytest.NewForge(t)
-		f(t, opener(t, forge.Cache("a/b"), forge))
-	})
-}
-
-func opener(t *testing.T, cache string, login ...authn.Keychain) func() registry.Repository {
-	return func() registry.Repository {
-		r, err := registry.Open(cache, registry.Options{Push: true, Keychain: authn.NewMultiKeychain(login...)})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return r
-	}
-}
-
-func quick() Options { return Options{Settle: time.Millisecond} }
-
-// newEntry puts a NAR into repo and returns its entry. Paths with the same name
-// and references are the same path.
-func newEntry(t *testing.T, repo registry.Repository, name string, refs ...string) Entry {
-	t.Helper()
-	data := []byte("compressed NAR of " + name)
-	desc, err := repo.PutBlob(context.Background(), data)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return entryFor(name, desc, refs...)
-}
-
-func entryFor(name string, desc v1.Descriptor, refs ...string) Entry {
-	sum := sha256.Sum256([]byte("path " + name))
-	nar := sha256.Sum256([]byte("NAR of " + name))
-	file := sha256.Sum256([]byte("compressed NAR of " + name))
-	return Entry{
-		Path:    storepath.Path{Dir: storepath.DefaultDir, HashPart: nixbase32.EncodeToString(sum[:20]), Name: name},
-		NarHash: FileHash(nar[:]), NarSize: 120, References: refs, Compression: CompressionZstd,
-		FileHash: FileHash(file[:]),
-		NAR:      Location{Blob: desc.Digest, BlobSize: desc.Size, Size: desc.Size},
-	}
-}
-
-func publish(t *testing.T, repo registry.Repository, o WriterOptions, entries ...Entry) (Result, error) {
-	t.Helper()
-	ctx := context.Background()
-	c := Open(repo, quick())
-	base, err := c.Sweep(ctx)
-	if err != nil {
-		return Result{}, err
-	}
-	w, err := c.NewWriter(base, o)
-	if err != nil {
-		return Result{}, err
-	}
-	for _, e := range entries {
-		if err := w.AddWith(ctx, e, documentsFor(&e)); err != nil {
-			return Result{}, err
-		}
-	}
-	return w.Close(ctx, nil)
-}
-
-func mustPublish(t *testing.T, repo registry.Repository, entries ...Entry) {
-	t.Helper()
-	r, err := publish(t, repo, WriterOptions{}, entries...)
-	if err != nil || r.Committed != len(entries) {
-		t.Fatalf("got %+v, %v; want %d entries committed", r, err, len(entries))
-	}
-}
-
-func has(t *testing.T, s *Snapshot, entries ...Entry) {
-	t.Helper()
-	for _, want := range entries {
-		got, ok := s.Lookup(want.Path.HashPart)
-		if !ok {
-			t.Errorf("%s is missing", want.Path.Name)
-			continue
-		}
-		want.Added = got.Added
-		if got.Narinfo() != want.Narinfo() || got.NAR != want.NAR {
-			t.Errorf("%s: got %+v, want %+v", want.Path.Name, got, want)
-		}
-	}
-}
 
 func TestPublishAndRead(t *testing.T) {
 	backends(t, func(t *testing.T, open func() registry.Repository) {
@@ -271,7 +173,7 @@ func TestPublished(t *testing.T) {
 		return pinned(from("refs/heads/main", age, root), pin, 1)
 	}
 	snapshot := func(unpinned []Unpin, pubs ...Publication) *Snapshot {
-		return &Snapshot{segments: []*segment{{header: Header{Publications: pubs}}, {header: Header{Unpinned: unpinned}}}}
+		return SnapshotOf(&segment{header: Header{Publications: pubs}}, &segment{header: Header{Unpinned: unpinned}})
 	}
 	elsewhere := from("refs/heads/x", 0, "b")
 	for _, tc := range []struct {
@@ -344,21 +246,5 @@ func TestConfigSurvivesALostRoot(t *testing.T) {
 	}
 	if _, err := publish(t, repo, WriterOptions{Config: Config{StoreDir: "/other/store"}}, newEntry(t, repo, "x")); err == nil {
 		t.Error("another store directory was accepted")
-	}
-}
-
-func TestTooNew(t *testing.T) {
-	l, err := encodeSegmentList(segmentList{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	raw, err := decompress(l, maxSegmentList)
-	if err != nil {
-		t.Fatal(err)
-	}
-	newer := compress([]byte(strings.Replace(string(raw), `"minReader":1`, `"minReader":2`, 1)))
-	var tooNew *TooNewError
-	if _, err := parseSegmentList(newer); !errors.As(err, &tooNew) {
-		t.Errorf("got %v, want *TooNewError", err)
 	}
 }

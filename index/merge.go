@@ -2,16 +2,12 @@ package index
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/types"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/org/nixoci-action/internal/hint"
@@ -23,9 +19,9 @@ import (
 // overwriting. After that the next writer will: the segments are durable.
 const settleTries = 8
 
-// settle looks, a moment after the root was written, whether everything live
+// Settle looks, a moment after the root was written, whether everything live
 // is in it, and repairs it while something is missing.
-func (w *Writer) settle(ctx context.Context) error {
+func (w *Writer) Settle(ctx context.Context) error {
 	w.committing.Lock()
 	defer w.committing.Unlock()
 	pause := w.cache.opts.Settle
@@ -76,7 +72,14 @@ func (w *Writer) missing(ctx context.Context) (bool, error) {
 	return slices.ContainsFunc(w.unsettled, func(s SegmentInfo) bool { return !slices.ContainsFunc(list.Segments, s.same) }), nil
 }
 
-func (s SegmentInfo) same(o SegmentInfo) bool { return s.Manifest == o.Manifest }
+// WriteRoot makes the root show what was written, without the manifests that
+// are given: they were deleted, and are nothing that has been replaced any more.
+func (w *Writer) WriteRoot(ctx context.Context, deleted map[v1.Hash]bool) error {
+	w.committing.Lock()
+	defer w.committing.Unlock()
+	w.deleted = deleted
+	return w.writeRoot(ctx)
+}
 
 // writeRoot merges what the registry shows with this writer's segments and
 // writes the root. What nixcache-oci has written there is adopted first.
@@ -122,7 +125,7 @@ func (w *Writer) mergeRoot(ctx context.Context, hasty bool) (*Snapshot, error) {
 	w.unsettled = slices.DeleteFunc(w.unsettled, func(own SegmentInfo) bool {
 		return slices.ContainsFunc(s.retired, func(r Retired) bool { return r.Manifest == own.Manifest })
 	})
-	list := segmentList{Segments: s.Segments(), retired: w.retired(s), Config: s.config.merge(w.opts.Config)}
+	list := rootState{segmentList: segmentList{Segments: s.Segments(), Config: s.config.merge(w.opts.Config)}, retired: w.retired(s)}
 	if list.compat, err = w.compat(ours, list.Config); err != nil {
 		return s, err
 	}
@@ -146,7 +149,7 @@ func (w *Writer) mergeRoot(ctx context.Context, hasty bool) (*Snapshot, error) {
 // if that cannot be.
 func (w *Writer) mayAdopt(s, ours *Snapshot) error {
 	theirs := s.segments[s.theirs()]
-	if dir := theirs.header.Config.storeDir(); len(theirs.lines) > 0 && len(ours.segments) > 0 && dir != ours.config.storeDir() {
+	if dir := theirs.header.Config.storeDir(); theirs.Len() > 0 && len(ours.segments) > 0 && dir != ours.config.storeDir() {
 		return fmt.Errorf("%w, for the store directory %s", ErrForeign, dir)
 	}
 	if _, missing := w.toAdopt(s); missing {
@@ -157,7 +160,7 @@ func (w *Writer) mayAdopt(s, ours *Snapshot) error {
 
 // overwritten is errOverwritten if list must not be written over the root that
 // is there now.
-func (w *Writer) overwritten(ctx context.Context, list *segmentList) error {
+func (w *Writer) overwritten(ctx context.Context, list *rootState) error {
 	if list.over == (v1.Hash{}) {
 		return nil
 	}
@@ -168,7 +171,7 @@ func (w *Writer) overwritten(ctx context.Context, list *segmentList) error {
 	if err != nil {
 		return err
 	}
-	layers, err := rootLayers(m)
+	layers, err := parseRoot(m.Raw)
 	if err == nil && (layers.foreign.Size > 0 || !list.hasty) {
 		return errOverwritten
 	}
@@ -201,9 +204,9 @@ func (w *Writer) retired(s *Snapshot) []Retired {
 
 // putRoot writes a root. The first layer is not uploaded if the last root had
 // the same, which for the stub is nearly always.
-func (w *Writer) putRoot(ctx context.Context, list segmentList, oldStub v1.Hash) (v1.Hash, error) {
+func (w *Writer) putRoot(ctx context.Context, list rootState, oldStub v1.Hash) (v1.Hash, error) {
 	now := w.cache.opts.Now()
-	layers, blobs, err := newRoot(list)
+	layers, blobs, err := newRoot(list.compat, list.segmentList, list.retired)
 	if err != nil {
 		return v1.Hash{}, err
 	}
@@ -227,35 +230,6 @@ func (w *Writer) putRoot(ctx context.Context, list segmentList, oldStub v1.Hash)
 		}
 		todo, w.configDone = blobs, false // some have been collected, or were never there
 	}
-}
-
-// newRoot makes the layers of a root, and their blobs.
-func newRoot(list segmentList) ([]v1.Descriptor, [][]byte, error) {
-	segments, err := encodeSegmentList(list)
-	if err != nil {
-		return nil, nil, err
-	}
-	blobs := [][]byte{list.compat, segments}
-	layers := []v1.Descriptor{describe(mediaCompat, list.compat), describe(mediaSegmentList, segments)}
-	if len(list.retired) > 0 {
-		retired, err := json.Marshal(list.retired)
-		if err != nil {
-			return nil, nil, err
-		}
-		retired = compress(retired)
-		blobs = append(blobs, retired)
-		layers = append(layers, describe(mediaRetired, retired))
-	}
-	return layers, blobs, nil
-}
-
-func describe(mediaType types.MediaType, blob []byte) v1.Descriptor {
-	return v1.Descriptor{MediaType: mediaType, Digest: digestOf(blob), Size: int64(len(blob))}
-}
-
-func digestOf(b []byte) v1.Hash {
-	sum := sha256.Sum256(b)
-	return v1.Hash{Algorithm: "sha256", Hex: hex.EncodeToString(sum[:])}
 }
 
 func (w *Writer) putBlobs(ctx context.Context, blobs [][]byte) error {

@@ -133,7 +133,7 @@ func (m *model) attach(ctx context.Context, g *Group, e Entry, log []byte) error
 	if err == nil {
 		err = g.Attach(ctx, e, Attachment{Log: enc})
 	}
-	if errors.Is(err, ErrChanged) || errors.Is(err, errNotTaken) || errors.As(err, new(*LostError)) || errors.As(err, new(*IncompleteError)) {
+	if errors.Is(err, ErrChanged) || errors.Is(err, ErrNotTaken) || errors.As(err, new(*LostError)) || errors.As(err, new(*IncompleteError)) {
 		return nil
 	}
 	return err

@@ -34,39 +34,6 @@ func newOrancFiles(tags []string) orancFiles {
 	return files
 }
 
-// orancHashPart returns the hash part for which a key is the narinfo.
-func orancHashPart(key string) (string, bool) {
-	k, ok := strings.CutSuffix(key, ".narinfo")
-	return k, ok && storepath.ValidHashPart(k)
-}
-
-// orancPaths returns the hash parts of the narinfos among the files that tags
-// are for.
-func orancPaths(tags []string) []string {
-	var paths []string
-	for _, tag := range tags {
-		if key, ok := oranc.Key(tag); ok {
-			if hashPart, ok := orancHashPart(key); ok {
-				paths = append(paths, hashPart)
-			}
-		}
-	}
-	slices.Sort(paths)
-	return slices.Compact(paths)
-}
-
-// Oranc returns the number of store paths that oranc has put into the
-// repository, as far as the tag list was read for this snapshot, and how many
-// of them the cache has, too.
-func (s *Snapshot) Oranc() (paths, present int) {
-	for _, hashPart := range s.oranc {
-		if s.Has(hashPart) {
-			present++
-		}
-	}
-	return len(s.oranc), present
-}
-
 // unusableError tells why a file of oranc's is left out.
 type unusableError struct {
 	lost storepath.Path // if it is its NAR that is missing
@@ -128,7 +95,7 @@ func (im *importer) text(ctx context.Context, key string) (string, error) {
 	if d.Size > maxOrancNarinfo {
 		return "", &unusableError{err: fmt.Errorf("it has %d bytes", d.Size)}
 	}
-	b, err := registry.ReadBlob(ctx, im.cache.repo, d.Digest, d.Size)
+	b, err := registry.ReadBlob(ctx, im.cache.Repository(), d.Digest, d.Size)
 	if errors.Is(err, registry.ErrNotFound) {
 		return "", &unusableError{err: errors.New("the registry does not have its blob")}
 	}
@@ -142,7 +109,7 @@ func (im *importer) text(ctx context.Context, key string) (string, error) {
 // older one.
 func (im *importer) file(ctx context.Context, key string) (v1.Descriptor, error) {
 	for _, tag := range im.files[key] {
-		m, err := im.cache.repo.Manifest(ctx, tag)
+		m, err := im.cache.Repository().Manifest(ctx, tag)
 		if errors.Is(err, registry.ErrNotFound) {
 			continue // deleted since the list was made
 		}
@@ -160,7 +127,7 @@ func (im *importer) file(ctx context.Context, key string) (v1.Descriptor, error)
 
 // checkBlob makes sure that a blob is there.
 func (im *importer) checkBlob(ctx context.Context, d v1.Descriptor) error {
-	size, err := im.cache.repo.BlobSize(ctx, d.Digest)
+	size, err := im.cache.Repository().BlobSize(ctx, d.Digest)
 	switch {
 	case errors.Is(err, registry.ErrNotFound):
 		return &unusableError{err: errors.New("the registry does not have its blob")}

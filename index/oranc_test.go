@@ -59,7 +59,7 @@ func orancChain(t *testing.T, repo registry.Repository, n int, refs ...string) [
 
 func mustImport(t *testing.T, repo registry.Repository, o ImportOptions) Imported {
 	t.Helper()
-	_, im, err := Open(repo, quick()).ImportOranc(context.Background(), o)
+	_, im, err := Oranc(context.Background(), Open(repo, quick()), o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -213,7 +213,7 @@ func TestImportOrancCrashAfterEveryStep(t *testing.T) {
 			before := heads(t, repo, notOurs)
 			crashed := &crashing{Repository: repo, left: steps}
 			o := ImportOptions{CommitEvery: 2, SegmentLayers: 1}
-			_, im, err := Open(crashed, quick()).ImportOranc(ctx, o)
+			_, im, err := Oranc(ctx, Open(crashed, quick()), o)
 			if err != nil && !errors.Is(err, errCrash) {
 				t.Fatal(err)
 			}
@@ -361,12 +361,12 @@ func TestImportOrancUnreadable(t *testing.T) {
 		}
 		return nil
 	}
-	_, im, err := Open(repo, quick()).ImportOranc(context.Background(), ImportOptions{})
+	_, im, err := Oranc(context.Background(), Open(repo, quick()), ImportOptions{})
 	if !errors.Is(err, errCrash) || len(im.Lost)+len(im.Incomplete) != 0 {
 		t.Errorf("got %+v, %v", im, err)
 	}
 	repo.size = nil
-	_, im, err = Open(repo, quick()).ImportOranc(context.Background(), ImportOptions{
+	_, im, err = Oranc(context.Background(), Open(repo, quick()), ImportOptions{
 		OnUpstream: func(context.Context, string) (bool, error) { return false, errCrash },
 	})
 	if !errors.Is(err, errCrash) || len(im.Incomplete) != 0 {
@@ -384,7 +384,7 @@ func TestImportOrancInterrupted(t *testing.T) {
 	orancPath(t, repo, oranc.Tag, "last", entries[2].Path.Base(), "00000000000000000000000000000000-x")
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	_, im, err := Open(repo, quick()).ImportOranc(ctx, ImportOptions{OnUpstream: func(ctx context.Context, _ string) (bool, error) {
+	_, im, err := Oranc(ctx, Open(repo, quick()), ImportOptions{OnUpstream: func(ctx context.Context, _ string) (bool, error) {
 		for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
 			repo.mu.Lock()
 			asked := repo.asked
@@ -416,7 +416,7 @@ func TestImportOrancBesideOldEntries(t *testing.T) {
 	later := quick()
 	at := time.Now().Add(20 * time.Hour)
 	later.Now = func() time.Time { return at }
-	if _, im, err := Open(repo, later).ImportOranc(ctx, ImportOptions{}); err != nil || im.Paths != 1 {
+	if _, im, err := Oranc(ctx, Open(repo, later), ImportOptions{}); err != nil || im.Paths != 1 {
 		t.Fatalf("got %+v, %v", im, err)
 	}
 	s := sees(t, repo, user, base, dep, other)
@@ -466,14 +466,14 @@ func TestImportOrancOfAnotherStore(t *testing.T) {
 	e := orancPath(t, repo, oranc.Tag, "theirs")
 	key := e.Path.HashPart + ".narinfo"
 	oranctest.Put(t, repo, key, key, "text/x-nix-narinfo", []byte(strings.Replace(strings.Replace(e.Narinfo(), "/nix/store", "/other/store", 1), e.URL(), "nar/"+e.NarHash[7:]+".nar.zst", 1)))
-	if s, im, err := Open(repo, quick()).ImportOranc(ctx, ImportOptions{}); err != nil || im.Paths != 1 || s.Config().StoreDir != "/other/store" {
+	if s, im, err := Oranc(ctx, Open(repo, quick()), ImportOptions{}); err != nil || im.Paths != 1 || s.Config().StoreDir != "/other/store" {
 		t.Errorf("without nix-cache-info: got %+v, %v", im, err)
 	}
 	mixed := open(t, t.TempDir())
 	mustPublish(t, mixed, newEntry(t, mixed, "ours"))
 	orancPath(t, mixed, oranc.Tag, "theirs")
 	oranctest.Put(t, mixed, "nix-cache-info", "nix-cache-info", "text/x-nix-cache-info", []byte("StoreDir: /other/store\n"))
-	if _, _, err := Open(mixed, quick()).ImportOranc(ctx, ImportOptions{}); err == nil || !strings.Contains(err.Error(), "/other/store") {
+	if _, _, err := Oranc(ctx, Open(mixed, quick()), ImportOptions{}); err == nil || !strings.Contains(err.Error(), "/other/store") {
 		t.Errorf("into a cache for another store: got %v", err)
 	}
 }

@@ -49,7 +49,7 @@ func TestPublishedByAnother(t *testing.T) {
 	if s.Published(of("h/o/two", p), since) || s.Published(run("h/o/two", p), since) || s.Published(p, since) {
 		t.Error("it counts as published by another repository")
 	}
-	if past := s.History(of("h/o/two", p), 9); len(past) != 1 {
+	if past := History(s, of("h/o/two", p), 9); len(past) != 1 {
 		t.Errorf("got the history %v of a repository that has none", past)
 	}
 }

@@ -76,21 +76,14 @@ type PlannedPath struct {
 	Reason            string
 }
 
-// Total counts store paths and their sizes in bytes.
-type Total struct {
-	Paths    int   `json:"paths"`
-	NarSize  int64 `json:"narSize"`
-	FileSize int64 `json:"fileSize"`
-}
-
-// Plan decides what a collection removes and what it keeps. The snapshot must
+// NewPlan decides what a collection removes and what it keeps. The snapshot must
 // come from Sweep. Its error wraps ErrForeign if the cache was written by
 // nixcache-oci.
-func (s *Snapshot) Plan(o PlanOptions) (*Plan, error) {
-	if s.foreign {
+func NewPlan(s *Snapshot, o PlanOptions) (*Plan, error) {
+	if s.Foreign() {
 		return nil, ErrForeign
 	}
-	if s.retired == nil {
+	if s.Retired() == nil {
 		return nil, errors.New("planning needs a snapshot that was read with the tag list")
 	}
 	if o.Now.IsZero() {
@@ -99,13 +92,13 @@ func (s *Snapshot) Plan(o PlanOptions) (*Plan, error) {
 	if o.SegmentLayers <= 0 {
 		o.SegmentLayers = defaultSegmentLayers
 	}
-	unpinned := s.unpin(o.Unpin, o.Now)
+	unpinned := unpin(s, o.Unpin, o.Now)
 	p := &Plan{opts: o, Verdicts: o.Retention.Judge(s.Publications(), unpinned, o.Now), table: newTable(s)}
 	p.table.reach(&o, p.Verdicts)
 	p.table.measure()
 	p.rewrite = p.table.rewrite(&o, p.Verdicts, unpinned)
 	for _, i := range p.rewrite.old {
-		p.Rewritten = append(p.Rewritten, s.segments[i].info)
+		p.Rewritten = append(p.Rewritten, p.table.segments[i].info)
 	}
 	p.Written = len(p.rewrite.new)
 	for i := range p.table.blobs {
@@ -116,13 +109,13 @@ func (s *Snapshot) Plan(o PlanOptions) (*Plan, error) {
 			p.Freed += b.size - b.live
 		}
 	}
-	p.Deletable, p.Waiting = s.deletable(o.Now.Add(-o.Delay))
+	p.Deletable, p.Waiting = deletable(s, o.Now.Add(-o.Delay))
 	p.list()
 	return p, nil
 }
 
 // unpin adds the ends of pins that are asked for now.
-func (s *Snapshot) unpin(names []string, now time.Time) []Unpin {
+func unpin(s *Snapshot, names []string, now time.Time) []Unpin {
 	ends := s.Unpinned()
 	for _, n := range names {
 		end := Unpin{Name: n, Time: now.UTC()}
@@ -138,14 +131,14 @@ func (s *Snapshot) unpin(names []string, now time.Time) []Unpin {
 
 // deletable divides the manifests that were replaced: those replaced until the
 // given time, and the others. What is live again is in neither.
-func (s *Snapshot) deletable(until time.Time) (now, later []Retired) {
-	live := map[v1.Hash]bool{s.digest: true}
-	for _, seg := range s.segments {
-		live[seg.info.Manifest] = true
+func deletable(s *Snapshot, until time.Time) (now, later []Retired) {
+	live := map[string]bool{s.Digest(): true}
+	for _, seg := range s.Loaded() {
+		live[seg.info.Manifest.String()] = true
 	}
-	for _, r := range s.retired {
+	for _, r := range s.Retired() {
 		switch {
-		case live[r.Manifest]:
+		case live[r.Manifest.String()]:
 		case r.Since.After(until):
 			later = append(later, r)
 		default:
@@ -160,10 +153,10 @@ func (s *Snapshot) deletable(until time.Time) (now, later []Retired) {
 // list fills in what becomes of each path.
 func (p *Plan) list() {
 	t := p.table
-	dir := t.snapshot.config.storeDir()
+	dir := t.snapshot.Config().storeDir()
 	p.Paths = make([]PlannedPath, 0, t.snapshot.Len())
-	for i, seg := range t.snapshot.segments {
-		for line := range seg.lines {
+	for i, seg := range t.segments {
+		for line := range seg.Len() {
 			r := &t.rows[t.start[i]+line]
 			if !r.current {
 				continue
@@ -177,7 +170,7 @@ func (p *Plan) list() {
 			if !path.Keep {
 				path.Reason, total = t.why[r.gone], &p.Removed
 			}
-			total.add(r)
+			total.Add(r.narSize, r.fileSize)
 			p.Paths = append(p.Paths, path)
 		}
 	}
@@ -192,10 +185,4 @@ func (p *Plan) list() {
 		}
 		return strings.Compare(a.Path.HashPart, b.Path.HashPart)
 	})
-}
-
-func (t *Total) add(r *row) {
-	t.Paths++
-	t.NarSize += r.narSize
-	t.FileSize += r.fileSize
 }

@@ -7,8 +7,6 @@ import (
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-
-	"github.com/org/nixoci-action/internal/storepath"
 )
 
 // reason returns the number of a new reason.
@@ -19,10 +17,7 @@ func (t *table) reason(text string) int32 {
 
 // lookup returns the row of a store path's base name.
 func (t *table) lookup(base string) (int32, bool) {
-	if len(base) < storepath.HashPartLen {
-		return 0, false
-	}
-	p, ok := t.snapshot.entries[[storepath.HashPartLen]byte([]byte(base))]
+	p, ok := t.snapshot.position(base)
 	if !ok {
 		return 0, false
 	}
@@ -61,7 +56,8 @@ func (t *table) find(bases []string) []int32 {
 	return rows
 }
 
-func (p *Publication) paths() []string {
+// rootPaths are the base names of what a publication keeps.
+func rootPaths(p *Publication) []string {
 	bases := make([]string, len(p.Roots))
 	for i, r := range p.Roots {
 		bases[i] = r.Path
@@ -78,13 +74,13 @@ func (t *table) reach(o *PlanOptions, verdicts []Verdict) {
 	// the newest say best why something is there
 	for _, v := range slices.Backward(verdicts) {
 		if v.Keep {
-			t.keep(v.Reason, v.Publication.paths())
+			t.keep(v.Reason, rootPaths(&v.Publication))
 		}
 	}
 	t.keepYounger(o.Now.Add(-o.Delay), "added less than "+days(o.Delay)+" ago, or needed by what was", func(*row) bool { return true })
 	for _, v := range slices.Backward(verdicts) {
 		if !v.Keep {
-			t.walk(t.find(v.Publication.paths()), t.reason(v.Reason), gone)
+			t.walk(t.find(rootPaths(&v.Publication)), t.reason(v.Reason), gone)
 		}
 	}
 	// what a publish has left that did not come to its end

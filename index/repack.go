@@ -39,12 +39,11 @@ func (p *packed) full() int64 {
 }
 
 // repack copies what is needed of packs, and of blobs with documents, that are
-// mostly waste into new ones. It returns where each NAR and document is now, and the number of bytes copied. A pack that
-// is damaged is left as it is. The error of a pack that the registry has lost
+// mostly waste into new ones. It returns where each NAR and document is now. A
+// pack that is damaged is left as it is. The error of a pack that the registry has lost
 // is a *registry.MissingBlobsError.
-func (c *Cache) repack(ctx context.Context, t *table) (map[Location]Location, int64, error) {
+func (c *collection) repack(ctx context.Context, t *table) (map[Location]Location, error) {
 	moved := map[Location]Location{}
-	copied := int64(0)
 	open := map[string]*[]packed{} // by compression, waiting for a pack to fill; documents by ""
 	for batch := range slices.Chunk(t.sparse(), repackJobs) {
 		nars := make([][]packed, len(batch))
@@ -56,7 +55,7 @@ func (c *Cache) repack(ctx context.Context, t *table) (map[Location]Location, in
 			})
 		}
 		if err := g.Wait(); err != nil {
-			return nil, copied, err
+			return nil, err
 		}
 		for _, n := range slices.Concat(nars...) {
 			if open[n.comp] == nil {
@@ -66,20 +65,20 @@ func (c *Cache) repack(ctx context.Context, t *table) (map[Location]Location, in
 			if size(*open[n.comp]) < n.full() {
 				continue
 			}
-			if err := c.putPack(ctx, *open[n.comp], moved, &copied); err != nil {
-				return nil, copied, err
+			if err := c.putPack(ctx, *open[n.comp], moved); err != nil {
+				return nil, err
 			}
 			*open[n.comp] = nil
 		}
 	}
 	for _, nars := range open {
 		if len(*nars) > 0 {
-			if err := c.putPack(ctx, *nars, moved, &copied); err != nil {
-				return nil, copied, err
+			if err := c.putPack(ctx, *nars, moved); err != nil {
+				return nil, err
 			}
 		}
 	}
-	return moved, copied, nil
+	return moved, nil
 }
 
 func size(nars []packed) (n int64) {
@@ -123,7 +122,7 @@ func (t *table) sparse() [][]packed {
 }
 
 // readParts reads parts of one pack with one request.
-func (c *Cache) readParts(ctx context.Context, parts []packed) ([]packed, error) {
+func (c *collection) readParts(ctx context.Context, parts []packed) ([]packed, error) {
 	digest := parts[0].from.Blob
 	if parts[0].file == "" {
 		return c.readDocuments(ctx, parts)
@@ -132,7 +131,7 @@ func (c *Cache) readParts(ctx context.Context, parts []packed) ([]packed, error)
 	if last.Offset+last.Size-first.Offset > maxRepacked {
 		return c.leave(digest, errors.New("it is too large"))
 	}
-	body, err := c.repo.Blob(ctx, digest, first.Offset, last.Offset+last.Size-first.Offset)
+	body, err := c.cache.Repository().Blob(ctx, digest, first.Offset, last.Offset+last.Size-first.Offset)
 	if errors.Is(err, registry.ErrNotFound) {
 		return nil, &registry.MissingBlobsError{Digests: []v1.Hash{digest}, Err: err}
 	}
@@ -162,9 +161,9 @@ func (c *Cache) readParts(ctx context.Context, parts []packed) ([]packed, error)
 }
 
 // readDocuments reads documents out of one blob, which is verified as a whole.
-func (c *Cache) readDocuments(ctx context.Context, parts []packed) ([]packed, error) {
+func (c *collection) readDocuments(ctx context.Context, parts []packed) ([]packed, error) {
 	from := parts[0].from
-	body, err := c.repo.Blob(ctx, from.Blob, 0, from.BlobSize)
+	body, err := c.cache.Repository().Blob(ctx, from.Blob, 0, from.BlobSize)
 	if errors.Is(err, registry.ErrNotFound) {
 		return nil, &registry.MissingBlobsError{Digests: []v1.Hash{from.Blob}, Err: err}
 	}
@@ -190,18 +189,18 @@ func (c *Cache) readDocuments(ctx context.Context, parts []packed) ([]packed, er
 // little more than repackedSize.
 const maxRepacked = 64 << 20
 
-func (c *Cache) leave(pack v1.Hash, why error) ([]packed, error) {
-	c.opts.Logger.Warn("a pack was left as it is", "blob", pack, "error", why)
+func (c *collection) leave(pack v1.Hash, why error) ([]packed, error) {
+	c.cache.Options().Logger.Warn("a pack was left as it is", "blob", pack, "error", why)
 	return nil, nil
 }
 
-func (c *Cache) putPack(ctx context.Context, nars []packed, moved map[Location]Location, copied *int64) error {
+func (c *collection) putPack(ctx context.Context, nars []packed, moved map[Location]Location) error {
 	var b bytes.Buffer
 	b.Grow(int(size(nars)))
 	for i := range nars {
 		b.Write(nars[i].data)
 	}
-	desc, err := c.repo.PutBlob(ctx, b.Bytes())
+	desc, err := c.cache.Repository().PutBlob(ctx, b.Bytes())
 	if err != nil {
 		return fmt.Errorf("writing a pack: %w", err)
 	}
@@ -211,6 +210,6 @@ func (c *Cache) putPack(ctx context.Context, nars []packed, moved map[Location]L
 		moved[n.from] = Location{Blob: desc.Digest, BlobSize: desc.Size, Offset: offset, Size: n.from.Size}
 		offset += n.from.Size
 	}
-	*copied += desc.Size
+	c.Repacked += desc.Size
 	return nil
 }

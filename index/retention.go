@@ -8,8 +8,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/org/nixoci-action/internal/origin"
 )
 
 // Retention says which publications keep what they published.
@@ -107,25 +105,6 @@ func byTime(pubs []Publication) []Publication {
 		}
 		return strings.Compare(text(a), text(b))
 	})
-}
-
-// origin is where the publication comes from, as far as that is certain. Older
-// programs did not record it, but the page of the run belongs to a repository.
-// Outside CI they recorded the flake as it was typed, which says nothing.
-func (p Publication) origin() string { return cmp.Or(p.Origin, origin.Run(p.RunURL)) }
-
-// line tells apart publications that do not replace each other.
-func (p Publication) line() string {
-	from := []string{"ref " + p.Ref, p.origin()}
-	if p.Ref == "" {
-		// Flake is the same as Origin, where a program that does not know
-		// Origin has dropped it
-		from = []string{"flake " + cmp.Or(p.Origin, p.Flake)}
-	}
-	if p.Series != "" {
-		return strings.Join(append(from, "series "+p.Series), "\x00")
-	}
-	return strings.Join(append(from, strings.Join(slices.Sorted(slices.Values(p.Systems)), " "), p.Selection), "\x00")
 }
 
 // judgement is one run of Judge.

@@ -10,15 +10,6 @@ import (
 	"time"
 )
 
-var noon = time.Date(2026, 12, 1, 12, 0, 0, 0, time.UTC)
-
-func daysAgo(n float64) time.Time { return noon.Add(-time.Duration(n * 24 * float64(time.Hour))) }
-
-// from makes a publication of one root.
-func from(ref string, age float64, root string) Publication {
-	return Publication{Time: daysAgo(age), Ref: ref, Systems: []string{"x86_64-linux"}, Roots: []Root{{Path: root}}}
-}
-
 func with(p Publication, change func(*Publication)) Publication {
 	change(&p)
 	return p
@@ -46,11 +37,6 @@ func run(origin string, p Publication) Publication {
 func folder(flake, origin string, age float64, root string) Publication {
 	p := from("", age, root)
 	p.Flake, p.Origin = flake, origin
-	return p
-}
-
-func pinned(p Publication, name string, keep int) Publication {
-	p.Pin, p.PinKeep = name, keep
 	return p
 }
 

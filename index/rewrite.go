@@ -2,10 +2,7 @@ package index
 
 import (
 	"slices"
-	"strings"
 	"time"
-
-	"github.com/org/nixoci-action/internal/storepath"
 )
 
 // Limits of the segments that a collection writes. It runs once a day or a
@@ -33,28 +30,25 @@ func (rw *rewrite) empty() bool { return len(rw.new) == 0 }
 func (t *table) rewrite(o *PlanOptions, verdicts []Verdict, unpinned []Unpin) rewrite {
 	var rw rewrite
 	s := t.snapshot
-	stale := make([]bool, len(s.segments))
-	for i, seg := range s.segments {
+	stale := make([]bool, len(t.segments))
+	for i, seg := range t.segments {
 		forget := len(seg.header.Removed) > 0 && seg.header.Created.Before(o.Now.Add(-2*o.Delay))
 		stale[i] = forget || t.stale(i)
 	}
-	for _, class := range classes(s.segments, maxCollected/mergedPart, o.SegmentLayers/mergedPart) {
-		if len(class) < fanIn {
-			continue
-		}
+	for _, class := range s.PiledUp(maxCollected/mergedPart, o.SegmentLayers/mergedPart) {
 		for _, i := range class {
 			stale[i] = true
 		}
 	}
 	t.withCopies(stale)
-	for i := range s.segments {
+	for i := range t.segments {
 		if stale[i] {
 			rw.old = append(rw.old, i)
 		}
 	}
 	rw.new = t.divide(rw.old, o.SegmentLayers)
 	rw.header = t.header(rw.old, verdicts, o.Now.Add(-o.Delay))
-	rw.header.Unpinned = s.pinEnds(unpinned)
+	rw.header.Unpinned = s.PinEnds(unpinned)
 	rw.removed, rw.header.Removed = t.removals(o.Now.Add(-o.Delay))
 	if len(rw.header.Removed) > 0 || len(rw.new) == 0 && (len(rw.old) > 0 || !slices.Equal(rw.header.Unpinned, s.Unpinned())) {
 		// what was removed is of interest for as long as somebody may copy
@@ -80,13 +74,13 @@ func (t *table) withCopies(stale []bool) {
 	for len(todo) > 0 {
 		i := todo[len(todo)-1]
 		todo = todo[:len(todo)-1]
-		for line := range s.segments[i].lines {
+		for line := range t.segments[i].Len() {
 			r := &t.rows[t.start[i]+line]
 			if r.current || r.damaged || r.hidden {
 				continue
 			}
-			k, _, _, _ := linePrefix(s.segments[i].line(line))
-			winner, ok := s.entries[[storepath.HashPartLen]byte(k)]
+			k, _, _, _ := linePrefix(t.segments[i].line(line))
+			winner, ok := s.position(string(k))
 			if ok && !stale[winner.segment] && t.rows[t.row(winner)].added == r.added {
 				stale[winner.segment] = true
 				todo = append(todo, int(winner.segment))
@@ -98,8 +92,8 @@ func (t *table) withCopies(stale []bool) {
 // removals lists the rows of paths that go, and what is to be remembered of
 // them and of copies of what was removed before.
 func (t *table) removals(until time.Time) (rows []int32, remember []Removal) {
-	for i, seg := range t.snapshot.segments {
-		for line := range seg.lines {
+	for i, seg := range t.segments {
+		for line := range seg.Len() {
 			n := t.start[i] + line
 			r := &t.rows[n]
 			goes := r.current && r.kept == 0
@@ -118,8 +112,8 @@ func (t *table) removals(until time.Time) (rows []int32, remember []Removal) {
 // stale reports whether a segment names a path or a blob that is to go.
 func (t *table) stale(segment int) bool {
 	s := t.snapshot
-	seg := s.segments[segment]
-	for line := range seg.lines {
+	seg := t.segments[segment]
+	for line := range seg.Len() {
 		r := &t.rows[t.start[segment]+line]
 		if r.damaged {
 			return true
@@ -132,7 +126,7 @@ func (t *table) stale(segment int) bool {
 		k, _, _, _ := linePrefix(seg.line(line))
 		// a line that is superseded would come back without the one that
 		// supersedes it
-		winner, ok := s.entries[[storepath.HashPartLen]byte(k)]
+		winner, ok := s.position(string(k))
 		if !ok || r.hidden || !t.rows[t.row(winner)].stays() {
 			return true
 		}
@@ -146,7 +140,7 @@ func (t *table) divide(segments []int, maxLayers int) [][]int32 {
 	var current []int32
 	blobs := map[int32]bool{}
 	for _, i := range segments {
-		for line := range t.snapshot.segments[i].lines {
+		for line := range t.segments[i].Len() {
 			n := t.start[i] + line
 			r := &t.rows[n]
 			if !r.stays() {
@@ -177,33 +171,10 @@ func (t *table) divide(segments []int, maxLayers int) [][]int32 {
 // been kept since the given time are forgotten; until then they tell why a
 // path is no longer wanted.
 func (t *table) header(segments []int, verdicts []Verdict, since time.Time) Header {
-	h := t.snapshot.header(segments)
+	h := t.snapshot.Replacing(segments)
 	h.Publications = slices.DeleteFunc(h.Publications, func(p Publication) bool {
 		i := slices.IndexFunc(verdicts, func(v Verdict) bool { return v.Publication.Time.Equal(p.Time) && v.Publication.same(p) })
 		return i >= 0 && !verdicts[i].Keep && verdicts[i].Until.Before(since)
 	})
 	return h
-}
-
-// pinEnds returns those of the ends of pins that still end one.
-func (s *Snapshot) pinEnds(ends []Unpin) []Unpin {
-	ends = slices.DeleteFunc(slices.Clone(ends), func(u Unpin) bool {
-		return !slices.ContainsFunc(s.Publications(), func(p Publication) bool { return p.Pin == u.Name && !p.Time.After(u.Time) })
-	})
-	slices.SortFunc(ends, func(a, b Unpin) int {
-		if c := strings.Compare(a.Name, b.Name); c != 0 {
-			return c
-		}
-		return b.Time.Compare(a.Time)
-	})
-	return slices.CompactFunc(ends, func(a, b Unpin) bool { return a.Name == b.Name })
-}
-
-// Unpinned returns the ends of pins, of each name the latest.
-func (s *Snapshot) Unpinned() []Unpin {
-	var ends []Unpin
-	for _, seg := range s.segments {
-		ends = append(ends, seg.header.Unpinned...)
-	}
-	return s.pinEnds(ends)
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync/atomic"
 	"time"
+	"unsafe"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
@@ -44,75 +45,6 @@ type Header struct {
 	Config Config `json:"config"`
 }
 
-// Publication is the record of one publish: what it made available, and why
-// it should stay.
-type Publication struct {
-	Time time.Time `json:"time"`
-	// Origin names where it comes from, so that publications of two places
-	// with one branch or folder name do not take each other's place: in CI
-	// HOST/PATH of the repository that the job belongs to, outside CI the name
-	// of the flake's own repository or folder. It is compared and shown. Empty
-	// if Flake says it, or if nothing does.
-	Origin string `json:"origin,omitempty"`
-	// Flake is the flake reference as the user gave it, without credentials; or
-	// Origin, where it means another thing on another machine. Revision is the
-	// revision it was locked to, if it has one.
-	Flake    string `json:"flake,omitempty"`
-	Revision string `json:"revision,omitempty"`
-	// Ref is the Git reference in full: refs/heads/…, refs/tags/…,
-	// refs/pull/…. Empty if not known.
-	Ref string `json:"ref,omitempty"`
-	// RunURL is the page of the CI run.
-	RunURL  string   `json:"runUrl,omitempty"`
-	Systems []string `json:"systems,omitempty"`
-	// Selection tells apart what different jobs publish from the same flake
-	// and branch, so that the newest of one does not take the place of the
-	// other's. It is compared, never interpreted.
-	Selection string `json:"selection,omitempty"`
-	// Series, if there is one, stands for Systems and Selection: where several
-	// jobs publish parts of one thing, the whole takes the place of the parts.
-	Series string `json:"series,omitempty"`
-	// Partial says that roots are missing: something failed, or it is one part
-	// of several. A partial publication does not take the place of a complete
-	// one.
-	Partial bool `json:"partial,omitempty"`
-	// Pin is the name under which the publication stays until it is
-	// unpinned; PinKeep is how many publications of that name do, at least 1.
-	Pin     string `json:"pin,omitempty"`
-	PinKeep int    `json:"pinKeep,omitempty"`
-	Roots   []Root `json:"roots"`
-}
-
-// Unpin takes the pin from the publications of that name made until Time.
-type Unpin struct {
-	Name string    `json:"name"`
-	Time time.Time `json:"time"`
-}
-
-// same reports whether two publications say the same but for when and in which
-// run they were made.
-func (p Publication) same(q Publication) bool {
-	return p.Flake == q.Flake && p.Revision == q.Revision && p.Ref == q.Ref &&
-		p.Selection == q.Selection && p.Series == q.Series && p.Partial == q.Partial && p.Pin == q.Pin && p.PinKeep == q.PinKeep &&
-		slices.Equal(p.Systems, q.Systems) && slices.Equal(p.Roots, q.Roots) && p.origin() == q.origin()
-}
-
-// Removal hides all copies of an entry, but none that was added later.
-type Removal struct {
-	// HashPart is that of the entry's store path.
-	HashPart string `json:"k"`
-	// Added is the entry's, in Unix seconds.
-	Added int64 `json:"added"`
-}
-
-// Root is one output that a publication keeps alive.
-type Root struct {
-	// Attr is the flake attribute, or "" for a store path given by itself.
-	Attr string `json:"attr,omitempty"`
-	// Path is the base name of the store path.
-	Path string `json:"path"`
-}
-
 // segment is an entries blob in memory. Its lines stay encoded until one is
 // asked for. It is immutable, but for what it remembers.
 type segment struct {
@@ -132,6 +64,9 @@ const (
 )
 
 type span struct{ off, end int }
+
+// Len is the number of entries.
+func (s *segment) Len() int { return len(s.lines) }
 
 func (s *segment) line(i int) []byte { return s.data[s.lines[i].off:s.lines[i].end] }
 
@@ -211,4 +146,19 @@ func checkVersion(version, minReader int) error {
 		return &TooNewError{minReader}
 	}
 	return nil
+}
+
+func (s *segment) memory() int64 {
+	const line = int64(unsafe.Sizeof(span{}) + 8)
+	n := int64(unsafe.Sizeof(*s)) + int64(cap(s.data)) + int64(cap(s.lines))*line
+	for _, p := range s.header.Publications {
+		n += int64(unsafe.Sizeof(p)) + 256 // its strings, roughly
+		for _, r := range p.Roots {
+			n += int64(unsafe.Sizeof(r)) + int64(len(r.Attr)+len(r.Path)+16)
+		}
+	}
+	for _, r := range s.header.Removed {
+		n += int64(unsafe.Sizeof(r)) + int64(len(r.HashPart)+16)
+	}
+	return n + int64(len(s.header.Replaces))*160
 }

@@ -36,7 +36,7 @@ type Snapshot struct {
 // position is an entry's place: which segment, which line.
 type position struct{ segment, line int32 }
 
-func newSnapshot(digest v1.Hash, list segmentList, segments []*segment, extra []SegmentInfo) *Snapshot {
+func newSnapshot(digest v1.Hash, list rootState, segments []*segment, extra []SegmentInfo) *Snapshot {
 	slices.SortFunc(segments, func(a, b *segment) int {
 		if c := a.info.Created.Compare(b.info.Created); c != 0 {
 			return c
@@ -49,7 +49,7 @@ func newSnapshot(digest v1.Hash, list segmentList, segments []*segment, extra []
 	}
 	n := 0
 	for _, seg := range segments {
-		n += len(seg.lines)
+		n += seg.Len()
 		s.config = s.config.merge(seg.header.Config)
 		s.remove(seg.header.Removed)
 	}
@@ -112,11 +112,14 @@ func (s *Snapshot) added(p position) int64 { return s.segments[p.segment].addedA
 
 func (s *Snapshot) each(f func(position, []byte)) {
 	for i, seg := range s.segments {
-		for j := range seg.lines {
+		for j := range seg.Len() {
 			f(position{int32(i), int32(j)}, seg.line(j))
 		}
 	}
 }
+
+// At decodes the entry at a place, if that is one.
+func (s *Snapshot) At(p position) (Entry, bool) { return s.at(p, true) }
 
 func (s *Snapshot) at(p position, ok bool) (Entry, bool) {
 	if !ok {
@@ -198,6 +201,25 @@ func (s *Snapshot) Segments() []SegmentInfo {
 	return infos
 }
 
+// Loaded returns the live segments as they were read, oldest first. Of a
+// snapshot that is Foreign one of them is nixcache-oci's index; it has no tag.
+// The caller must not change them.
+func (s *Snapshot) Loaded() []*segment { return s.segments }
+
+// Complete reports whether the root names all live segments.
+func (s *Snapshot) Complete() bool { return len(s.extra) == 0 }
+
+// Retired returns the manifests that do not count any more; nil if they were
+// not read: see Cache.Sweep.
+func (s *Snapshot) Retired() []Retired { return s.retired }
+
+// RemovedUntil tells that a collection has removed the entries of a hash part
+// that were added until then, in Unix seconds.
+func (s *Snapshot) RemovedUntil(hashPart string) (int64, bool) {
+	until, ok := s.removed[[storepath.HashPartLen]byte([]byte(hashPart))]
+	return until, ok
+}
+
 // Publications returns the records of what was published, oldest segment
 // first.
 func (s *Snapshot) Publications() []Publication {
@@ -220,4 +242,49 @@ func (s *Snapshot) Published(p Publication, since time.Time) bool {
 	newest := slices.MaxFunc(line, func(a, b Publication) int { return a.Time.Compare(b.Time) })
 	unpinned := slices.ContainsFunc(s.Unpinned(), func(u Unpin) bool { return u.Name == newest.Pin && !u.Time.Before(newest.Time) })
 	return newest.same(p) && !newest.Time.Before(since) && !unpinned
+}
+
+// PinEnds returns those of the ends of pins that still end one.
+func (s *Snapshot) PinEnds(ends []Unpin) []Unpin {
+	ends = slices.DeleteFunc(slices.Clone(ends), func(u Unpin) bool {
+		return !slices.ContainsFunc(s.Publications(), func(p Publication) bool { return p.Pin == u.Name && !p.Time.After(u.Time) })
+	})
+	slices.SortFunc(ends, func(a, b Unpin) int {
+		if c := strings.Compare(a.Name, b.Name); c != 0 {
+			return c
+		}
+		return b.Time.Compare(a.Time)
+	})
+	return slices.CompactFunc(ends, func(a, b Unpin) bool { return a.Name == b.Name })
+}
+
+// Unpinned returns the ends of pins, of each name the latest.
+func (s *Snapshot) Unpinned() []Unpin {
+	var ends []Unpin
+	for _, seg := range s.segments {
+		ends = append(ends, seg.header.Unpinned...)
+	}
+	return s.PinEnds(ends)
+}
+
+// Position finds the line of a store path that counts, by the path's base name
+// or hash part.
+func (s *Snapshot) position(base string) (position, bool) {
+	if len(base) < storepath.HashPartLen {
+		return position{}, false
+	}
+	p, ok := s.entries[[storepath.HashPartLen]byte([]byte(base))]
+	return p, ok
+}
+
+// Oranc returns the number of store paths that oranc has put into the
+// repository, as far as the tag list was read for this snapshot, and how many
+// of them the cache has, too.
+func (s *Snapshot) Oranc() (paths, present int) {
+	for _, hashPart := range s.oranc {
+		if s.Has(hashPart) {
+			present++
+		}
+	}
+	return len(s.oranc), present
 }

@@ -53,7 +53,7 @@ func TestWhichEntryCounts(t *testing.T) {
 		hashPart := entryFor("x", v1.Descriptor{}).Path.HashPart
 		for range 2 { // segments remember what they were asked
 			got := damaged
-			if e, ok := newSnapshot(v1.Hash{}, segmentList{}, segments, nil).Lookup(hashPart); ok {
+			if e, ok := SnapshotOf(segments...).Lookup(hashPart); ok {
 				got = int(e.NarSize) - 100
 			}
 			if got != tc.want {

@@ -18,6 +18,7 @@ import (
 // numbers.
 type table struct {
 	snapshot *Snapshot
+	segments []*segment
 	start    []int // of each segment's rows
 	rows     []row
 	blobs    []blob
@@ -69,17 +70,17 @@ type blob struct {
 
 // newTable decodes a snapshot on all processors.
 func newTable(s *Snapshot) *table {
-	t := &table{snapshot: s, why: []string{""}}
+	t := &table{snapshot: s, segments: s.Loaded(), why: []string{""}}
 	n := 0
-	for _, seg := range s.segments {
+	for _, seg := range t.segments {
 		t.start = append(t.start, n)
-		n += len(seg.lines)
+		n += seg.Len()
 	}
 	t.rows = make([]row, n)
-	extras := make([][]blob, len(s.segments))
+	extras := make([][]blob, len(t.segments))
 	var g errgroup.Group
 	g.SetLimit(runtime.GOMAXPROCS(0))
-	for i := range s.segments {
+	for i := range t.segments {
 		g.Go(func() error {
 			extras[i] = t.decode(i)
 			return nil
@@ -95,19 +96,19 @@ func newTable(s *Snapshot) *table {
 func (t *table) decode(segment int) []blob {
 	var extras []blob
 	s := t.snapshot
-	seg := s.segments[segment]
-	for line := range seg.lines {
+	seg := t.segments[segment]
+	for line := range seg.Len() {
 		r := &t.rows[t.start[segment]+line]
 		k, _, _, _ := linePrefix(seg.line(line))
 		here := position{int32(segment), int32(line)} //nolint:gosec // bounded by maxEntries
-		winner, ok := s.entries[[storepath.HashPartLen]byte(k)]
+		winner, ok := s.position(string(k))
 		r.current = ok && winner == here
 		bases, ok := r.decode(seg.line(line), &extras)
 		if r.damaged = !ok; r.damaged {
 			continue
 		}
 		r.refs = t.references(bases, k)
-		until, removed := s.removed[[storepath.HashPartLen]byte(k)]
+		until, removed := s.RemovedUntil(string(k))
 		r.hidden = removed && r.added <= until
 	}
 	return extras
@@ -183,7 +184,7 @@ func (t *table) references(bases []string, self []byte) []int32 {
 		if len(b) < storepath.HashPartLen || b[:storepath.HashPartLen] == string(self) {
 			continue
 		}
-		if p, ok := t.snapshot.entries[[storepath.HashPartLen]byte([]byte(b))]; ok {
+		if p, ok := t.snapshot.position(b); ok {
 			refs = append(refs, t.row(p))
 		}
 	}
@@ -205,8 +206,8 @@ func (t *table) intern(extras [][]blob) {
 		}
 		return n
 	}
-	for i, seg := range t.snapshot.segments {
-		for line := range seg.lines {
+	for i, seg := range t.segments {
+		for line := range seg.Len() {
 			r := &t.rows[t.start[i]+line]
 			if r.damaged {
 				r.blob = -1
@@ -219,7 +220,7 @@ func (t *table) intern(extras [][]blob) {
 			t.blobs[r.blob].packed = t.blobs[r.blob].packed || r.packed()
 		}
 	}
-	for i, seg := range t.snapshot.segments {
+	for i, seg := range t.segments {
 		numbers := make([]int32, len(extras[i]))
 		for n, b := range extras[i] {
 			var sum [32]byte
@@ -228,7 +229,7 @@ func (t *table) intern(extras [][]blob) {
 				numbers[n] = -1 // somebody is wrong; a document may be missing
 			}
 		}
-		for line := range seg.lines {
+		for line := range seg.Len() {
 			r := &t.rows[t.start[i]+line]
 			if r.damaged {
 				r.extras = nil

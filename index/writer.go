@@ -142,6 +142,71 @@ func (w *Writer) add(ctx context.Context, e Entry, d *encoded) error {
 	return nil
 }
 
+// track makes the writer remember what it commits, and takes for committed what
+// others have committed since its snapshot was read.
+func (w *Writer) track(others map[string]Entry) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.wrote = map[string]Entry{}
+	for hashPart := range others {
+		w.committed[hashPart] = true
+	}
+}
+
+// take makes the root show segments of others, as if this writer had written
+// them.
+func (w *Writer) take(segments []SegmentInfo) {
+	w.committing.Lock()
+	defer w.committing.Unlock()
+	w.unsettled = append(w.unsettled, segments...)
+}
+
+// waiting returns the entry of a path that waits for the next segment, and the
+// documents that have to be stored before.
+func (w *Writer) waiting(hashPart string) (Entry, *encoded, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	e, ok := w.pending[hashPart]
+	return e, w.documents.of[hashPart], ok
+}
+
+// place makes an entry wait for the next segment, with its documents, and with
+// nothing of what there is of its path. Unlike Add it commits nothing.
+func (w *Writer) place(e Entry, d *encoded) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	hashPart := e.Path.HashPart
+	w.documents.drop(hashPart)
+	w.documents.put(hashPart, d)
+	w.pending[hashPart] = e
+	delete(w.committed, hashPart) // it may be there already, and is to be replaced
+}
+
+// holds reports whether a path is committed, or waits for that.
+func (w *Writer) holds(hashPart string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	_, waits := w.pending[hashPart]
+	return waits || w.committed[hashPart]
+}
+
+// tracked returns the entry of a path as it stands in a segment, if the path is
+// committed and nothing newer waits. The entry is zero if others committed it.
+func (w *Writer) tracked(hashPart string) (Entry, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	_, waits := w.pending[hashPart]
+	return w.wrote[hashPart], !waits && w.committed[hashPart]
+}
+
+// outcome returns what was committed since track, by hash part, what was lost,
+// and how many entries still wait.
+func (w *Writer) outcome() (committed map[string]Entry, lost []Entry, waiting int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return maps.Clone(w.wrote), slices.Clone(w.lost), len(w.pending)
+}
+
 // Result tells what a Writer did.
 type Result struct {
 	// Committed is the number of entries that are durable and visible.
@@ -169,10 +234,7 @@ func (w *Writer) Close(ctx context.Context, p *Publication) (Result, error) {
 		err = w.say(ctx)
 	}
 	if err == nil && len(w.written) > 0 {
-		if err := w.compact(ctx); err != nil {
-			w.cache.opts.Logger.Warn("small segments were not merged; the next publish will try again", "error", err)
-		}
-		err = w.settle(ctx)
+		err = w.finish(ctx)
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -184,23 +246,37 @@ func (w *Writer) Close(ctx context.Context, p *Publication) (Result, error) {
 	return r, err
 }
 
+// finish merges small segments where they have piled up, and makes sure that
+// the root shows what was written.
+func (w *Writer) finish(ctx context.Context) error {
+	if err := w.compact(ctx); err != nil {
+		w.cache.opts.Logger.Warn("small segments were not merged; the next publish will try again", "error", err)
+	}
+	return w.Settle(ctx)
+}
+
 // commit writes segments with all complete pending entries, then the root.
 func (w *Writer) commit(ctx context.Context, p *Publication) error {
-	w.committing.Lock()
-	defer w.committing.Unlock()
-	before := len(w.written)
-	if err := w.writeSegments(ctx, p); err != nil {
+	written, err := w.write(ctx, p)
+	if err != nil || len(written) == 0 {
 		return err
-	}
-	if len(w.written) == before {
-		return nil
 	}
 	// From here on everything is durable; the root is a hint. A failure that
 	// stays is met again in settle.
-	if err := w.writeRoot(ctx); err != nil {
+	if err := w.WriteRoot(ctx, nil); err != nil {
 		w.cache.opts.Logger.Warn("the root was not written yet", "error", err)
 	}
 	return nil
+}
+
+// write writes segments with all complete pending entries, the last with the
+// publication. It returns those that are there, also if there is an error.
+func (w *Writer) write(ctx context.Context, p *Publication) ([]SegmentInfo, error) {
+	w.committing.Lock()
+	defer w.committing.Unlock()
+	before := len(w.written)
+	err := w.writeSegments(ctx, p)
+	return slices.Clone(w.written[before:]), err
 }
 
 // writeSegments writes segments with all complete pending entries, the last
@@ -242,11 +318,17 @@ func (w *Writer) writeSegments(ctx context.Context, p *Publication) error {
 // say writes a segment for a change of the configuration alone: a word that
 // stood only in the root could be lost with it.
 func (w *Writer) say(ctx context.Context) error {
-	w.committing.Lock()
-	defer w.committing.Unlock()
 	if len(w.written) > 0 || !w.opts.Config.CompatIndex.said() {
 		return nil
 	}
+	return w.RecordConfig(ctx)
+}
+
+// RecordConfig writes a segment for the configuration alone, which no entry may
+// bring. Close makes the root show it.
+func (w *Writer) RecordConfig(ctx context.Context) error {
+	w.committing.Lock()
+	defer w.committing.Unlock()
 	if err := w.writeSegment(ctx, nil, nil); err != nil {
 		return fmt.Errorf("recording the configuration: %w", err)
 	}
@@ -282,6 +364,14 @@ func (w *Writer) visible(p *Publication, batch []Entry) *Publication {
 		return nil
 	}
 	return &q
+}
+
+// Available reports whether clients can get a path without what is added to
+// this writer and not yet committed, and will when it is done.
+func (w *Writer) Available(hashPart string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.available(hashPart)
 }
 
 // available reports whether clients can get a path, and will when this writer
@@ -338,12 +428,12 @@ func (w *Writer) complete() []Entry {
 		ready = maps.Clone(ready)
 		maps.DeleteFunc(ready, func(k string, _ Entry) bool { return w.documents.of[k] != nil })
 	}
-	return closed(ready, w.available)
+	return Closed(ready, w.available)
 }
 
-// closed returns those of the entries, by hash part, whose references are among
+// Closed returns those of the entries, by hash part, whose references are among
 // them, closed as well, or available; references first.
-func closed(entries map[string]Entry, available func(hashPart string) bool) []Entry {
+func Closed(entries map[string]Entry, available func(hashPart string) bool) []Entry {
 	const visiting, yes, no = 1, 2, 3
 	state := make(map[string]int, len(entries))
 	var order []Entry
@@ -427,6 +517,16 @@ func (w *Writer) writeSegment(ctx context.Context, entries []Entry, p *Publicati
 		w.opts.Committed(info.Tag, len(entries))
 	}
 	return nil
+}
+
+// Put writes a segment as it is given, without a look at what its entries refer
+// to, and sets the header's Nonce and Created. From then on it is durable, and
+// WriteRoot makes it visible. It is for who knows what the cache has, like a
+// collection: Add is for all others.
+func (w *Writer) Put(ctx context.Context, h Header, c content) (SegmentInfo, error) {
+	w.committing.Lock()
+	defer w.committing.Unlock()
+	return w.putSegment(ctx, h, c)
 }
 
 // putSegment writes a segment: the entries blob, then the manifest under a tag

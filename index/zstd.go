@@ -34,3 +34,23 @@ func decompress(b []byte, limit uint64) ([]byte, error) {
 	}
 	return out, err
 }
+
+// unpackedSize is what a blob says that it takes when it is decompressed, or
+// limit if it says nothing, or more. To decompress it with this as the limit
+// makes it true. What is very short does not say, and is looked at.
+func unpackedSize(blob []byte, limit uint64) uint64 {
+	var h zstd.Header
+	if err := h.Decode(blob); err != nil {
+		return limit
+	}
+	if h.HasFCS {
+		return min(h.FrameContentSize, limit)
+	}
+	if b, err := decompress(blob, min(unsaid, limit)); err == nil {
+		return uint64(len(b))
+	}
+	return limit
+}
+
+// unsaid is the size up to which a blob need not say its own, in bytes.
+const unsaid = 1 << 20

@@ -59,7 +59,7 @@ func BenchmarkClosures(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			f := newFake(b)
 			f.large(100_000, pick)
-			paths := f.snapshot().Catalogue(index.PlanOptions{}).Paths
+			paths := index.NewCatalogue(f.snapshot(), index.PlanOptions{}).Paths
 			for b.Loop() {
 				closures(paths)
 			}

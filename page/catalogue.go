@@ -46,7 +46,7 @@ type catalogue struct {
 
 // newCatalogue reads a snapshot. At 100,000 paths it takes about a second.
 func newCatalogue(snap *index.Snapshot, now time.Time) *catalogue {
-	list := snap.Catalogue(index.PlanOptions{Now: now, Retention: index.DefaultRetention(), Delay: index.DefaultDelay})
+	list := index.NewCatalogue(snap, index.PlanOptions{Now: now, Retention: index.DefaultRetention(), Delay: index.DefaultDelay})
 	c := &catalogue{snapshot: snap, day: day(now), paths: list.Paths, key: key(snap, now), stored: snap.Stored(), summed: make(chan struct{})}
 	if snap.Foreign() && len(snap.Segments()) == 0 {
 		for i := range c.paths { // no collection of ours touches it

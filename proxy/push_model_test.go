@@ -228,9 +228,9 @@ func (h *history) collector() {
 			h.t.Error(err)
 			return
 		}
-		p, err := s.Plan(index.PlanOptions{Now: time.Now(), Retention: index.Retention{Last: 1, Age: time.Hour}, Delay: 3 * time.Second})
+		p, err := index.NewPlan(s, index.PlanOptions{Now: time.Now(), Retention: index.Retention{Last: 1, Age: time.Hour}, Delay: 3 * time.Second})
 		if err == nil {
-			_, err = c.Collect(ctx, p)
+			_, err = index.Run(ctx, c, p)
 		}
 		if err != nil {
 			h.t.Errorf("collecting: %v", err)

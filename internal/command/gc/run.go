@@ -104,7 +104,7 @@ func (c *collector) run(ctx context.Context) error {
 		return cli.WithStatus(err, cli.ExitUsage)
 	}
 	end := c.stages.Start("plan")
-	plan, err := base.Plan(index.PlanOptions{
+	plan, err := index.NewPlan(base, index.PlanOptions{
 		Now: c.report.now, Keep: keep, Unpin: c.cfg.Unpin, Delay: c.cfg.Delay,
 		Retention: index.Retention{Last: c.cfg.KeepLast, Branches: c.cfg.Branches, Age: c.cfg.Retention, PullRequests: c.cfg.PRRetention},
 	})
@@ -122,7 +122,7 @@ func (c *collector) run(ctx context.Context) error {
 	}
 	defer c.stages.Start("collect")()
 	c.msg.Printf("removing %s of %s, %s", ui.Number(plan.Removed.Paths), ui.Count(plan.Removed.Paths+plan.Kept.Paths, "path"), ui.Bytes(plan.Removed.FileSize))
-	collected, err := c.cache.Collect(ctx, plan)
+	collected, err := index.Run(ctx, c.cache, plan)
 	c.report.collected(collected)
 	return c.report.failure(explain(err))
 }

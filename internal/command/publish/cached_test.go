@@ -111,11 +111,11 @@ func TestSkippedOutlivesCollection(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	plan, err := now.Plan(index.PlanOptions{Now: time.Now(), Delay: 24 * time.Hour})
+	plan, err := index.NewPlan(now, index.PlanOptions{Now: time.Now(), Delay: 24 * time.Hour})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Collect(t.Context(), plan); err != nil {
+	if _, err := index.Run(t.Context(), c, plan); err != nil {
 		t.Fatal(err)
 	}
 	if now, err = c.Sweep(t.Context()); err != nil || now.Has(old.Path.HashPart) {

@@ -64,7 +64,7 @@ func (p *publisher) importOranc(ctx context.Context) error {
 	defer p.stages.Start("import")()
 	p.msg.Printf("looking for what oranc has stored in %s", p.repo)
 	last := time.Now()
-	s, im, err := p.cache.ImportOranc(ctx, index.ImportOptions{
+	s, im, err := index.Oranc(ctx, p.cache, index.ImportOptions{
 		OnUpstream: p.onUpstream,
 		Config:     p.config(nil),
 		DryRun:     p.cfg.DryRun,

@@ -327,7 +327,7 @@ const history = 20
 
 func (r *report) published(s *index.Snapshot, p index.Publication) {
 	r.Stored = &storedReport{s.Len(), s.Stored()}
-	r.History = s.History(p, history)
+	r.History = index.History(s, p, history)
 }
 
 // record takes in what is recorded of the publication, or would be.
