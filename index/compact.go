@@ -8,6 +8,7 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/storepath"
 )
@@ -53,9 +54,9 @@ func (w *Writer) compact(ctx context.Context) error {
 
 // putMerged writes a merged segment. Documents that the registry has lost are
 // left out, or nothing would ever be merged again.
-func (w *Writer) putMerged(ctx context.Context, h Header, entries []Entry) error {
+func (w *Writer) putMerged(ctx context.Context, h format.Header, entries []format.Entry) error {
 	for {
-		c, err := newContent(entries)
+		c, err := format.NewContent(entries)
 		if err != nil {
 			return err
 		}
@@ -64,7 +65,7 @@ func (w *Writer) putMerged(ctx context.Context, h Header, entries []Entry) error
 		found := false
 		if errors.As(err, &missing) {
 			for i := range entries {
-				found = entries[i].without(missing.Digests) || found
+				found = entries[i].DropDocuments(missing.Digests) || found
 			}
 		}
 		if !found {
@@ -94,7 +95,7 @@ func (s *Snapshot) mergeable(maxLayers int) [][]int {
 		entries, layers := 0, 0
 		for n, i := range class {
 			entries += segments[i].Len()
-			layers += segments[i].info.Layers
+			layers += segments[i].Info.Layers
 			if entries > maxMerged || layers > maxLayers {
 				class = class[:n]
 				break
@@ -111,7 +112,7 @@ func (s *Snapshot) mergeable(maxLayers int) [][]int {
 func (s *Snapshot) PiledUp(maxEntries, maxLayers int) [][]int {
 	classes := make([][]int, 16)
 	for i, s := range s.segments {
-		if s.Len() > maxEntries || s.info.Layers > maxLayers || s.info.Tag == "" || len(s.header.Removed) > 0 {
+		if s.Len() > maxEntries || s.Info.Layers > maxLayers || s.Info.Tag == "" || len(s.Header.Removed) > 0 {
 			continue // what was removed only a collection may forget
 		}
 		class := 0
@@ -127,23 +128,23 @@ func (s *Snapshot) PiledUp(maxEntries, maxLayers int) [][]int {
 // the given positions. Entries that later ones have superseded are left out.
 // Copies that were added at the same moment are not superseded: a collection
 // that has made the one may be about to replace the other.
-func (s *Snapshot) merge(group []int) (Header, []Entry, error) {
-	var entries []Entry
+func (s *Snapshot) merge(group []int) (format.Header, []format.Entry, error) {
+	var entries []format.Entry
 	taken := map[[storepath.HashPartLen]byte]bool{}
 	for _, i := range group {
 		seg := s.segments[i]
 		for j := range seg.Len() {
-			k, _, _, _ := linePrefix(seg.line(j))
+			k, _, _, _ := format.LineKeys(seg.Line(j))
 			key := [storepath.HashPartLen]byte(k)
-			here := position{int32(i), int32(j)} //nolint:gosec // bounded by maxEntries
+			here := Position{int32(i), int32(j)} //nolint:gosec // bounded by maxEntries
 			winner, ok := s.entries[key]
-			if !ok || s.newer(winner, here) || taken[key] || here != winner && slices.Contains(group, int(winner.segment)) {
+			if !ok || s.newer(winner, here) || taken[key] || here != winner && slices.Contains(group, int(winner.Segment)) {
 				continue
 			}
 			taken[key] = true
 			e, ok := s.at(here, true)
 			if !ok {
-				return Header{}, nil, fmt.Errorf("merging segment %s: its entry %d is damaged", seg.info.Tag, j+1)
+				return format.Header{}, nil, fmt.Errorf("merging segment %s: its entry %d is damaged", seg.Info.Tag, j+1)
 			}
 			entries = append(entries, e)
 		}
@@ -154,26 +155,26 @@ func (s *Snapshot) merge(group []int) (Header, []Entry, error) {
 // Replacing makes the header of what replaces the segments at the given
 // positions in Loaded, and those that they have replaced as long as these are there: the
 // new segment must hide them, too, once the old ones are gone.
-func (s *Snapshot) Replacing(group []int) Header {
-	var h Header
+func (s *Snapshot) Replacing(group []int) format.Header {
+	var h format.Header
 	retired := map[v1.Hash]bool{}
 	for _, r := range s.retired {
 		retired[r.Manifest] = true
 	}
 	for _, i := range group {
 		seg := s.segments[i]
-		h.Replaces = append(h.Replaces, seg.info.Manifest)
-		for _, r := range seg.header.Replaces {
+		h.Replaces = append(h.Replaces, seg.Info.Manifest)
+		for _, r := range seg.Header.Replaces {
 			if retired[r] && !slices.Contains(h.Replaces, r) {
 				h.Replaces = append(h.Replaces, r)
 			}
 		}
-		h.Config = h.Config.merge(seg.header.Config)
-		h.Unpinned = append(h.Unpinned, seg.header.Unpinned...)
-		for _, p := range seg.header.Publications {
+		h.Config = h.Config.Merge(seg.Header.Config)
+		h.Unpinned = append(h.Unpinned, seg.Header.Unpinned...)
+		for _, p := range seg.Header.Publications {
 			// of publications that say the same the latest is enough
-			h.Publications = slices.DeleteFunc(h.Publications, func(q Publication) bool { return q.same(p) && !q.Time.After(p.Time) })
-			if !slices.ContainsFunc(h.Publications, p.same) {
+			h.Publications = slices.DeleteFunc(h.Publications, func(q format.Publication) bool { return q.Same(p) && !q.Time.After(p.Time) })
+			if !slices.ContainsFunc(h.Publications, p.Same) {
 				h.Publications = append(h.Publications, p)
 			}
 		}

@@ -5,6 +5,7 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/registry"
 )
 
@@ -17,12 +18,12 @@ const (
 var Later = later
 
 // SnapshotOf is a snapshot of segments that no registry has.
-func SnapshotOf(segments ...*segment) *Snapshot {
+func SnapshotOf(segments ...*format.Segment) *Snapshot {
 	return newSnapshot(v1.Hash{}, rootState{}, segments, nil)
 }
 
 // ReadRetired returns what the root says was replaced.
-func ReadRetired(ctx context.Context, repo registry.Repository) ([]Retired, error) {
+func ReadRetired(ctx context.Context, repo registry.Repository) ([]format.Retired, error) {
 	_, list, err := readRoot(ctx, repo, v1.Hash{}, true, nil)
 	return list.retired, err
 }
@@ -33,9 +34,9 @@ func (c *Cache) WriteEmptyRoot(ctx context.Context) error {
 	return err
 }
 
-func (c *Cache) Form() form { return c.form() }
+func (c *Cache) Form() format.Form { return c.form() }
 
-func (c *Cache) Learn(f form) { c.learn(f) }
+func (c *Cache) Learn(f format.Form) { c.learn(f) }
 
 // SetTaken makes the cache think that the registry has taken a form, counted
 // from 1, or none.
@@ -45,4 +46,4 @@ func (c *Cache) SetTaken(n int32) { c.taken.Store(n) }
 func (w *Writer) StoreDocuments(ctx context.Context) error { return w.store(ctx) }
 
 // Pending returns an entry that is not in a segment yet.
-func (w *Writer) Pending(hashPart string) Entry { return w.pending[hashPart] }
+func (w *Writer) Pending(hashPart string) format.Entry { return w.pending[hashPart] }

@@ -1,26 +1,29 @@
-package index
+package index_test
 
 import (
 	"context"
 	"errors"
 	"testing"
 
+	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
+	"github.com/org/nixoci-action/internal/indextest"
 	"github.com/org/nixoci-action/internal/registry"
 )
 
 // A cache of nixcache-oci is read as it is. What nobody could use of it is
 // left out, and nothing is written to it.
 func TestForeignCacheIsRead(t *testing.T) {
-	backends(t, func(t *testing.T, open func() registry.Repository) {
+	indextest.Backends(t, func(t *testing.T, open func() registry.Repository) {
 		ctx := context.Background()
 		repo := open()
-		a, b := newEntry(t, repo, "a"), newEntry(t, repo, "b")
-		b.References, b.Deriver, b.Compression = []string{a.Path.Base()}, a.Path.Base(), CompressionXZ
-		entry := func(e Entry, narinfo string) map[string]any {
+		a, b := indextest.NewEntry(t, repo, "a"), indextest.NewEntry(t, repo, "b")
+		b.References, b.Deriver, b.Compression = []string{a.Path.Base()}, a.Path.Base(), format.CompressionXZ
+		entry := func(e format.Entry, narinfo string) map[string]any {
 			return map[string]any{"name": e.Path.Name, "narinfo": narinfo, "nar_digest": e.NAR.Blob.String(), "nar_size": e.NAR.BlobSize, "added": "2026-01-02T03:04:05Z"}
 		}
 		idx := map[string]any{
-			"version": 1, "gc_roots": []string{}, "public_key": foreignKey + "\n",
+			"version": 1, "gc_roots": []string{}, "public_key": indextest.ForeignKey + "\n",
 			"entries": map[string]any{
 				a.Path.HashPart:                    entry(a, a.Narinfo()),
 				b.Path.HashPart:                    entry(b, b.Narinfo()+"SomethingNew: 1\n"),
@@ -28,27 +31,27 @@ func TestForeignCacheIsRead(t *testing.T) {
 				"11111111111111111111111111111111": entry(b, "no narinfo"),
 			},
 		}
-		putForeign(t, repo, idx)
-		cache := Open(open(), quick())
+		indextest.PutForeign(t, repo, idx)
+		cache := index.Open(open(), indextest.Quick())
 		s, err := cache.Refresh(ctx)
 		if err != nil {
 			t.Fatal(err)
 		}
-		has(t, s, a, b)
+		indextest.Has(t, s, a, b)
 		if s.Len() != 2 || !s.Foreign() || len(s.Config().PublicKeys) != 1 || len(s.Segments()) != 0 {
 			t.Errorf("got %d entries, foreign %v, %+v, %v", s.Len(), s.Foreign(), s.Config(), s.Segments())
 		}
 		if again, err := cache.Refresh(ctx); err != nil || again != s {
 			t.Errorf("unchanged: got a new snapshot, %v", err)
 		}
-		before, err := repo.Resolve(ctx, RootTag)
+		before, err := repo.Resolve(ctx, format.RootTag)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := publish(t, repo, WriterOptions{}, newEntry(t, repo, "c")); !errors.Is(err, ErrForeign) {
+		if _, err := indextest.Publish(t, repo, index.WriterOptions{}, indextest.NewEntry(t, repo, "c")); !errors.Is(err, format.ErrForeign) {
 			t.Errorf("publishing: got %v, want ErrForeign", err)
 		}
-		if after, err := repo.Resolve(ctx, RootTag); err != nil || after != before {
+		if after, err := repo.Resolve(ctx, format.RootTag); err != nil || after != before {
 			t.Errorf("the root was changed: %v", err)
 		}
 	})
@@ -61,12 +64,12 @@ func TestForeignRootOverOurs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ours := newEntry(t, repo, "ours")
-	mustPublish(t, repo, ours)
-	putForeign(t, repo, map[string]any{"version": 1, "entries": map[string]any{}})
-	s, err := Open(repo, quick()).Refresh(ctx)
+	ours := indextest.NewEntry(t, repo, "ours")
+	indextest.MustPublish(t, repo, ours)
+	indextest.PutForeign(t, repo, map[string]any{"version": 1, "entries": map[string]any{}})
+	s, err := index.Open(repo, indextest.Quick()).Refresh(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
-	has(t, s, ours)
+	indextest.Has(t, s, ours)
 }

@@ -8,16 +8,17 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/hint"
 	"github.com/org/nixoci-action/internal/registry"
 )
 
 // form is the form in which manifests are written.
-func (c *Cache) form() form { return form(max(c.taken.Load()-1, 0)) }
+func (c *Cache) form() format.Form { return format.Form(max(c.taken.Load()-1, 0)) }
 
 // learn remembers a form that the registry has taken. None that is less plain is
 // tried again.
-func (c *Cache) learn(f form) {
+func (c *Cache) learn(f format.Form) {
 	for {
 		old := c.taken.Load()
 		if int32(f)+1 <= old || c.taken.CompareAndSwap(old, int32(f)+1) {
@@ -31,13 +32,13 @@ func (c *Cache) learn(f form) {
 // must be there, and the config of the present form.
 func (c *Cache) putManifest(ctx context.Context, tag, kind string, layers []v1.Descriptor, created time.Time) (v1.Hash, error) {
 	for f := c.form(); ; f++ {
-		m, err := f.manifest(kind, layers, created)
+		m, err := f.Manifest(kind, layers, created)
 		if err != nil {
 			return v1.Hash{}, err
 		}
 		ref := tag
 		if ref == "" {
-			ref = digestOf(m.Raw).String()
+			ref = format.DigestOf(m.Raw).String()
 		}
 		digest, err := c.repo.PutManifest(ctx, ref, m)
 		if err == nil {
@@ -47,13 +48,13 @@ func (c *Cache) putManifest(ctx context.Context, tag, kind string, layers []v1.D
 		if !registry.Refused(err) {
 			return v1.Hash{}, err
 		}
-		if f == formImage {
+		if f == format.FormImage {
 			return v1.Hash{}, hint.Wrap(fmt.Errorf("the registry refuses the cache's manifest in every form, that of a container image included: %w", err),
 				"have the registry's administrator allow what its answer names, or name another registry with --cache")
 		}
 		c.opts.Logger.Info("the registry refuses a manifest, trying a plainer form", "error", err)
-		now, _ := f.config()
-		if next, b := (f + 1).config(); next.Digest != now.Digest {
+		now, _ := f.Config()
+		if next, b := (f + 1).Config(); next.Digest != now.Digest {
 			if _, err := c.repo.PutBlob(ctx, b); err != nil {
 				return v1.Hash{}, err
 			}
@@ -73,20 +74,12 @@ func (c *Cache) Prepare(ctx context.Context) error {
 	if err := c.lookForForm(ctx); err != nil {
 		return err
 	}
-	_, config := c.form().config()
+	_, config := c.form().Config()
 	if _, err := c.repo.PutBlob(ctx, config); err != nil {
 		return err
 	}
 	if c.taken.Load() == 0 {
-		layers := []v1.Descriptor{
-			{MediaType: mediaEntries},
-			{MediaType: layerType(false, CompressionZstd)}, {MediaType: layerType(true, CompressionZstd)}, {MediaType: mediaExtras},
-			{MediaType: mediaCompat}, {MediaType: mediaSegmentList}, {MediaType: mediaRetired},
-		}
-		for i := range layers {
-			layers[i].Digest, layers[i].Size = emptyConfig.Digest, emptyConfig.Size
-		}
-		if _, err := c.putManifest(ctx, "", mediaSegment, layers, time.Unix(0, 0)); err != nil {
+		if _, err := c.putManifest(ctx, "", format.MediaSegment, format.EmptyLayers(), time.Unix(0, 0)); err != nil {
 			return fmt.Errorf("finding out whether the registry takes a cache: %w", err)
 		}
 	}
@@ -99,15 +92,15 @@ func (c *Cache) lookForForm(ctx context.Context) error {
 	if c.taken.Load() != 0 {
 		return nil
 	}
-	m, err := c.repo.Manifest(ctx, RootTag)
+	m, err := c.repo.Manifest(ctx, format.RootTag)
 	if errors.Is(err, registry.ErrNotFound) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	if root, err := parseRoot(m.Raw); err == nil && root.foreign.Size == 0 {
-		c.learn(root.form)
+	if root, err := format.ParseRoot(m.Raw); err == nil && root.Foreign.Size == 0 {
+		c.learn(root.Form)
 	}
 	return nil // reading the index tells what is wrong with another root
 }

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/storepath"
 )
 
@@ -28,13 +29,13 @@ type GroupOptions struct {
 	SegmentLayers int
 	// Config is merged into the cache's configuration. The store directory is
 	// that of the cache.
-	Config Config
+	Config format.Config
 }
 
 // Addition is what Group.Add makes durable.
 type Addition struct {
 	// Entry is the path. Its Added counts for nothing.
-	Entry Entry
+	Entry format.Entry
 	// Data is the compressed NAR, if it is not in the repository yet: it is
 	// stored in a blob with others, and Entry.NAR counts for nothing.
 	Data []byte
@@ -60,13 +61,13 @@ type Group struct {
 
 	mu        sync.Mutex
 	queue     []*addition
-	busy      bool              // somebody writes segments
-	recent    map[string]Entry  // by hash part: durable, and perhaps in no snapshot yet
-	files     map[string]string // hash part by file hash, of recent
-	unsettled []SegmentInfo     // that a root may lack
-	written   int               // segments, ever
-	sure      map[string]bool   // by hash part: in the cache, with all it refers to, and young
-	sureSince time.Time         // of the oldest of them
+	busy      bool                    // somebody writes segments
+	recent    map[string]format.Entry // by hash part: durable, and perhaps in no snapshot yet
+	files     map[string]string       // hash part by file hash, of recent
+	unsettled []format.SegmentInfo    // that a root may lack
+	written   int                     // segments, ever
+	sure      map[string]bool         // by hash part: in the cache, with all it refers to, and young
+	sureSince time.Time               // of the oldest of them
 }
 
 type addition struct {
@@ -108,7 +109,7 @@ func (c *Cache) NewGroup(o GroupOptions) *Group {
 	if o.Timeout <= 0 {
 		o.Timeout = 5 * time.Minute
 	}
-	return &Group{cache: c, opts: o, recent: map[string]Entry{}, files: map[string]string{}, sure: map[string]bool{}}
+	return &Group{cache: c, opts: o, recent: map[string]format.Entry{}, files: map[string]string{}, sure: map[string]bool{}}
 }
 
 // Add returns when the entry is durable, or cannot be. What it refers to must
@@ -144,8 +145,8 @@ func (g *Group) enter(ctx context.Context, w *addition) error {
 	}
 }
 
-func whole(data []byte) Location {
-	return Location{Blob: digestOf(data), BlobSize: int64(len(data)), Size: int64(len(data))}
+func whole(data []byte) format.Location {
+	return format.Location{Blob: format.DigestOf(data), BlobSize: int64(len(data)), Size: int64(len(data))}
 }
 
 // work writes one segment after the other until nobody waits.
@@ -264,7 +265,7 @@ func (g *Group) repeat(w *Writer, references []string, looked, upstream map[stri
 			continue
 		}
 		looked[hashPart] = true
-		if w.opened.Sub(e.Added) >= PinAfter {
+		if w.opened.Sub(e.Added) >= format.PinAfter {
 			e.Added = g.cache.opts.Now()
 			w.place(e, nil)
 		}
@@ -279,7 +280,7 @@ func (g *Group) repeat(w *Writer, references []string, looked, upstream map[stri
 }
 
 // remember keeps what the segments have made durable.
-func (g *Group) remember(w *Writer, written []SegmentInfo, looked map[string]bool) {
+func (g *Group) remember(w *Writer, written []format.SegmentInfo, looked map[string]bool) {
 	committed, lost, waiting := w.outcome()
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -316,7 +317,7 @@ func (g *Group) store(ctx context.Context, base *Snapshot, batch []*addition) er
 		}
 		desc, err := g.cache.repo.PutBlob(ctx, pack)
 		for i, a := range inside {
-			a.Entry.NAR = Location{Blob: desc.Digest, BlobSize: desc.Size, Offset: int64(offsets[i]), Size: int64(len(a.Data))}
+			a.Entry.NAR = format.Location{Blob: desc.Digest, BlobSize: desc.Size, Offset: int64(offsets[i]), Size: int64(len(a.Data))}
 		}
 		pack, offsets, inside = nil, nil, nil
 		return err
@@ -328,7 +329,7 @@ func (g *Group) store(ctx context.Context, base *Snapshot, batch []*addition) er
 		if at[a.Entry.FileHash] != nil {
 			continue
 		}
-		if sum := sha256.Sum256(a.Data); FileHash(sum[:]) != a.Entry.FileHash {
+		if sum := sha256.Sum256(a.Data); format.FileHash(sum[:]) != a.Entry.FileHash {
 			return fmt.Errorf("the NAR of %s does not have its file hash", a.Entry.Path) // never asked for
 		}
 		at[a.Entry.FileHash] = a
@@ -349,7 +350,7 @@ func (g *Group) store(ctx context.Context, base *Snapshot, batch []*addition) er
 }
 
 // Lookup returns the entry for a hash part, if it was added lately.
-func (g *Group) Lookup(hashPart string) (Entry, bool) {
+func (g *Group) Lookup(hashPart string) (format.Entry, bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	e, ok := g.recent[hashPart]
@@ -358,7 +359,7 @@ func (g *Group) Lookup(hashPart string) (Entry, bool) {
 
 // LookupNAR returns an entry that was added lately and whose compressed NAR has
 // the given file hash: the 52 characters that stand in its URL.
-func (g *Group) LookupNAR(fileHash string) (Entry, bool) {
+func (g *Group) LookupNAR(fileHash string) (format.Entry, bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	e, ok := g.recent[g.files["sha256:"+fileHash]]
@@ -367,7 +368,7 @@ func (g *Group) LookupNAR(fileHash string) (Entry, bool) {
 
 // Find returns an entry that was added lately and that match wants. It looks at
 // all of them.
-func (g *Group) Find(match func(*Entry) bool) (Entry, bool) {
+func (g *Group) Find(match func(*format.Entry) bool) (format.Entry, bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, e := range g.recent {
@@ -375,11 +376,11 @@ func (g *Group) Find(match func(*Entry) bool) (Entry, bool) {
 			return e, true
 		}
 	}
-	return Entry{}, false
+	return format.Entry{}, false
 }
 
 // Derived is Snapshot.Derived for what was added lately.
-func (g *Group) Derived(drv string) (es []Entry) {
+func (g *Group) Derived(drv string) (es []format.Entry) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, e := range g.recent {
@@ -428,7 +429,7 @@ func (g *Group) Written() int {
 // they have piled up. With a publication it records that first, with those of
 // its roots that the cache has; recorded tells whether it did. Nothing is lost
 // where it fails: it may be called again, and other writers do its work, too.
-func (g *Group) Settle(ctx context.Context, p *Publication) (recorded bool, err error) {
+func (g *Group) Settle(ctx context.Context, p *format.Publication) (recorded bool, err error) {
 	g.settling.Lock()
 	defer g.settling.Unlock()
 	base, err := g.opts.Base(ctx)
@@ -467,6 +468,6 @@ func (g *Group) Settle(ctx context.Context, p *Publication) (recorded bool, err 
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.unsettled = slices.DeleteFunc(g.unsettled, func(s SegmentInfo) bool { return slices.ContainsFunc(todo, s.same) })
+	g.unsettled = slices.DeleteFunc(g.unsettled, func(s format.SegmentInfo) bool { return slices.ContainsFunc(todo, s.Same) })
 	return recorded, nil
 }

@@ -10,6 +10,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/hint"
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/retry"
@@ -40,7 +41,7 @@ func (w *Writer) Settle(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if errors.Is(err, ErrForeign) { // it will not go away
+		if errors.Is(err, format.ErrForeign) { // it will not go away
 			return err
 		}
 		if try == settleTries && err != nil {
@@ -69,7 +70,7 @@ func (w *Writer) missing(ctx context.Context) (bool, error) {
 	case list.foreign != nil:
 		return true, nil
 	}
-	return slices.ContainsFunc(w.unsettled, func(s SegmentInfo) bool { return !slices.ContainsFunc(list.Segments, s.same) }), nil
+	return slices.ContainsFunc(w.unsettled, func(s format.SegmentInfo) bool { return !slices.ContainsFunc(list.Segments, s.Same) }), nil
 }
 
 // WriteRoot makes the root show what was written, without the manifests that
@@ -122,14 +123,14 @@ func (w *Writer) mergeRoot(ctx context.Context, hasty bool) (*Snapshot, error) {
 	}
 	// where another writer has merged a segment of ours into its own, there is
 	// nothing left to wait for
-	w.unsettled = slices.DeleteFunc(w.unsettled, func(own SegmentInfo) bool {
-		return slices.ContainsFunc(s.retired, func(r Retired) bool { return r.Manifest == own.Manifest })
+	w.unsettled = slices.DeleteFunc(w.unsettled, func(own format.SegmentInfo) bool {
+		return slices.ContainsFunc(s.retired, func(r format.Retired) bool { return r.Manifest == own.Manifest })
 	})
-	list := rootState{segmentList: segmentList{Segments: s.Segments(), Config: s.config.merge(w.opts.Config)}, retired: w.retired(s)}
+	list := rootState{SegmentList: format.SegmentList{Segments: s.Segments(), Config: s.config.Merge(w.opts.Config)}, retired: w.retired(s)}
 	if list.compat, err = w.compat(ours, list.Config); err != nil {
 		return s, err
 	}
-	if s.foreign || list.Config.CompatIndex.said() {
+	if s.foreign || list.Config.CompatIndex.Said() {
 		list.over, list.hasty = s.digest, hasty
 	}
 	digest, err := w.putRoot(ctx, list, s.stub)
@@ -139,7 +140,7 @@ func (w *Writer) mergeRoot(ctx context.Context, hasty bool) (*Snapshot, error) {
 	w.root = digest
 	if s.foreign {
 		ours.digest, ours.config, ours.retired = digest, list.Config, list.retired
-		ours.stub = digestOf(list.compat)
+		ours.stub = format.DigestOf(list.compat)
 		c.remember(ours)
 	}
 	return s, nil
@@ -149,8 +150,8 @@ func (w *Writer) mergeRoot(ctx context.Context, hasty bool) (*Snapshot, error) {
 // if that cannot be.
 func (w *Writer) mayAdopt(s, ours *Snapshot) error {
 	theirs := s.segments[s.theirs()]
-	if dir := theirs.header.Config.storeDir(); theirs.Len() > 0 && len(ours.segments) > 0 && dir != ours.config.storeDir() {
-		return fmt.Errorf("%w, for the store directory %s", ErrForeign, dir)
+	if dir := theirs.Header.Config.Dir(); theirs.Len() > 0 && len(ours.segments) > 0 && dir != ours.config.Dir() {
+		return fmt.Errorf("%w, for the store directory %s", format.ErrForeign, dir)
 	}
 	if _, missing := w.toAdopt(s); missing {
 		return errOverwritten
@@ -164,15 +165,15 @@ func (w *Writer) overwritten(ctx context.Context, list *rootState) error {
 	if list.over == (v1.Hash{}) {
 		return nil
 	}
-	m, err := w.cache.repo.Manifest(ctx, RootTag)
+	m, err := w.cache.repo.Manifest(ctx, format.RootTag)
 	if errors.Is(err, registry.ErrNotFound) || err == nil && m.Digest == list.over {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	layers, err := parseRoot(m.Raw)
-	if err == nil && (layers.foreign.Size > 0 || !list.hasty) {
+	layers, err := format.ParseRoot(m.Raw)
+	if err == nil && (layers.Foreign.Size > 0 || !list.hasty) {
 		return errOverwritten
 	}
 	return err
@@ -183,8 +184,8 @@ func (w *Writer) overwritten(ctx context.Context, list *rootState) error {
 const maxOldRoots = 256
 
 // retired are the manifests that a root written after s will have replaced.
-func (w *Writer) retired(s *Snapshot) []Retired {
-	var rs []Retired
+func (w *Writer) retired(s *Snapshot) []format.Retired {
+	var rs []format.Retired
 	roots := 0
 	for _, r := range slices.Backward(s.retired) {
 		if r.Tag == "" {
@@ -197,7 +198,7 @@ func (w *Writer) retired(s *Snapshot) []Retired {
 	}
 	slices.Reverse(rs)
 	if s.digest != (v1.Hash{}) {
-		rs = append(rs, Retired{Manifest: s.digest, Since: w.cache.opts.Now().UTC().Truncate(time.Second)})
+		rs = append(rs, format.Retired{Manifest: s.digest, Since: w.cache.opts.Now().UTC().Truncate(time.Second)})
 	}
 	return rs
 }
@@ -206,12 +207,12 @@ func (w *Writer) retired(s *Snapshot) []Retired {
 // the same, which for the stub is nearly always.
 func (w *Writer) putRoot(ctx context.Context, list rootState, oldStub v1.Hash) (v1.Hash, error) {
 	now := w.cache.opts.Now()
-	layers, blobs, err := newRoot(list.compat, list.segmentList, list.retired)
+	layers, blobs, err := format.NewRoot(list.compat, list.SegmentList, list.retired)
 	if err != nil {
 		return v1.Hash{}, err
 	}
 	todo := blobs
-	if digestOf(blobs[0]) == oldStub {
+	if format.DigestOf(blobs[0]) == oldStub {
 		todo = blobs[1:]
 	}
 	for try := 1; ; try++ {
@@ -224,7 +225,7 @@ func (w *Writer) putRoot(ctx context.Context, list rootState, oldStub v1.Hash) (
 		if err := w.overwritten(ctx, &list); err != nil {
 			return v1.Hash{}, err
 		}
-		digest, err := w.cache.putManifest(ctx, RootTag, mediaRoot, layers, now)
+		digest, err := w.cache.putManifest(ctx, format.RootTag, format.MediaRoot, layers, now)
 		if try == putTries || !errors.As(err, new(*registry.MissingBlobsError)) {
 			return digest, err
 		}

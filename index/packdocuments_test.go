@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"fmt"
 	"testing"
+
+	"github.com/org/nixoci-action/index/format"
 )
 
 // No blob is too large for its reader, and each document is where it is said to
@@ -19,7 +21,7 @@ func TestPackDocuments(t *testing.T) {
 	}
 	docs["large"] = &encoded{listing: random, log: random[1:]}
 	for _, p := range packDocuments(docs) {
-		if len(p.blob) > MaxExtrasBlob || len(p.blob) > extrasSize && len(p.parts) > 1 {
+		if len(p.blob) > format.MaxExtrasBlob || len(p.blob) > format.ExtrasSize && len(p.parts) > 1 {
 			t.Errorf("a blob of %d bytes with %d documents", len(p.blob), len(p.parts))
 		}
 		for _, part := range p.parts {

@@ -7,18 +7,19 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/registry"
 )
 
 // rootState is what a reader knows of a root, or what a writer makes one of.
 type rootState struct {
-	segmentList
+	format.SegmentList
 
 	// retired is a layer of its own, which readers of the root do not need;
 	// nil if it was not read.
-	retired []Retired
+	retired []format.Retired
 	// foreign are the entries of nixcache-oci's index; nil for a root of ours.
-	foreign *segment
+	foreign *format.Segment
 	skipped []string // hash parts of entries there that cannot be used
 	// oranc are the hash parts of oranc's narinfos, if the tags were listed.
 	oranc []string
@@ -27,7 +28,7 @@ type rootState struct {
 	// be in the repository.
 	stub v1.Hash
 	// form is the root's.
-	form form
+	form format.Form
 
 	// For writing: compat is the root's first layer; over, unless it is zero,
 	// the digest of the only root that may be overwritten, or if hasty of the
@@ -46,7 +47,7 @@ type rootState struct {
 func readRoot(ctx context.Context, repo registry.Repository, known v1.Hash, retired bool, reserve func(int64) error) (v1.Hash, rootState, error) {
 	// layers may have been superseded and collected between the reads
 	for try := 0; ; try++ {
-		m, err := repo.Manifest(ctx, RootTag)
+		m, err := repo.Manifest(ctx, format.RootTag)
 		if err != nil {
 			return v1.Hash{}, rootState{}, err
 		}
@@ -64,57 +65,57 @@ func readRoot(ctx context.Context, repo registry.Repository, known v1.Hash, reti
 }
 
 func readLayers(ctx context.Context, repo registry.Repository, m registry.Manifest, retired bool, reserve func(int64) error) (rootState, error) {
-	layers, err := parseRoot(m.Raw)
+	layers, err := format.ParseRoot(m.Raw)
 	if err != nil {
 		return rootState{}, err
 	}
-	if layers.foreign.Size > 0 {
+	if layers.Foreign.Size > 0 {
 		// the document, what is decoded of it, and the segment made of that
-		if err := ask(reserve, 4*layers.foreign.Size); err != nil {
+		if err := ask(reserve, 4*layers.Foreign.Size); err != nil {
 			return rootState{}, err
 		}
-		return readForeign(ctx, repo, layers.foreign)
+		return readForeign(ctx, repo, layers.Foreign)
 	}
-	if err := ask(reserve, layers.segments.Size); err != nil {
+	if err := ask(reserve, layers.Segments.Size); err != nil {
 		return rootState{}, err
 	}
-	blob, err := readLayer(ctx, repo, layers.segments, maxSegmentListBlob)
+	blob, err := readLayer(ctx, repo, layers.Segments, format.MaxSegmentListBlob)
 	if err != nil {
 		return rootState{}, err
 	}
-	if err := ask(reserve, int64(unpackedSize(blob, maxSegmentList))); err != nil { //nolint:gosec // at most maxSegmentList
+	if err := ask(reserve, int64(format.UnpackedSize(blob, format.MaxSegmentList))); err != nil { //nolint:gosec // at most maxSegmentList
 		return rootState{}, err
 	}
 	var list rootState
-	list.segmentList, err = parseSegmentList(blob)
-	list.stub, list.form = layers.stub, layers.form
+	list.SegmentList, err = format.ParseSegmentList(blob)
+	list.stub, list.form = layers.Stub, layers.Form
 	if err != nil || !retired {
 		return list, err
 	}
-	list.retired = []Retired{}
-	if layers.retired.Size == 0 {
+	list.retired = []format.Retired{}
+	if layers.Retired.Size == 0 {
 		return list, nil
 	}
-	if err := ask(reserve, layers.retired.Size); err != nil {
+	if err := ask(reserve, layers.Retired.Size); err != nil {
 		return list, err
 	}
-	if blob, err = readLayer(ctx, repo, layers.retired, maxSegmentListBlob); err != nil {
+	if blob, err = readLayer(ctx, repo, layers.Retired, format.MaxSegmentListBlob); err != nil {
 		return list, err
 	}
-	if err := ask(reserve, int64(unpackedSize(blob, maxSegmentList))); err != nil { //nolint:gosec // at most maxSegmentList
+	if err := ask(reserve, int64(format.UnpackedSize(blob, format.MaxSegmentList))); err != nil { //nolint:gosec // at most maxSegmentList
 		return list, err
 	}
-	list.retired, err = parseRetired(blob)
+	list.retired, err = format.ParseRetired(blob)
 	return list, err
 }
 
 func readForeign(ctx context.Context, repo registry.Repository, d v1.Descriptor) (rootState, error) {
-	blob, err := readLayer(ctx, repo, d, maxForeignIndex)
+	blob, err := readLayer(ctx, repo, d, format.MaxForeignIndex)
 	if err != nil {
 		return rootState{}, err
 	}
-	seg, skipped, err := parseForeign(blob)
-	return rootState{foreign: seg, skipped: skipped, retired: []Retired{}}, err
+	seg, skipped, err := format.ParseForeign(blob)
+	return rootState{foreign: seg, skipped: skipped, retired: []format.Retired{}}, err
 }
 
 func readLayer(ctx context.Context, repo registry.Repository, d v1.Descriptor, limit int64) ([]byte, error) {

@@ -3,6 +3,7 @@ package index
 import (
 	"unsafe"
 
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/storepath"
 )
 
@@ -13,10 +14,10 @@ import (
 func (s *Snapshot) Memory() int64 {
 	n := int64(unsafe.Sizeof(*s))
 	for _, seg := range s.segments {
-		n += seg.memory()
+		n += seg.Memory()
 	}
-	const entry = int64(storepath.HashPartLen + unsafe.Sizeof(position{}))
-	const file = int64(hashLen + unsafe.Sizeof(position{}))
+	const entry = int64(storepath.HashPartLen + unsafe.Sizeof(Position{}))
+	const file = int64(format.HashLen + unsafe.Sizeof(Position{}))
 	const removal = int64(storepath.HashPartLen + 8)
 	lines := 0
 	for _, seg := range s.segments {

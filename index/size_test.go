@@ -1,4 +1,4 @@
-package index
+package index_test
 
 import (
 	"errors"
@@ -7,6 +7,10 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+
+	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
+	"github.com/org/nixoci-action/internal/indextest"
 )
 
 // What a snapshot is thought to take is what the runtime says that it takes.
@@ -19,10 +23,10 @@ func TestMemory(t *testing.T) {
 		runtime.ReadMemStats(&m)
 		return int64(m.HeapAlloc)
 	}
-	benchSnapshot(t, 5000) // what the compression keeps is not a snapshot's
+	indextest.BenchSnapshot(t, 5000) // what the compression keeps is not a snapshot's
 	for _, n := range []int{1000, 10_000, 60_000, 120_000} {
 		before := heap()
-		s := benchSnapshot(t, n)
+		s := indextest.BenchSnapshot(t, n)
 		s.LookupNAR(strings.Repeat("0", 52)) // as the proxy does
 		took := heap() - before
 		estimate := s.Memory()
@@ -37,22 +41,22 @@ func TestMemory(t *testing.T) {
 // The memory for an index is asked for before it is taken, and where there is
 // none the index is not read.
 func TestReserve(t *testing.T) {
-	repo := newMemory()
-	var entries []Entry
+	repo := indextest.NewMemory()
+	var entries []format.Entry
 	for i := range 500 {
 		desc, err := repo.PutBlob(t.Context(), fmt.Append(nil, i))
 		if err != nil {
 			t.Fatal(err)
 		}
-		entries = append(entries, entryFor(fmt.Sprint("path-", i), desc))
+		entries = append(entries, indextest.EntryFor(fmt.Sprint("path-", i), desc))
 	}
-	if _, err := publish(t, repo, WriterOptions{}, entries...); err != nil {
+	if _, err := indextest.Publish(t, repo, index.WriterOptions{}, entries...); err != nil {
 		t.Fatal(err)
 	}
 	var asked atomic.Int64
-	o := quick()
+	o := indextest.Quick()
 	o.Reserve = func(n int64) error { asked.Add(n); return nil }
-	c := Open(repo, o)
+	c := index.Open(repo, o)
 	s, err := c.Refresh(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -74,7 +78,7 @@ func TestReserve(t *testing.T) {
 			}
 			return nil
 		}
-		if s, err := Open(repo, o).Refresh(t.Context()); !errors.Is(err, full) {
+		if s, err := index.Open(repo, o).Refresh(t.Context()); !errors.Is(err, full) {
 			t.Errorf("with %d bytes: got %v, %v", allowed, s, err)
 		}
 	}

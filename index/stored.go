@@ -1,5 +1,7 @@
 package index
 
+import "github.com/org/nixoci-action/index/format"
+
 // Stored returns the size in bytes, compressed, of all NARs in the cache: of
 // each blob that an entry names, once.
 func (s *Snapshot) Stored() int64 {
@@ -7,7 +9,7 @@ func (s *Snapshot) Stored() int64 {
 	seen := make(map[key]bool, len(s.entries))
 	size := int64(0)
 	for _, p := range s.entries {
-		blob, n, ok := lineBlob(s.segments[p.segment].line(int(p.line)))
+		blob, n, ok := format.LineBlob(s.segments[p.Segment].Line(int(p.Line)))
 		if !ok || len(blob) != len(key{}) || seen[key(blob)] {
 			continue
 		}
