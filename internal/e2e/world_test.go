@@ -18,7 +18,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/collect"
 	"github.com/org/nixoci-action/internal/nix/nixtest"
 	"github.com/org/nixoci-action/internal/registrytest"
 )
@@ -119,7 +119,7 @@ type result struct {
 		Paths    int
 		FileSize int64
 	}
-	History  []index.Past
+	History  []collect.Past
 	Pin      string
 	PinKeep  int
 	Paths    []pathResult

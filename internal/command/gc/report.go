@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/collect"
 	"github.com/org/nixoci-action/internal/cli"
 	"github.com/org/nixoci-action/internal/hint"
 	"github.com/org/nixoci-action/internal/registry"
@@ -154,7 +155,7 @@ func newReport(cache string, cfg config, now time.Time) report {
 }
 
 // plan takes in what is to be done.
-func (r *report) plan(p *index.Plan) {
+func (r *report) plan(p *collect.Plan) {
 	r.planned = true
 	r.Kept, r.Removed, r.FreedSize = p.Kept, p.Removed, p.Freed
 	r.Rewritten, r.Written = len(p.Rewritten), p.Written
@@ -173,7 +174,7 @@ func (r *report) plan(p *index.Plan) {
 }
 
 // reasons counts paths by reason, the largest first.
-func reasons(paths []index.PlannedPath) []reasonReport {
+func reasons(paths []collect.PlannedPath) []reasonReport {
 	type key struct {
 		keep   bool
 		reason string
@@ -207,7 +208,7 @@ func reasons(paths []index.PlannedPath) []reasonReport {
 	return list
 }
 
-func (r *report) publications(verdicts []index.Verdict) {
+func (r *report) publications(verdicts []collect.Verdict) {
 	pins := map[string]*pinReport{}
 	for _, v := range verdicts {
 		p := v.Publication
@@ -236,7 +237,7 @@ func (r *report) publications(verdicts []index.Verdict) {
 }
 
 // collected takes in what was done.
-func (r *report) collected(c index.Collected) {
+func (r *report) collected(c collect.Collected) {
 	res := &resultReport{
 		Removed: c.Removed, Rewritten: c.Rewritten, Segments: []string{}, RepackedSize: c.Repacked,
 		Deleted: c.Deleted, Waiting: len(c.Waiting), Freed: c.Freed,
@@ -263,7 +264,7 @@ func (r *report) collected(c index.Collected) {
 }
 
 // refusals groups manifests by why they are not deleted.
-func refusals(refused []index.Refusal) []refusalReport {
+func refusals(refused []collect.Refusal) []refusalReport {
 	var list []refusalReport
 	for _, f := range refused {
 		why := refusalReport{Reason: f.Err.Error(), Remedy: hint.Of(f.Err)}

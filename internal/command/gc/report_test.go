@@ -14,6 +14,8 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/collect"
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/cli"
 	"github.com/org/nixoci-action/internal/hint"
 	"github.com/org/nixoci-action/internal/registry"
@@ -26,26 +28,26 @@ func store(name string) storepath.Path {
 	return storepath.Path{Dir: storepath.DefaultDir, HashPart: strings.Repeat("a", storepath.HashPartLen), Name: name}
 }
 
-func retired(tag string, ago time.Duration) index.Retired {
-	return index.Retired{Tag: tag, Manifest: v1.Hash{Algorithm: "sha256", Hex: tag}, Since: noon.Add(-ago)}
+func retired(tag string, ago time.Duration) format.Retired {
+	return format.Retired{Tag: tag, Manifest: v1.Hash{Algorithm: "sha256", Hex: tag}, Since: noon.Add(-ago)}
 }
 
-func planned(name, reason string, keep bool, size int64, days int) index.PlannedPath {
-	return index.PlannedPath{Path: store(name), NarSize: 3 * size, FileSize: size, Added: noon.Add(-time.Duration(days) * day), Keep: keep, Reason: reason}
+func planned(name, reason string, keep bool, size int64, days int) collect.PlannedPath {
+	return collect.PlannedPath{Path: store(name), NarSize: 3 * size, FileSize: size, Added: noon.Add(-time.Duration(days) * day), Keep: keep, Reason: reason}
 }
 
-func examplePlan() *index.Plan {
-	pin := func(days int) index.Publication {
-		return index.Publication{Time: noon.Add(-time.Duration(days) * day), Pin: "production", Roots: []index.Root{{Path: "x"}}}
+func examplePlan() *collect.Plan {
+	pin := func(days int) format.Publication {
+		return format.Publication{Time: noon.Add(-time.Duration(days) * day), Pin: "production", Roots: []format.Root{{Path: "x"}}}
 	}
-	return &index.Plan{
-		Verdicts: []index.Verdict{
-			{Publication: index.Publication{Time: noon.Add(-90 * day), Ref: "refs/heads/main", Pin: "production"}, Reason: "main, replaced 2026-10-01", Until: noon.Add(-30 * day)},
+	return &collect.Plan{
+		Verdicts: []collect.Verdict{
+			{Publication: format.Publication{Time: noon.Add(-90 * day), Ref: "refs/heads/main", Pin: "production"}, Reason: "main, replaced 2026-10-01", Until: noon.Add(-30 * day)},
 			{Publication: pin(80), Keep: true, Reason: "pin production, 2nd newest", Pinned: true},
 			{Publication: pin(40), Keep: true, Reason: "pin production", Pinned: true},
-			{Publication: index.Publication{Time: noon, Ref: "refs/heads/main"}, Keep: true, Reason: "newest of main"},
+			{Publication: format.Publication{Time: noon, Ref: "refs/heads/main"}, Keep: true, Reason: "newest of main"},
 		},
-		Paths: []index.PlannedPath{
+		Paths: []collect.PlannedPath{
 			planned("hello-2.12.1", "main, replaced 2026-10-01", false, 10_000_000, 90),
 			planned("jq-1.7", "in no publication, added more than 30 days ago", false, 2_000, 1),
 			planned("linux-6.12", "newest of main", true, 80_000_000, 20),
@@ -53,8 +55,8 @@ func examplePlan() *index.Plan {
 			planned("bash-5.2", "newest of main", true, 1_000_000, 20),
 		},
 		Kept: index.Total{Paths: 3, NarSize: 333_000_000, FileSize: 111_000_000}, Removed: index.Total{Paths: 2, NarSize: 30_006_000, FileSize: 10_002_000},
-		Freed: 10_000_000, Rewritten: make([]index.SegmentInfo, 3), Written: 1,
-		Deletable: []index.Retired{retired("a", 50*time.Hour)}, Waiting: []index.Retired{retired("b", 3*time.Hour), retired("c", time.Hour), retired("d", 2*time.Hour)},
+		Freed: 10_000_000, Rewritten: make([]format.SegmentInfo, 3), Written: 1,
+		Deletable: []format.Retired{retired("a", 50*time.Hour)}, Waiting: []format.Retired{retired("b", 3*time.Hour), retired("c", time.Hour), retired("d", 2*time.Hour)},
 	}
 }
 
@@ -89,7 +91,7 @@ cache: ghcr.io/o/r/nix-cache
 	}
 
 	r = newReport("oci:/c", config{}, noon)
-	r.plan(&index.Plan{})
+	r.plan(&collect.Plan{})
 	want = `to remove: 0 of 0 paths, 0 B compressed
 
 to keep: 0 paths, 0 B compressed
@@ -104,7 +106,7 @@ cache: oci:/c
 
 func TestPlanTextIsBounded(t *testing.T) {
 	t.Parallel()
-	p := &index.Plan{}
+	p := &collect.Plan{}
 	for i := range 1000 {
 		p.Paths = append(p.Paths, planned(fmt.Sprint("x", i), "line one\nline two", false, 1, 1))
 		p.Removed.Paths++
@@ -130,9 +132,9 @@ func TestPlanTextIsBounded(t *testing.T) {
 func TestText(t *testing.T) {
 	t.Parallel()
 	r := exampleReport()
-	r.collected(index.Collected{
-		Removed: index.Total{Paths: 2, NarSize: 30_006_000, FileSize: 10_002_000}, Rewritten: 3, Segments: []index.SegmentInfo{{Tag: "segment-x"}}, Repacked: 5_000_000,
-		Deleted: 1, Waiting: []index.Retired{retired("e", 0), retired("b", 3*time.Hour)}, Freed: registry.Freed{Blobs: 4, Bytes: 2_500_000},
+	r.collected(collect.Collected{
+		Removed: index.Total{Paths: 2, NarSize: 30_006_000, FileSize: 10_002_000}, Rewritten: 3, Segments: []format.SegmentInfo{{Tag: "segment-x"}}, Repacked: 5_000_000,
+		Deleted: 1, Waiting: []format.Retired{retired("e", 0), retired("b", 3*time.Hour)}, Freed: registry.Freed{Blobs: 4, Bytes: 2_500_000},
 	})
 	if err := r.failure(nil); err != nil {
 		t.Errorf("got %v", err)
@@ -160,13 +162,13 @@ cache: ghcr.io/o/r/nix-cache`
 func TestRefusals(t *testing.T) {
 	t.Parallel()
 	denied := &registry.RefusedError{All: true, Reason: "the token may not delete", Remedy: "use a classic token", Err: errors.New("403")}
-	var c index.Collected
+	var c collect.Collected
 	for i := range 40 {
-		c.Refused = append(c.Refused, index.Refusal{Retired: retired(fmt.Sprint(i), 0), Err: fmt.Errorf("deleting: %w", denied)})
+		c.Refused = append(c.Refused, collect.Refusal{Retired: retired(fmt.Sprint(i), 0), Err: fmt.Errorf("deleting: %w", denied)})
 	}
-	c.Refused = append(c.Refused, index.Refusal{Retired: retired("x", 0), Err: hint.Wrap(errors.New("down"), "later?")})
+	c.Refused = append(c.Refused, collect.Refusal{Retired: retired("x", 0), Err: hint.Wrap(errors.New("down"), "later?")})
 	c.Rewritten = 1
-	c.Lost = []index.Entry{{Path: store("b")}, {Path: store("a")}}
+	c.Lost = []format.Entry{{Path: store("b")}, {Path: store("a")}}
 
 	r := exampleReport()
 	r.collected(c)
@@ -205,18 +207,18 @@ func TestFailureStatus(t *testing.T) {
 	down := errors.New("down")
 	for _, tc := range []struct {
 		name   string
-		c      index.Collected
+		c      collect.Collected
 		err    error
 		status int
 		text   string
 	}{
-		{"done", index.Collected{Rewritten: 1}, nil, cli.ExitDone, "done"},
-		{"waiting only", index.Collected{Waiting: []index.Retired{retired("a", 0)}}, nil, cli.ExitDone, "done"},
-		{"nothing done", index.Collected{}, down, cli.ExitFailed, "failed"},
-		{"failed after the index", index.Collected{Rewritten: 1}, down, cli.ExitPartly, "partly"},
-		{"failed while deleting", index.Collected{Deleted: 1}, down, cli.ExitPartly, "partly"},
-		{"refused", index.Collected{Refused: []index.Refusal{{Err: down}}}, nil, cli.ExitPartly, "partly"},
-		{"lost", index.Collected{Lost: []index.Entry{{Path: store("a")}}}, nil, cli.ExitPartly, "partly"},
+		{"done", collect.Collected{Rewritten: 1}, nil, cli.ExitDone, "done"},
+		{"waiting only", collect.Collected{Waiting: []format.Retired{retired("a", 0)}}, nil, cli.ExitDone, "done"},
+		{"nothing done", collect.Collected{}, down, cli.ExitFailed, "failed"},
+		{"failed after the index", collect.Collected{Rewritten: 1}, down, cli.ExitPartly, "partly"},
+		{"failed while deleting", collect.Collected{Deleted: 1}, down, cli.ExitPartly, "partly"},
+		{"refused", collect.Collected{Refused: []collect.Refusal{{Err: down}}}, nil, cli.ExitPartly, "partly"},
+		{"lost", collect.Collected{Lost: []format.Entry{{Path: store("a")}}}, nil, cli.ExitPartly, "partly"},
 	} {
 		r := exampleReport()
 		r.collected(tc.c)
@@ -233,7 +235,7 @@ func TestJSON(t *testing.T) {
 	t.Parallel()
 	r := exampleReport()
 	r.Unknown = []unknownReport{{"packages.x", "evaluation error", "oh"}}
-	r.collected(index.Collected{Waiting: []index.Retired{retired("e", 0)}, Refused: []index.Refusal{{Retired: retired("f", 0), Err: errors.New("no")}}})
+	r.collected(collect.Collected{Waiting: []format.Retired{retired("e", 0)}, Refused: []collect.Refusal{{Retired: retired("f", 0), Err: errors.New("no")}}})
 	r.finish([]cli.Stage{}, r.failure(nil))
 	var b bytes.Buffer
 	if err := cli.WriteJSON(&b, &r); err != nil {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/hint"
 	"github.com/org/nixoci-action/internal/ui"
 )
@@ -29,7 +30,7 @@ func (p *publisher) adopt(ctx context.Context, base *index.Snapshot) (*index.Sna
 	p.msg.Printf("taking over a cache of nixcache-oci: %s, %s", ui.Count(todo.Paths, "path"), ui.Bytes(todo.NarSize))
 	last := time.Now()
 	s, a, err := p.cache.Adopt(ctx, index.AdoptOptions{
-		Config: index.Config{CompatIndex: p.compatIndex()},
+		Config: format.Config{CompatIndex: p.compatIndex()},
 		Progress: func(checked, total int) {
 			if time.Since(last) >= adoptTick {
 				last = time.Now()
@@ -54,11 +55,11 @@ func (p *publisher) adopted(a index.Adopted) {
 
 // compatIndex is what the command line says of the index for nixcache-oci; zero
 // if that is left to the cache.
-func (p *publisher) compatIndex() index.CompatIndex {
+func (p *publisher) compatIndex() format.CompatIndex {
 	if p.cfg.CompatIndex == compatAuto {
-		return index.CompatIndex{}
+		return format.CompatIndex{}
 	}
-	return index.CompatIndex{On: p.cfg.CompatIndex == compatOn, Time: time.Now().UTC().Truncate(time.Second)}
+	return format.CompatIndex{On: p.cfg.CompatIndex == compatOn, Time: time.Now().UTC().Truncate(time.Second)}
 }
 
 // packBelow is upload's option: nixcache-oci reads whole blobs only.

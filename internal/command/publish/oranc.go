@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/migrate"
 	"github.com/org/nixoci-action/internal/cli"
 	"github.com/org/nixoci-action/internal/hint"
 	"github.com/org/nixoci-action/internal/storepath"
@@ -35,7 +36,7 @@ type importReport struct {
 	Unsigned int            `json:"unsigned"`
 }
 
-func (r *report) imported(im index.Imported) {
+func (r *report) imported(im migrate.Imported) {
 	names := func(paths []storepath.Path) (all []string) {
 		for _, p := range paths {
 			all = append(all, p.String())
@@ -64,7 +65,7 @@ func (p *publisher) importOranc(ctx context.Context) error {
 	defer p.stages.Start("import")()
 	p.msg.Printf("looking for what oranc has stored in %s", p.repo)
 	last := time.Now()
-	s, im, err := index.Oranc(ctx, p.cache, index.ImportOptions{
+	s, im, err := migrate.Oranc(ctx, p.cache, migrate.ImportOptions{
 		OnUpstream: p.onUpstream,
 		Config:     p.config(nil),
 		DryRun:     p.cfg.DryRun,
@@ -119,7 +120,7 @@ func (p *publisher) onUpstream(ctx context.Context, hashPart string) (bool, erro
 }
 
 // tellImported prints what was imported, and what clients need to use it.
-func (p *publisher) tellImported(im index.Imported, publicKeys []string) {
+func (p *publisher) tellImported(im migrate.Imported, publicKeys []string) {
 	verb := "imported"
 	if p.cfg.DryRun {
 		verb = "to import"

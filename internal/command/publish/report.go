@@ -12,6 +12,8 @@ import (
 	"github.com/org/nixoci-action/closure"
 	"github.com/org/nixoci-action/discover"
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/collect"
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/cli"
 	"github.com/org/nixoci-action/internal/hint"
 	"github.com/org/nixoci-action/internal/nix"
@@ -74,8 +76,8 @@ type report struct {
 	// History what each of the last publications like this one reaches in it,
 	// the oldest first, this one last. Both are absent if this run did not come
 	// to its end.
-	Stored  *storedReport `json:"stored,omitempty"`
-	History []index.Past  `json:"history,omitempty"`
+	Stored  *storedReport  `json:"stored,omitempty"`
+	History []collect.Past `json:"history,omitempty"`
 
 	// Paths are in a dry run all paths of the closure, else those uploaded;
 	// LeftOut are those that were to be excluded, and what needs them.
@@ -325,13 +327,13 @@ func (r *report) failures() error {
 // history is how many publications the report tells of.
 const history = 20
 
-func (r *report) published(s *index.Snapshot, p index.Publication) {
+func (r *report) published(s *index.Snapshot, p format.Publication) {
 	r.Stored = &storedReport{s.Len(), s.Stored()}
-	r.History = index.History(s, p, history)
+	r.History = collect.History(s, p, history)
 }
 
 // record takes in what is recorded of the publication, or would be.
-func (r *report) record(p index.Publication) {
+func (r *report) record(p format.Publication) {
 	r.Origin, r.Pin, r.PinKeep = p.Origin, p.Pin, p.PinKeep
 }
 

@@ -9,7 +9,7 @@ import (
 	"strings"
 
 	"github.com/org/nixoci-action/discover"
-	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/ci"
 	"github.com/org/nixoci-action/internal/secret"
 )
@@ -39,14 +39,14 @@ func selection(c config, roots []root, getenv func(string) string) string {
 		for _, r := range roots {
 			bases = append(bases, path.Base(r.path))
 		}
-		v = index.SelectPaths(c.Series, bases)
+		v = format.SelectPaths(c.Series, bases)
 	}
 	if job := ci.Detect(getenv); job.System != "" {
 		v.Set("workflow", job.Workflow)
 		v.Set("job", job.Name)
 		v.Set("flake", flakeName(c.Flake, job.Workspace))
 	}
-	return index.Selection(v)
+	return format.Selection(v)
 }
 
 func kindNames(kinds []discover.Kind) []string {
