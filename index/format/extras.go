@@ -136,6 +136,7 @@ func (e *Entry) Realise(rs ...Realisation) bool {
 // ["<64 hex digits>",<blobSize>,<offset>,<size>]
 type DocumentLocation Location
 
+// MarshalJSON writes the short form.
 func (d DocumentLocation) MarshalJSON() ([]byte, error) {
 	b := make([]byte, 0, 100)
 	b = append(b, `["`...)

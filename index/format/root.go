@@ -30,6 +30,7 @@ const (
 	mediaEmpty       = "application/vnd.oci.empty.v1+json"
 )
 
+// Limits of a segment list, and of a list of what was replaced.
 const (
 	MaxSegmentListBlob = 32 << 20  // compressed, in bytes
 	MaxSegmentList     = 256 << 20 // uncompressed, in bytes

@@ -18,6 +18,7 @@ import (
 // Version is what this package writes, and the newest it reads.
 const Version = 1
 
+// Limits of an entries blob.
 const (
 	MaxEntriesBlob = 64 << 20 // compressed, in bytes
 	MaxEntries     = 1 << 30  // uncompressed, in bytes
@@ -60,7 +61,9 @@ type Segment struct {
 
 const (
 	addedUnknown = 0
-	AddedNever   = math.MinInt64 // the line does not decode: any other is newer
+	// AddedNever is what AddedAt says of a line that does not decode: any other
+	// is newer.
+	AddedNever = math.MinInt64
 )
 
 type span struct{ off, end int }

@@ -14,11 +14,13 @@ import (
 	"github.com/org/nixoci-action/internal/registry"
 )
 
+// BuildID is a build ID.
 const BuildID = "0123456789abcdef0123456789abcdef01234567"
 
+// Signature is one that passes for a signature.
 var Signature = "k-1:" + strings.Repeat("A", 86) + "=="
 
-// document reads one that an entry names.
+// readDocument reads one that an entry names.
 func readDocument(t *testing.T, repo registry.Repository, l format.Location) string {
 	t.Helper()
 	blob, err := registry.ReadBlob(context.Background(), repo, l.Blob, l.BlobSize)
@@ -64,6 +66,7 @@ func PublishWith(t *testing.T, repo registry.Repository, days float64, ref strin
 	return r
 }
 
+// DocumentsFor are documents made of an entry's names.
 func DocumentsFor(e *format.Entry) index.Documents {
 	d := index.Documents{Listing: []byte("listing of " + e.Path.Name)}
 	if e.Deriver != "" {
@@ -98,8 +101,10 @@ func Documented(t *testing.T, repo registry.Repository, s *index.Snapshot, entri
 	}
 }
 
+// DrvOf is the base name of the derivation with a name.
 func DrvOf(name string) string { return EntryFor(name+".drv", v1.Descriptor{}).Path.Base() }
 
+// SampleLine is the line of an entry that has everything.
 func SampleLine(tb testing.TB) []byte {
 	e := EntryFor("hello-1.0", v1.Descriptor{Digest: format.EmptyConfig.Digest, Size: 2}, "00000000000000000000000000000000-dep")
 	e.Added = time.Unix(1_700_000_000, 0)
@@ -114,6 +119,7 @@ func SampleLine(tb testing.TB) []byte {
 	return line
 }
 
+// ModelRealisation is a realisation of its own for each key.
 func ModelRealisation(key string) format.Realisation {
 	sum, _, _ := v1.SHA256(strings.NewReader(key))
 	return format.Realisation{ID: "sha256:" + sum.Hex + "!out"}

@@ -20,6 +20,7 @@ import (
 	"github.com/org/nixoci-action/internal/storepath"
 )
 
+// Quick are options that do not wait long.
 func Quick() index.Options { return index.Options{Settle: time.Millisecond} }
 
 // NewEntry puts a NAR into repo and returns its entry. Paths with the same name
@@ -34,6 +35,7 @@ func NewEntry(t *testing.T, repo registry.Repository, name string, refs ...strin
 	return EntryFor(name, desc, refs...)
 }
 
+// EntryFor is the entry of NewEntry, for a NAR that is in a blob.
 func EntryFor(name string, desc v1.Descriptor, refs ...string) format.Entry {
 	sum := sha256.Sum256([]byte("path " + name))
 	nar := sha256.Sum256([]byte("NAR of " + name))
@@ -46,6 +48,7 @@ func EntryFor(name string, desc v1.Descriptor, refs ...string) format.Entry {
 	}
 }
 
+// Publish adds entries, with documents, in a writer of their own.
 func Publish(t *testing.T, repo registry.Repository, o index.WriterOptions, entries ...format.Entry) (index.Result, error) {
 	t.Helper()
 	ctx := context.Background()
@@ -66,6 +69,7 @@ func Publish(t *testing.T, repo registry.Repository, o index.WriterOptions, entr
 	return w.Close(ctx, nil)
 }
 
+// MustPublish is Publish where nothing is left out.
 func MustPublish(t *testing.T, repo registry.Repository, entries ...format.Entry) {
 	t.Helper()
 	r, err := Publish(t, repo, index.WriterOptions{}, entries...)
@@ -74,6 +78,7 @@ func MustPublish(t *testing.T, repo registry.Repository, entries ...format.Entry
 	}
 }
 
+// Has checks that a snapshot has entries as they are given, whenever they were added.
 func Has(t *testing.T, s *index.Snapshot, entries ...format.Entry) {
 	t.Helper()
 	for _, want := range entries {
@@ -122,6 +127,7 @@ func PublishAt(t *testing.T, repo registry.Repository, days float64, ref string,
 	}
 }
 
+// Sweep reads the index with the tag list.
 func Sweep(t *testing.T, repo registry.Repository) *index.Snapshot {
 	t.Helper()
 	s, err := index.Open(repo, Quick()).Sweep(context.Background())
@@ -131,6 +137,7 @@ func Sweep(t *testing.T, repo registry.Repository) *index.Snapshot {
 	return s
 }
 
+// Lacks checks that a snapshot does not have entries.
 func Lacks(t *testing.T, s *index.Snapshot, entries ...format.Entry) {
 	t.Helper()
 	for _, e := range entries {
@@ -140,6 +147,7 @@ func Lacks(t *testing.T, s *index.Snapshot, entries ...format.Entry) {
 	}
 }
 
+// Tags are all of a repository's tags, sorted.
 func Tags(t *testing.T, repo registry.Repository) []string {
 	t.Helper()
 	all, err := repo.Tags(context.Background())
@@ -150,8 +158,10 @@ func Tags(t *testing.T, repo registry.Repository) []string {
 	return all
 }
 
+// Noon is now, in tests that count days.
 var Noon = time.Date(2026, 12, 1, 12, 0, 0, 0, time.UTC)
 
+// DaysAgo is a time so many days before Noon.
 func DaysAgo(n float64) time.Time { return Noon.Add(-time.Duration(n * 24 * float64(time.Hour))) }
 
 // From makes a publication of one root.
@@ -159,6 +169,7 @@ func From(ref string, age float64, root string) format.Publication {
 	return format.Publication{Time: DaysAgo(age), Ref: ref, Systems: []string{"x86_64-linux"}, Roots: []format.Root{{Path: root}}}
 }
 
+// Pinned gives a publication a pin.
 func Pinned(p format.Publication, name string, keep int) format.Publication {
 	p.Pin, p.PinKeep = name, keep
 	return p

@@ -13,8 +13,10 @@ import (
 	"github.com/org/nixoci-action/internal/registry"
 )
 
+// ForeignKey is the public key in ForeignIndexOf.
 const ForeignKey = "k-1:KfkQg/uPdyL8LgT8v2igbxY2zG5MuLqz1WHmWbX0J1A="
 
+// Sha is the digest of b, and its size.
 func Sha(b []byte) (v1.Hash, int64, error) { return v1.SHA256(bytes.NewReader(b)) }
 
 // PutForeign writes a root as nixcache-oci does.

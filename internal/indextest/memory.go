@@ -32,12 +32,15 @@ func NewManifest(kind string, layers []v1.Descriptor, created time.Time) (regist
 	return format.FormFull.Manifest(kind, layers, created)
 }
 
+// NewMemory returns a registry that is empty.
 func NewMemory() *Memory {
 	return &Memory{Blobs: map[v1.Hash][]byte{}, Manifests: map[v1.Hash]registry.Manifest{}, Tagged: map[string]v1.Hash{}}
 }
 
+// String implements registry.Repository.
 func (m *Memory) String() string { return "memory" }
 
+// Manifest implements registry.Repository.
 func (m *Memory) Manifest(_ context.Context, ref string) (registry.Manifest, error) {
 	m.Mu.Lock()
 	defer m.Mu.Unlock()
@@ -52,6 +55,7 @@ func (m *Memory) Manifest(_ context.Context, ref string) (registry.Manifest, err
 	return man, nil
 }
 
+// Resolve implements registry.Repository.
 func (m *Memory) Resolve(_ context.Context, tag string) (v1.Hash, error) {
 	m.Mu.Lock()
 	defer m.Mu.Unlock()
@@ -74,6 +78,7 @@ func Named(man registry.Manifest) []v1.Hash {
 	return hs
 }
 
+// Layers are the layers of a manifest.
 func Layers(man registry.Manifest) []v1.Descriptor {
 	var im v1.Manifest
 	if err := json.Unmarshal(man.Raw, &im); err != nil {
@@ -82,6 +87,7 @@ func Layers(man registry.Manifest) []v1.Descriptor {
 	return im.Layers
 }
 
+// PutManifest implements registry.Repository.
 func (m *Memory) PutManifest(_ context.Context, tag string, man registry.Manifest) (v1.Hash, error) {
 	m.Mu.Lock()
 	defer m.Mu.Unlock()
@@ -106,12 +112,14 @@ func (m *Memory) PutManifest(_ context.Context, tag string, man registry.Manifes
 	return digest, nil
 }
 
+// Tags implements registry.Repository.
 func (m *Memory) Tags(context.Context) ([]string, error) {
 	m.Mu.Lock()
 	defer m.Mu.Unlock()
 	return slices.Collect(maps.Keys(m.Tagged)), nil
 }
 
+// Blob implements registry.Repository.
 func (m *Memory) Blob(_ context.Context, digest v1.Hash, offset, length int64) (io.ReadCloser, error) {
 	m.Mu.Lock()
 	defer m.Mu.Unlock()
@@ -125,6 +133,7 @@ func (m *Memory) Blob(_ context.Context, digest v1.Hash, offset, length int64) (
 	return io.NopCloser(bytes.NewReader(b[offset : offset+length])), nil
 }
 
+// BlobSize implements registry.Repository.
 func (m *Memory) BlobSize(_ context.Context, digest v1.Hash) (int64, error) {
 	m.Mu.Lock()
 	defer m.Mu.Unlock()
@@ -135,6 +144,7 @@ func (m *Memory) BlobSize(_ context.Context, digest v1.Hash) (int64, error) {
 	return int64(len(b)), nil
 }
 
+// PutBlob implements registry.Repository.
 func (m *Memory) PutBlob(_ context.Context, b []byte) (v1.Descriptor, error) {
 	digest, size, err := v1.SHA256(bytes.NewReader(b))
 	if err != nil {
@@ -146,6 +156,7 @@ func (m *Memory) PutBlob(_ context.Context, b []byte) (v1.Descriptor, error) {
 	return v1.Descriptor{Digest: digest, Size: size}, nil
 }
 
+// WriteBlob implements registry.Repository.
 func (m *Memory) WriteBlob(ctx context.Context, write func(io.Writer) error) (v1.Descriptor, error) {
 	var b bytes.Buffer
 	if err := write(&b); err != nil {
@@ -154,6 +165,7 @@ func (m *Memory) WriteBlob(ctx context.Context, write func(io.Writer) error) (v1
 	return m.PutBlob(ctx, b.Bytes())
 }
 
+// DeleteManifest implements registry.Repository.
 func (m *Memory) DeleteManifest(_ context.Context, tag string, digest v1.Hash) error {
 	m.Mu.Lock()
 	defer m.Mu.Unlock()
@@ -162,8 +174,10 @@ func (m *Memory) DeleteManifest(_ context.Context, tag string, digest v1.Hash) e
 	return nil
 }
 
+// Untagged implements registry.Repository.
 func (m *Memory) Untagged(context.Context, time.Time) ([]v1.Hash, error) { return nil, nil }
 
+// Collect implements registry.Repository.
 func (m *Memory) Collect(context.Context, time.Time) (registry.Freed, error) {
 	return registry.Freed{}, nil
 }

@@ -26,6 +26,7 @@ func Backends(t *testing.T, f func(t *testing.T, open func() registry.Repository
 	})
 }
 
+// Opener opens a cache as often as it is called.
 func Opener(t *testing.T, cache string, login ...authn.Keychain) func() registry.Repository {
 	return func() registry.Repository {
 		r, err := registry.Open(cache, registry.Options{Push: true, Keychain: authn.NewMultiKeychain(login...)})
@@ -44,6 +45,7 @@ type Crashing struct {
 	Left int
 }
 
+// ErrCrash is the error of a Crashing repository.
 var ErrCrash = errors.New("crashed")
 
 func (c *Crashing) step() error {
@@ -55,6 +57,7 @@ func (c *Crashing) step() error {
 	return nil
 }
 
+// PutManifest implements registry.Repository.
 func (c *Crashing) PutManifest(ctx context.Context, tag string, m registry.Manifest) (v1.Hash, error) {
 	if err := c.step(); err != nil {
 		return v1.Hash{}, err
@@ -62,6 +65,7 @@ func (c *Crashing) PutManifest(ctx context.Context, tag string, m registry.Manif
 	return c.Repository.PutManifest(ctx, tag, m)
 }
 
+// PutBlob implements registry.Repository.
 func (c *Crashing) PutBlob(ctx context.Context, b []byte) (v1.Descriptor, error) {
 	if err := c.step(); err != nil {
 		return v1.Descriptor{}, err
@@ -69,6 +73,7 @@ func (c *Crashing) PutBlob(ctx context.Context, b []byte) (v1.Descriptor, error)
 	return c.Repository.PutBlob(ctx, b)
 }
 
+// DeleteManifest implements registry.Repository.
 func (c *Crashing) DeleteManifest(ctx context.Context, tag string, digest v1.Hash) error {
 	if err := c.step(); err != nil {
 		return err
@@ -90,10 +95,12 @@ type Watched struct {
 	BlobPut func()
 }
 
+// Watch returns a repository that counts what is asked of repo.
 func Watch(repo registry.Repository) *Watched {
 	return &Watched{Repository: repo, Put: map[v1.Hash]int{}, Read: map[v1.Hash]int{}}
 }
 
+// PutBlob implements registry.Repository.
 func (w *Watched) PutBlob(ctx context.Context, b []byte) (v1.Descriptor, error) {
 	d, err := w.Repository.PutBlob(ctx, b)
 	w.Mu.Lock()
@@ -107,10 +114,12 @@ func (w *Watched) PutBlob(ctx context.Context, b []byte) (v1.Descriptor, error) 
 	return d, err
 }
 
+// WriteBlob implements registry.Repository.
 func (w *Watched) WriteBlob(context.Context, func(io.Writer) error) (v1.Descriptor, error) {
 	return v1.Descriptor{}, errors.New("a NAR is sent")
 }
 
+// Blob implements registry.Repository.
 func (w *Watched) Blob(ctx context.Context, digest v1.Hash, offset, length int64) (io.ReadCloser, error) {
 	w.Mu.Lock()
 	w.Read[digest]++
@@ -118,6 +127,7 @@ func (w *Watched) Blob(ctx context.Context, digest v1.Hash, offset, length int64
 	return w.Repository.Blob(ctx, digest, offset, length)
 }
 
+// BlobSize implements registry.Repository.
 func (w *Watched) BlobSize(ctx context.Context, digest v1.Hash) (int64, error) {
 	w.Mu.Lock()
 	w.Asked++
@@ -130,6 +140,7 @@ func (w *Watched) BlobSize(ctx context.Context, digest v1.Hash) (int64, error) {
 	return w.Repository.BlobSize(ctx, digest)
 }
 
+// PutManifest implements registry.Repository.
 func (w *Watched) PutManifest(ctx context.Context, tag string, m registry.Manifest) (v1.Hash, error) {
 	if w.Before != nil {
 		w.Before(tag)
@@ -174,6 +185,7 @@ func Fresh(t *testing.T, f func(t *testing.T, next func() registry.Repository)) 
 	})
 }
 
+// Open opens the cache in a directory.
 func Open(t *testing.T, dir string) registry.Repository {
 	t.Helper()
 	repo, err := registry.Open("oci:"+dir, registry.Options{Push: true})
