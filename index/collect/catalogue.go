@@ -32,14 +32,14 @@ type CataloguePath struct {
 	// References are positions in Paths: of the references that the cache
 	// has, without the path itself.
 	References []int32
-	// Keep and Reason are what Plan says of the path.
+	// Keep and Reason are what a Plan says of the path.
 	Keep   bool
 	Reason string
 }
 
-// NewCatalogue decodes every entry, on all processors. What it says of keeping is
-// what NewPlan would with the same options; unlike it this needs no tag list. At
-// 100,000 entries it takes some tenths of a second.
+// NewCatalogue decodes every entry, on all processors. What it says of keeping
+// is what a plan with the same options says, but a plan needs the tag list, and
+// this does not. At 100,000 entries it takes some tenths of a second.
 func NewCatalogue(s *index.Snapshot, o PlanOptions) *Catalogue {
 	if o.Now.IsZero() {
 		o.Now = time.Now()
