@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/storepath"
 )
@@ -22,7 +23,7 @@ type AdoptOptions struct {
 	// Config is merged into the cache's configuration. Of a cache that has no
 	// segments yet the compat index is on, unless Config says otherwise; of
 	// others it stays as it is.
-	Config Config
+	Config format.Config
 	// Progress is told how many NARs of how many have been looked for, never
 	// concurrently; nil means nobody listens.
 	Progress func(checked, total int)
@@ -33,12 +34,12 @@ type Adopted struct {
 	Total
 	// Lost are entries that were left out because the registry does not have
 	// their NAR, or has another one.
-	Lost []Entry
+	Lost []format.Entry
 	// Incomplete are entries that were left out because they refer to one
 	// that is Lost, or that cannot be used.
-	Incomplete []Entry
+	Incomplete []format.Entry
 	// Segments are the segments that were written.
-	Segments []SegmentInfo
+	Segments []format.SegmentInfo
 }
 
 // adoption is the state of taking over.
@@ -51,7 +52,7 @@ type adoption struct {
 // entryKey is a store path in one compressed form.
 type entryKey struct{ hashPart, fileHash string }
 
-func (e *Entry) key() entryKey { return entryKey{e.Path.HashPart, e.FileHash} }
+func keyOf(e *format.Entry) entryKey { return entryKey{e.Path.HashPart, e.FileHash} }
 
 // Adopt reads the cache index as Sweep does, and takes over what nixcache-oci
 // has written into the root: it writes segments with the entries that no
@@ -69,11 +70,11 @@ func (c *Cache) Adopt(ctx context.Context, o AdoptOptions) (*Snapshot, Adopted, 
 	if err != nil || !s.foreign {
 		return s, Adopted{}, err
 	}
-	if err := o.Config.validate(); err != nil {
+	if err := o.Config.Validate(); err != nil {
 		return nil, Adopted{}, err
 	}
 	if len(s.Segments()) > 0 {
-		o.Config.CompatIndex = CompatIndex{}
+		o.Config.CompatIndex = format.CompatIndex{}
 	}
 	w := c.newWriter(s, WriterOptions{SegmentLayers: o.SegmentLayers, Config: o.Config})
 	w.adoption.progress = o.Progress
@@ -85,53 +86,51 @@ func (c *Cache) Adopt(ctx context.Context, o AdoptOptions) (*Snapshot, Adopted, 
 	return c.Current(), w.adoption.Adopted, nil
 }
 
+// Foreign reports whether the cache's root is that of nixcache-oci. Such a
+// cache can be read; before it can be written to, Adopt must take it over.
+func (s *Snapshot) Foreign() bool { return s.foreign }
+
 // Adoptable counts the paths that Adopt would take over, as far as the registry
 // has their NARs.
 func (s *Snapshot) Adoptable() Total {
 	var t Total
 	for _, e := range s.unadopted() {
-		t.count(e)
+		t.Add(e.NarSize, e.NAR.Size)
 	}
 	return t
-}
-
-func (t *Total) count(e Entry) {
-	t.Paths++
-	t.NarSize += e.NarSize
-	t.FileSize += e.NAR.Size
 }
 
 // unadopted returns the entries of nixcache-oci's index that count and that no
 // segment has, or none that says how young they are: a path that its publisher
 // has sent again is wanted, as if one of ours had repeated it.
-func (s *Snapshot) unadopted() []Entry {
+func (s *Snapshot) unadopted() []format.Entry {
 	if !s.foreign {
 		return nil
 	}
 	theirs := s.theirs()
-	ours := map[entryKey]Entry{} // the youngest
-	var todo []Entry
-	s.each(func(p position, line []byte) {
-		k, _, _, _ := linePrefix(line)
-		if winner, ok := s.entries[[storepath.HashPartLen]byte(k)]; !ok || int(winner.segment) != theirs {
+	ours := map[entryKey]format.Entry{} // the youngest
+	var todo []format.Entry
+	s.each(func(p Position, line []byte) {
+		k, _, _, _ := format.LineKeys(line)
+		if winner, ok := s.entries[[storepath.HashPartLen]byte(k)]; !ok || int(winner.Segment) != theirs {
 			return // superseded, or collected
 		}
 		e, ok := s.at(p, true)
 		switch {
 		case !ok:
-		case int(p.segment) == theirs:
+		case int(p.Segment) == theirs:
 			todo = append(todo, e)
-		case !e.Added.Before(ours[e.key()].Added):
-			ours[e.key()] = e
+		case !e.Added.Before(ours[keyOf(&e)].Added):
+			ours[keyOf(&e)] = e
 		}
 	})
-	todo = slices.DeleteFunc(todo, func(e Entry) bool {
-		own, ok := ours[e.key()]
-		return ok && e.Added.Sub(own.Added) < PinAfter
+	todo = slices.DeleteFunc(todo, func(e format.Entry) bool {
+		own, ok := ours[keyOf(&e)]
+		return ok && e.Added.Sub(own.Added) < format.PinAfter
 	})
 	for i := range todo {
-		if own, ok := ours[todo[i].key()]; ok {
-			todo[i].inherit(&own)
+		if own, ok := ours[keyOf(&todo[i])]; ok {
+			todo[i].Inherit(&own)
 		}
 	}
 	return todo
@@ -139,13 +138,13 @@ func (s *Snapshot) unadopted() []Entry {
 
 // theirs is the position of nixcache-oci's index in a snapshot that is Foreign.
 func (s *Snapshot) theirs() int {
-	return slices.IndexFunc(s.segments, func(seg *segment) bool { return seg.info.Tag == "" })
+	return slices.IndexFunc(s.segments, func(seg *format.Segment) bool { return seg.Info.Tag == "" })
 }
 
 // ours is a snapshot that is Foreign without nixcache-oci's index.
 func (s *Snapshot) ours() *Snapshot {
 	i := s.theirs()
-	return newSnapshot(s.digest, segmentList{retired: s.retired}, slices.Delete(slices.Clone(s.segments), i, i+1), nil)
+	return newSnapshot(s.digest, rootState{retired: s.retired}, slices.Delete(slices.Clone(s.segments), i, i+1), nil)
 }
 
 // errOverwritten tells that the root has something that the one to be written
@@ -154,8 +153,8 @@ var errOverwritten = errors.New("others have written the cache index meanwhile")
 
 // toAdopt returns what is missing before the root of nixcache-oci that s shows
 // may be overwritten, and whether anything is.
-func (w *Writer) toAdopt(s *Snapshot) ([]Entry, bool) {
-	todo := slices.DeleteFunc(s.unadopted(), func(e Entry) bool { return w.adoption.left[e.key()] })
+func (w *Writer) toAdopt(s *Snapshot) ([]format.Entry, bool) {
+	todo := slices.DeleteFunc(s.unadopted(), func(e format.Entry) bool { return w.adoption.left[keyOf(&e)] })
 	// a cache without any path has a configuration, too
 	return todo, len(todo) > 0 || len(s.Segments()) == 0
 }
@@ -167,11 +166,11 @@ func (w *Writer) adopt(ctx context.Context, s *Snapshot) error {
 	if err != nil {
 		return err
 	}
-	h := Header{Config: w.adoptedConfig(s)}
+	h := format.Header{Config: w.adoptedConfig(s)}
 	for {
 		batches := divide(w.adoptable(s, todo, lost), w.opts.SegmentLayers)
 		if len(batches) == 0 && len(s.Segments())+len(w.written) == 0 {
-			batches = [][]Entry{nil}
+			batches = [][]format.Entry{nil}
 		}
 		todo, err = w.adoptBatches(ctx, h, batches)
 		var missing *registry.MissingBlobsError
@@ -192,7 +191,7 @@ func (w *Writer) adopt(ctx context.Context, s *Snapshot) error {
 
 // adoptBatches writes a segment for each batch. It returns the entries of those
 // that are not written.
-func (w *Writer) adoptBatches(ctx context.Context, h Header, batches [][]Entry) ([]Entry, error) {
+func (w *Writer) adoptBatches(ctx context.Context, h format.Header, batches [][]format.Entry) ([]format.Entry, error) {
 	now := w.cache.opts.Now()
 	for i, batch := range batches {
 		for j := range batch { // no publication says yet which of them are wanted
@@ -200,7 +199,7 @@ func (w *Writer) adoptBatches(ctx context.Context, h Header, batches [][]Entry) 
 				batch[j].Added = now
 			}
 		}
-		c, err := newContent(batch)
+		c, err := format.NewContent(batch)
 		if err != nil {
 			return nil, err
 		}
@@ -209,7 +208,7 @@ func (w *Writer) adoptBatches(ctx context.Context, h Header, batches [][]Entry) 
 			return slices.Concat(batches[i:]...), err
 		}
 		for _, e := range batch {
-			w.adoption.count(e)
+			w.adoption.Add(e.NarSize, e.NAR.Size)
 		}
 		w.adoption.Segments = append(w.adoption.Segments, info)
 		w.cache.opts.Logger.Info("adopted", "segment", info.Tag, "entries", len(batch))
@@ -218,24 +217,24 @@ func (w *Writer) adoptBatches(ctx context.Context, h Header, batches [][]Entry) 
 }
 
 // adoptedConfig is what the segments of an adoption say.
-func (w *Writer) adoptedConfig(s *Snapshot) Config {
-	c := s.segments[s.theirs()].header.Config.merge(w.opts.Config)
-	if len(s.Segments()) == 0 && !c.CompatIndex.said() {
-		c.CompatIndex = CompatIndex{On: true, Time: w.cache.opts.Now().UTC()}
+func (w *Writer) adoptedConfig(s *Snapshot) format.Config {
+	c := s.segments[s.theirs()].Header.Config.Merge(w.opts.Config)
+	if len(s.Segments()) == 0 && !c.CompatIndex.Said() {
+		c.CompatIndex = format.CompatIndex{On: true, Time: w.cache.opts.Now().UTC()}
 	}
 	return c
 }
 
 // adoptable returns the entries that can be adopted, references first, and
 // records the others.
-func (w *Writer) adoptable(s *Snapshot, todo []Entry, lost map[Location]bool) []Entry {
+func (w *Writer) adoptable(s *Snapshot, todo []format.Entry, lost map[format.Location]bool) []format.Entry {
 	gone := map[string]bool{} // hash parts in the index that cannot be had
 	for _, k := range s.skipped {
 		gone[k] = true
 	}
 	theirs := s.segments[s.theirs()]
-	for i := range theirs.lines {
-		if k, _, _, _ := linePrefix(theirs.line(i)); !s.Has(string(k)) { // collected
+	for i := range theirs.Len() {
+		if k, _, _, _ := format.LineKeys(theirs.Line(i)); !s.Has(string(k)) { // collected
 			gone[string(k)] = true
 		}
 	}
@@ -245,23 +244,23 @@ func (w *Writer) adoptable(s *Snapshot, todo []Entry, lost map[Location]bool) []
 	for k := range w.adoption.left {
 		gone[k.hashPart] = true
 	}
-	rest := map[string]Entry{}
+	rest := map[string]format.Entry{}
 	for _, e := range todo {
 		if lost[e.NAR] {
-			gone[e.Path.HashPart], w.adoption.left[e.key()] = true, true
+			gone[e.Path.HashPart], w.adoption.left[keyOf(&e)] = true, true
 			w.adoption.Lost = append(w.adoption.Lost, e)
 			continue
 		}
 		rest[e.Path.HashPart] = e
 	}
 	own := s.ours()
-	order := closed(rest, func(hashPart string) bool { return !gone[hashPart] || own.Has(hashPart) })
+	order := Closed(rest, func(hashPart string) bool { return !gone[hashPart] || own.Has(hashPart) })
 	for _, e := range order {
 		delete(rest, e.Path.HashPart)
 	}
 	for _, k := range slices.Sorted(maps.Keys(rest)) {
 		e := rest[k]
-		w.adoption.left[e.key()] = true
+		w.adoption.left[keyOf(&e)] = true
 		w.adoption.Incomplete = append(w.adoption.Incomplete, e)
 	}
 	return order
@@ -270,12 +269,12 @@ func (w *Writer) adoptable(s *Snapshot, todo []Entry, lost map[Location]bool) []
 // lostBlobs asks the registry for the NARs of entries. It returns those that
 // are certainly not there, or have another size; if it could not be told of
 // one, an error.
-func (w *Writer) lostBlobs(ctx context.Context, entries []Entry) (map[Location]bool, error) {
-	nars := map[Location]bool{}
+func (w *Writer) lostBlobs(ctx context.Context, entries []format.Entry) (map[format.Location]bool, error) {
+	nars := map[format.Location]bool{}
 	for _, e := range entries {
 		nars[e.NAR] = true
 	}
-	lost := map[Location]bool{}
+	lost := map[format.Location]bool{}
 	checked := 0
 	var mu sync.Mutex
 	g, gctx := errgroup.WithContext(ctx)
@@ -305,7 +304,7 @@ func (w *Writer) lostBlobs(ctx context.Context, entries []Entry) (map[Location]b
 	if err := w.putConfig(ctx); err != nil {
 		return nil, err
 	}
-	config, _ := w.cache.form().config()
+	config, _ := w.cache.form().Config()
 	if _, err := w.cache.repo.BlobSize(ctx, config.Digest); err != nil {
 		// the text, not the error: the blob is there
 		return nil, fmt.Errorf("the registry denies a blob that it has just taken: %v", err) //nolint:errorlint // see above

@@ -1,10 +1,9 @@
-package index
+package index_test
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,120 +14,25 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
+	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
+	"github.com/org/nixoci-action/internal/indextest"
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/registrytest"
 )
 
-// watched counts what is asked of a repository, and lets a test step in.
-type watched struct {
-	registry.Repository
-	mu      sync.Mutex
-	put     map[v1.Hash]int // blobs
-	asked   int             // for the sizes of blobs
-	read    map[v1.Hash]int // blobs
-	tags    []string        // written
-	size    func(v1.Hash) error
-	before  func(tag string) // a manifest is written
-	after   func(tag string)
-	blobPut func()
-}
-
-func watch(repo registry.Repository) *watched {
-	return &watched{Repository: repo, put: map[v1.Hash]int{}, read: map[v1.Hash]int{}}
-}
-
-func (w *watched) PutBlob(ctx context.Context, b []byte) (v1.Descriptor, error) {
-	d, err := w.Repository.PutBlob(ctx, b)
-	w.mu.Lock()
-	w.put[d.Digest]++
-	hook := w.blobPut
-	w.blobPut = nil
-	w.mu.Unlock()
-	if hook != nil {
-		hook()
-	}
-	return d, err
-}
-
-func (w *watched) WriteBlob(context.Context, func(io.Writer) error) (v1.Descriptor, error) {
-	return v1.Descriptor{}, errors.New("a NAR is sent")
-}
-
-func (w *watched) Blob(ctx context.Context, digest v1.Hash, offset, length int64) (io.ReadCloser, error) {
-	w.mu.Lock()
-	w.read[digest]++
-	w.mu.Unlock()
-	return w.Repository.Blob(ctx, digest, offset, length)
-}
-
-func (w *watched) BlobSize(ctx context.Context, digest v1.Hash) (int64, error) {
-	w.mu.Lock()
-	w.asked++
-	w.mu.Unlock()
-	if w.size != nil {
-		if err := w.size(digest); err != nil {
-			return 0, err
-		}
-	}
-	return w.Repository.BlobSize(ctx, digest)
-}
-
-func (w *watched) PutManifest(ctx context.Context, tag string, m registry.Manifest) (v1.Hash, error) {
-	if w.before != nil {
-		w.before(tag)
-	}
-	w.mu.Lock()
-	w.tags = append(w.tags, tag)
-	w.mu.Unlock()
-	d, err := w.Repository.PutManifest(ctx, tag, m)
-	if err == nil && w.after != nil {
-		w.after(tag)
-	}
-	return d, err
-}
-
-// fresh runs f on every kind of repository; each call of what f gets returns
-// an empty one.
-func fresh(t *testing.T, f func(t *testing.T, next func() registry.Repository)) {
-	open := func(t *testing.T, name func(n int) string) func() registry.Repository {
-		n := 0
-		return func() registry.Repository {
-			n++
-			r, err := registry.Open(name(n), registry.Options{Push: true})
-			if err != nil {
-				t.Fatal(err)
-			}
-			return r
-		}
-	}
-	t.Run("oci", func(t *testing.T) {
-		t.Parallel()
-		f(t, open(t, func(int) string { return "oci:" + t.TempDir() }))
-	})
-	t.Run("ggcr", func(t *testing.T) {
-		t.Parallel()
-		addr := registrytest.GGCR(t)
-		f(t, open(t, func(n int) string { return fmt.Sprintf("%s/a/b%d", addr, n) }))
-	})
-	t.Run("distribution", func(t *testing.T) {
-		t.Parallel()
-		addr := registrytest.NewDistribution(t).Addr
-		f(t, open(t, func(n int) string { return fmt.Sprintf("%s/a/b%d", addr, n) }))
-	})
-}
-
 // theirEntry is an entry as nixcache-oci makes them: old, and with xz.
-func theirEntry(t *testing.T, repo registry.Repository, name string, refs ...string) Entry {
+func theirEntry(t *testing.T, repo registry.Repository, name string, refs ...string) format.Entry {
 	t.Helper()
-	e := newEntry(t, repo, name, refs...)
-	e.Compression, e.Added = CompressionXZ, time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	e := indextest.NewEntry(t, repo, name, refs...)
+	e.Compression, e.Added = format.CompressionXZ, time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	return e
 }
 
 // theirChain is n entries, each of which refers to the one before.
-func theirChain(t *testing.T, repo registry.Repository, n int) []Entry {
+func theirChain(t *testing.T, repo registry.Repository, n int) []format.Entry {
 	t.Helper()
-	var all []Entry
+	var all []format.Entry
 	refs := []string{"00000000000000000000000000000000-on-upstream"}
 	for i := range n {
 		e := theirEntry(t, repo, fmt.Sprint("chain", i), refs...)
@@ -138,26 +42,9 @@ func theirChain(t *testing.T, repo registry.Repository, n int) []Entry {
 	return all
 }
 
-// sees checks that a cache, as its readers find it, has entries, and has them
-// at least as young.
-func sees(t *testing.T, repo registry.Repository, entries ...Entry) *Snapshot {
+func mustAdopt(t *testing.T, repo registry.Repository, o index.AdoptOptions) index.Adopted {
 	t.Helper()
-	s, err := Open(repo, quick()).Refresh(context.Background())
-	if err != nil {
-		t.Fatal(err)
-	}
-	has(t, s, entries...)
-	for _, want := range entries {
-		if got, _ := s.Lookup(want.Path.HashPart); got.Added.Before(want.Added.Truncate(time.Second)) {
-			t.Errorf("%s was added at %s, want %s or later", want.Path.Name, got.Added, want.Added)
-		}
-	}
-	return s
-}
-
-func mustAdopt(t *testing.T, repo registry.Repository, o AdoptOptions) Adopted {
-	t.Helper()
-	s, a, err := Open(repo, quick()).Adopt(context.Background(), o)
+	s, a, err := index.Open(repo, indextest.Quick()).Adopt(context.Background(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -169,7 +56,7 @@ func mustAdopt(t *testing.T, repo registry.Repository, o AdoptOptions) Adopted {
 
 func rootDigest(t *testing.T, repo registry.Repository) v1.Hash {
 	t.Helper()
-	d, err := repo.Resolve(context.Background(), RootTag)
+	d, err := repo.Resolve(context.Background(), format.RootTag)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -180,17 +67,17 @@ func rootDigest(t *testing.T, repo registry.Repository) v1.Hash {
 // sent.
 func TestAdopt(t *testing.T) {
 	t.Parallel()
-	fresh(t, func(t *testing.T, next func() registry.Repository) {
-		repo := watch(next())
+	indextest.Fresh(t, func(t *testing.T, next func() registry.Repository) {
+		repo := indextest.Watch(next())
 		entries := theirChain(t, repo, 5)
-		putForeign(t, repo, foreignIndexOf(entries...))
+		indextest.PutForeign(t, repo, indextest.ForeignIndexOf(entries...))
 		nars := map[v1.Hash]bool{}
 		for _, e := range entries {
 			nars[e.NAR.Blob] = true
 		}
-		repo.put, repo.tags = map[v1.Hash]int{}, nil
+		repo.Put, repo.Written = map[v1.Hash]int{}, nil
 		progress := 0
-		a := mustAdopt(t, repo, AdoptOptions{SegmentLayers: 2, Progress: func(checked, total int) {
+		a := mustAdopt(t, repo, index.AdoptOptions{SegmentLayers: 2, Progress: func(checked, total int) {
 			if progress++; checked != progress || total != 5 {
 				t.Errorf("progress: got %d of %d after %d", checked, total, progress)
 			}
@@ -198,40 +85,40 @@ func TestAdopt(t *testing.T) {
 		if a.Paths != 5 || a.NarSize != 5*120 || len(a.Segments) != 3 || len(a.Lost)+len(a.Incomplete) != 0 || progress != 5 {
 			t.Errorf("got %+v, progress %d", a, progress)
 		}
-		for d := range repo.put {
+		for d := range repo.Put {
 			if nars[d] {
 				t.Error("a NAR was sent")
 			}
 		}
 		// 5 NARs looked for, 3 segments and a root written
-		if repo.asked != 5 || len(repo.tags) != 4 || repo.tags[3] != RootTag {
-			t.Errorf("asked for %d blobs, wrote %v", repo.asked, repo.tags)
+		if repo.Asked != 5 || len(repo.Written) != 4 || repo.Written[3] != format.RootTag {
+			t.Errorf("asked for %d blobs, wrote %v", repo.Asked, repo.Written)
 		}
-		s := sees(t, repo, entries...)
-		if s.Foreign() || s.Len() != 5 || !slices.Equal(s.Config().PublicKeys, []string{foreignKey}) || !s.Config().CompatIndex.On {
+		s := indextest.Sees(t, repo, entries...)
+		if s.Foreign() || s.Len() != 5 || !slices.Equal(s.Config().PublicKeys, []string{indextest.ForeignKey}) || !s.Config().CompatIndex.On {
 			t.Errorf("foreign %v, %d entries, %+v", s.Foreign(), s.Len(), s.Config())
 		}
 		// each segment is closed with those before it
 		before := map[string]bool{}
-		for _, seg := range s.segments {
-			for i := range seg.lines {
-				e, _ := decodeLine(seg.line(i), "/nix/store")
+		for _, seg := range s.Loaded() {
+			for i := range seg.Len() {
+				e, _ := format.DecodeLine(seg.Line(i), "/nix/store")
 				before[e.Path.Base()] = true
 			}
-			for i := range seg.lines {
-				e, _ := decodeLine(seg.line(i), "/nix/store")
+			for i := range seg.Len() {
+				e, _ := format.DecodeLine(seg.Line(i), "/nix/store")
 				if r := e.References[0]; !before[r] && !strings.HasSuffix(r, "on-upstream") {
 					t.Errorf("%s comes before %s", e.Path.Base(), r)
 				}
 			}
 		}
 		root := rootDigest(t, repo)
-		if a := mustAdopt(t, repo, AdoptOptions{}); a.Paths != 0 || rootDigest(t, repo) != root {
+		if a := mustAdopt(t, repo, index.AdoptOptions{}); a.Paths != 0 || rootDigest(t, repo) != root {
 			t.Errorf("once more: got %+v", a)
 		}
-		more := newEntry(t, repo, "more", entries[4].Path.Base())
+		more := indextest.NewEntry(t, repo, "more", entries[4].Path.Base())
 		upstream := func(hashPart string) bool { return hashPart[0] == '0' }
-		if r, err := publish(t, repo, WriterOptions{OnUpstream: upstream}, append(entries, more)...); err != nil || r.Committed != 6 || r.Adopted.Paths != 0 {
+		if r, err := indextest.Publish(t, repo, index.WriterOptions{OnUpstream: upstream}, append(entries, more)...); err != nil || r.Committed != 6 || r.Adopted.Paths != 0 {
 			t.Errorf("publishing: got %+v, %v", r, err)
 		}
 	})
@@ -240,13 +127,13 @@ func TestAdopt(t *testing.T) {
 // The cache has a configuration even where it has no path.
 func TestAdoptNothing(t *testing.T) {
 	t.Parallel()
-	gone := theirEntry(t, open(t, t.TempDir()), "gone")
-	for _, idx := range []map[string]any{foreignIndexOf(), foreignIndexOf(gone)} {
-		repo := open(t, t.TempDir())
-		putForeign(t, repo, idx)
-		mustAdopt(t, repo, AdoptOptions{})
+	gone := theirEntry(t, indextest.Open(t, t.TempDir()), "gone")
+	for _, idx := range []map[string]any{indextest.ForeignIndexOf(), indextest.ForeignIndexOf(gone)} {
+		repo := indextest.Open(t, t.TempDir())
+		indextest.PutForeign(t, repo, idx)
+		mustAdopt(t, repo, index.AdoptOptions{})
 		loseRoot(t, repo)
-		s, err := Open(repo, quick()).Sweep(context.Background())
+		s, err := index.Open(repo, indextest.Quick()).Sweep(context.Background())
 		if err != nil || s.Len() != 0 || len(s.Config().PublicKeys) != 1 || !s.Config().CompatIndex.On {
 			t.Errorf("got %d entries, %+v, %v", s.Len(), s.Config(), err)
 		}
@@ -256,26 +143,16 @@ func TestAdoptNothing(t *testing.T) {
 // loseRoot writes a root of ours that knows nothing.
 func loseRoot(t *testing.T, repo registry.Repository) {
 	t.Helper()
-	c := Open(repo, quick())
-	if _, err := c.newWriter(c.Current(), WriterOptions{}).putRoot(context.Background(), segmentList{compat: []byte("{}")}, v1.Hash{}); err != nil {
+	if err := index.Open(repo, indextest.Quick()).WriteEmptyRoot(context.Background()); err != nil {
 		t.Fatal(err)
 	}
-}
-
-func open(t *testing.T, dir string) registry.Repository {
-	t.Helper()
-	repo, err := registry.Open("oci:"+dir, registry.Options{Push: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return repo
 }
 
 // Wherever an adoption ends, readers see every path, also those that have read
 // before, and the next one finishes it without doing anything twice.
 func TestAdoptCrashAfterEveryStep(t *testing.T) {
 	t.Parallel()
-	fresh(t, func(t *testing.T, next func() registry.Repository) {
+	indextest.Fresh(t, func(t *testing.T, next func() registry.Repository) {
 		ctx := context.Background()
 		for steps := 0; ; steps++ {
 			if steps > 50 {
@@ -283,32 +160,32 @@ func TestAdoptCrashAfterEveryStep(t *testing.T) {
 			}
 			repo := next()
 			entries := theirChain(t, repo, 5)
-			putForeign(t, repo, foreignIndexOf(entries...))
-			reader := Open(repo, quick())
+			indextest.PutForeign(t, repo, indextest.ForeignIndexOf(entries...))
+			reader := index.Open(repo, indextest.Quick())
 			if _, err := reader.Refresh(ctx); err != nil {
 				t.Fatal(err)
 			}
-			crashed := &crashing{Repository: repo, left: steps}
-			_, first, err := Open(crashed, quick()).Adopt(ctx, AdoptOptions{SegmentLayers: 2})
-			if err != nil && !errors.Is(err, errCrash) {
+			crashed := &indextest.Crashing{Repository: repo, Left: steps}
+			_, first, err := index.Open(crashed, indextest.Quick()).Adopt(ctx, index.AdoptOptions{SegmentLayers: 2})
+			if err != nil && !errors.Is(err, indextest.ErrCrash) {
 				t.Fatal(err)
 			}
-			sees(t, repo, entries...)
-			for what, read := range map[string]func(context.Context) (*Snapshot, error){"refresh": reader.Refresh, "sweep": reader.Sweep} {
+			indextest.Sees(t, repo, entries...)
+			for what, read := range map[string]func(context.Context) (*index.Snapshot, error){"refresh": reader.Refresh, "sweep": reader.Sweep} {
 				s, err := read(ctx)
 				if err != nil {
 					t.Fatalf("after %d steps, %s: %v", steps, what, err)
 				}
-				has(t, s, entries...)
+				indextest.Has(t, s, entries...)
 			}
 			if err == nil {
 				break
 			}
-			second := mustAdopt(t, repo, AdoptOptions{SegmentLayers: 2})
+			second := mustAdopt(t, repo, index.AdoptOptions{SegmentLayers: 2})
 			if first.Paths+second.Paths != 5 {
 				t.Errorf("after %d steps: adopted %d and %d paths of 5", steps, first.Paths, second.Paths)
 			}
-			if s := sees(t, repo, entries...); s.Foreign() || !s.Config().CompatIndex.On || len(s.Config().PublicKeys) != 1 {
+			if s := indextest.Sees(t, repo, entries...); s.Foreign() || !s.Config().CompatIndex.On || len(s.Config().PublicKeys) != 1 {
 				t.Errorf("after %d steps: foreign %v, %+v", steps, s.Foreign(), s.Config())
 			}
 		}
@@ -319,13 +196,13 @@ func TestAdoptCrashAfterEveryStep(t *testing.T) {
 // once.
 func TestAdoptUnreadable(t *testing.T) {
 	t.Parallel()
-	fresh(t, func(t *testing.T, next func() registry.Repository) {
+	indextest.Fresh(t, func(t *testing.T, next func() registry.Repository) {
 		ctx := context.Background()
 		for what, size := range map[string]func(v1.Hash) func(v1.Hash) error{
 			"an error": func(bad v1.Hash) func(v1.Hash) error {
 				return func(d v1.Hash) error {
 					if d == bad {
-						return errCrash
+						return indextest.ErrCrash
 					}
 					return nil
 				}
@@ -334,17 +211,17 @@ func TestAdoptUnreadable(t *testing.T) {
 				return func(v1.Hash) error { return registry.ErrNotFound }
 			},
 		} {
-			repo := watch(next())
+			repo := indextest.Watch(next())
 			entries := theirChain(t, repo, 5)
-			putForeign(t, repo, foreignIndexOf(entries...))
+			indextest.PutForeign(t, repo, indextest.ForeignIndexOf(entries...))
 			root := rootDigest(t, repo)
-			repo.size, repo.tags = size(entries[2].NAR.Blob), nil
-			s, _, err := Open(repo, quick()).Adopt(ctx, AdoptOptions{})
+			repo.Size, repo.Written = size(entries[2].NAR.Blob), nil
+			s, _, err := index.Open(repo, indextest.Quick()).Adopt(ctx, index.AdoptOptions{})
 			if err == nil || errors.Is(err, registry.ErrNotFound) || s != nil {
 				t.Errorf("%s: got %v", what, err)
 			}
-			if rootDigest(t, repo) != root || len(repo.tags) != 0 {
-				t.Errorf("%s: wrote %v", what, repo.tags)
+			if rootDigest(t, repo) != root || len(repo.Written) != 0 {
+				t.Errorf("%s: wrote %v", what, repo.Written)
 			}
 		}
 	})
@@ -365,27 +242,27 @@ func TestAdoptAfterCollection(t *testing.T) {
 	lost := theirEntry(t, repo, "lost", there.Path.Base())
 	needs := theirEntry(t, repo, "needs", lost.Path.Base(), there.Path.Base())
 	far := theirEntry(t, repo, "far", needs.Path.Base())
-	c, err := newContent([]Entry{there, user, needs, far})
+	c, err := format.NewContent([]format.Entry{there, user, needs, far})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := repo.PutBlob(ctx, emptyConfigBytes); err != nil {
+	if _, err := repo.PutBlob(ctx, []byte("{}")); err != nil {
 		t.Fatal(err)
 	}
-	m, err := newManifest("", c.layers, time.Unix(0, 0))
+	m, err := indextest.NewManifest("", c.Layers, time.Unix(0, 0))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if _, err := repo.PutManifest(ctx, "held", m); err != nil {
 		t.Fatal(err)
 	}
-	putForeign(t, repo, foreignIndexOf(there, user, lost, needs, far))
+	indextest.PutForeign(t, repo, indextest.ForeignIndexOf(there, user, lost, needs, far))
 	d.Collect(t)
-	a := mustAdopt(t, repo, AdoptOptions{})
+	a := mustAdopt(t, repo, index.AdoptOptions{})
 	if a.Paths != 2 || len(a.Lost) != 1 || a.Lost[0].Path != lost.Path || len(a.Incomplete) != 2 {
 		t.Errorf("got %+v", a)
 	}
-	nothing, err := newManifest("", nil, time.Unix(0, 0))
+	nothing, err := indextest.NewManifest("", nil, time.Unix(0, 0))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -393,11 +270,11 @@ func TestAdoptAfterCollection(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.Collect(t)
-	s := sees(t, repo, there, user)
+	s := indextest.Sees(t, repo, there, user)
 	if s.Len() != 2 {
 		t.Errorf("got %d entries", s.Len())
 	}
-	for _, e := range []Entry{there, user} {
+	for _, e := range []format.Entry{there, user} {
 		if _, err := registry.ReadBlob(ctx, repo, e.NAR.Blob, e.NAR.BlobSize); err != nil {
 			t.Errorf("%s: %v", e.Path.Name, err)
 		}
@@ -412,7 +289,7 @@ func TestAdoptAfterCollection(t *testing.T) {
 func TestAdoptLeavesOut(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	repo := watch(open(t, dir))
+	repo := indextest.Watch(indextest.Open(t, dir))
 	good := theirEntry(t, repo, "good")
 	unusable := theirEntry(t, repo, "unusable")
 	needs := theirEntry(t, repo, "needs", unusable.Path.Base())
@@ -420,15 +297,15 @@ func TestAdoptLeavesOut(t *testing.T) {
 	size.NAR.BlobSize, size.NAR.Size = size.NAR.BlobSize+1, size.NAR.Size+1
 	goes := theirEntry(t, repo, "goes", good.Path.Base())
 	after := theirEntry(t, repo, "after", goes.Path.Base())
-	idx := foreignIndexOf(good, unusable, needs, size, goes, after)
+	idx := indextest.ForeignIndexOf(good, unusable, needs, size, goes, after)
 	entries, _ := idx["entries"].(map[string]any)
 	entries[unusable.Path.HashPart] = map[string]any{"narinfo": "no narinfo"}
-	putForeign(t, repo, idx)
-	repo.before = func(string) {
+	indextest.PutForeign(t, repo, idx)
+	repo.Before = func(string) {
 		_ = os.Remove(filepath.Join(dir, "blobs", "sha256", goes.NAR.Blob.Hex))
 	}
-	a := mustAdopt(t, repo, AdoptOptions{})
-	names := func(entries []Entry) []string {
+	a := mustAdopt(t, repo, index.AdoptOptions{})
+	names := func(entries []format.Entry) []string {
 		var names []string
 		for _, e := range entries {
 			names = append(names, e.Path.Name)
@@ -439,7 +316,7 @@ func TestAdoptLeavesOut(t *testing.T) {
 	if a.Paths != 1 || !slices.Equal(names(a.Lost), []string{"goes", "size"}) || !slices.Equal(names(a.Incomplete), []string{"after", "needs"}) {
 		t.Errorf("got %d paths, lost %v, incomplete %v", a.Paths, names(a.Lost), names(a.Incomplete))
 	}
-	if s := sees(t, repo, good); s.Len() != 1 || s.Foreign() {
+	if s := indextest.Sees(t, repo, good); s.Len() != 1 || s.Foreign() {
 		t.Errorf("got %d entries", s.Len())
 	}
 }
@@ -453,15 +330,15 @@ func TestAdoptRefuses(t *testing.T) {
 		"other store": func(repo registry.Repository) map[string]any {
 			e := theirEntry(t, repo, "theirs")
 			e.Path.Dir = "/other/store"
-			return foreignIndexOf(e)
+			return indextest.ForeignIndexOf(e)
 		},
 	} {
-		repo := open(t, t.TempDir())
-		ours := newEntry(t, repo, "ours")
-		mustPublish(t, repo, ours)
-		putForeign(t, repo, idx(repo))
+		repo := indextest.Open(t, t.TempDir())
+		ours := indextest.NewEntry(t, repo, "ours")
+		indextest.MustPublish(t, repo, ours)
+		indextest.PutForeign(t, repo, idx(repo))
 		root := rootDigest(t, repo)
-		if _, _, err := Open(repo, quick()).Adopt(ctx, AdoptOptions{}); !errors.Is(err, ErrForeign) {
+		if _, _, err := index.Open(repo, indextest.Quick()).Adopt(ctx, index.AdoptOptions{}); !errors.Is(err, format.ErrForeign) {
 			t.Errorf("%s: got %v, want ErrForeign", what, err)
 		}
 		if rootDigest(t, repo) != root {
@@ -474,18 +351,18 @@ func TestAdoptRefuses(t *testing.T) {
 // nothing else.
 func TestAdoptRepairs(t *testing.T) {
 	t.Parallel()
-	fresh(t, func(t *testing.T, next func() registry.Repository) {
+	indextest.Fresh(t, func(t *testing.T, next func() registry.Repository) {
 		repo := next()
-		ours, pruned := newEntry(t, repo, "ours"), newEntry(t, repo, "pruned")
-		mustPublish(t, repo, ours, pruned)
-		published := sees(t, repo)
+		ours, pruned := indextest.NewEntry(t, repo, "ours"), indextest.NewEntry(t, repo, "pruned")
+		indextest.MustPublish(t, repo, ours, pruned)
+		published := indextest.Sees(t, repo)
 		known, _ := published.Lookup(ours.Path.HashPart)
 		theirs := theirEntry(t, repo, "theirs", ours.Path.Base())
-		putForeign(t, repo, foreignIndexOf(known, theirs))
-		if a := mustAdopt(t, repo, AdoptOptions{}); a.Paths != 1 || len(a.Segments) != 1 {
+		indextest.PutForeign(t, repo, indextest.ForeignIndexOf(known, theirs))
+		if a := mustAdopt(t, repo, index.AdoptOptions{}); a.Paths != 1 || len(a.Segments) != 1 {
 			t.Errorf("got %+v", a)
 		}
-		s := sees(t, repo, known, pruned, theirs)
+		s := indextest.Sees(t, repo, known, pruned, theirs)
 		if e, _ := s.Lookup(theirs.Path.HashPart); time.Since(e.Added) > time.Hour {
 			t.Errorf("what was taken over is old already, and would be collected: %s", e.Added)
 		}
@@ -494,17 +371,17 @@ func TestAdoptRepairs(t *testing.T) {
 		}
 		// its publisher has sent one again: soon, and long after
 		again := known
-		again.Added = known.Added.Add(PinAfter - time.Second)
-		putForeign(t, repo, foreignIndexOf(again, theirs))
-		if a := mustAdopt(t, repo, AdoptOptions{}); a.Paths != 0 {
+		again.Added = known.Added.Add(format.PinAfter - time.Second)
+		indextest.PutForeign(t, repo, indextest.ForeignIndexOf(again, theirs))
+		if a := mustAdopt(t, repo, index.AdoptOptions{}); a.Paths != 0 {
 			t.Errorf("sent again soon: got %+v", a)
 		}
-		again.Added = known.Added.Add(PinAfter)
-		putForeign(t, repo, foreignIndexOf(again, theirs))
-		if a := mustAdopt(t, repo, AdoptOptions{}); a.Paths != 1 {
+		again.Added = known.Added.Add(format.PinAfter)
+		indextest.PutForeign(t, repo, indextest.ForeignIndexOf(again, theirs))
+		if a := mustAdopt(t, repo, index.AdoptOptions{}); a.Paths != 1 {
 			t.Errorf("sent again: got %+v", a)
 		}
-		sees(t, repo, again, pruned, theirs)
+		indextest.Sees(t, repo, again, pruned, theirs)
 	})
 }
 
@@ -513,32 +390,32 @@ func TestAdoptRepairs(t *testing.T) {
 func TestAdoptNotWhatWasRemoved(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
-	repo := open(t, t.TempDir())
+	repo := indextest.Open(t, t.TempDir())
 	old := theirEntry(t, repo, "old")
 	needs := theirEntry(t, repo, "needs", old.Path.Base())
 	needs.Added = time.Now()
-	ours := newEntry(t, repo, "ours")
-	c := Open(repo, quick())
+	ours := indextest.NewEntry(t, repo, "ours")
+	c := index.Open(repo, indextest.Quick())
 	base, err := c.Sweep(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
-	w, err := c.NewWriter(base, WriterOptions{})
+	w, err := c.NewWriter(base, index.WriterOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	content, err := newContent([]Entry{ours})
+	content, err := format.NewContent([]format.Entry{ours})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.putSegment(ctx, Header{Removed: []Removal{{old.Path.HashPart, old.Added.Unix()}}}, content); err != nil {
+	if _, err := w.Put(ctx, format.Header{Removed: []format.Removal{{HashPart: old.Path.HashPart, Added: old.Added.Unix()}}}, content); err != nil {
 		t.Fatal(err)
 	}
-	putForeign(t, repo, foreignIndexOf(old, needs))
-	if a := mustAdopt(t, repo, AdoptOptions{}); a.Paths != 0 || len(a.Incomplete) != 1 {
+	indextest.PutForeign(t, repo, indextest.ForeignIndexOf(old, needs))
+	if a := mustAdopt(t, repo, index.AdoptOptions{}); a.Paths != 0 || len(a.Incomplete) != 1 {
 		t.Errorf("got %+v", a)
 	}
-	if s := sees(t, repo, ours); s.Len() != 1 {
+	if s := indextest.Sees(t, repo, ours); s.Len() != 1 {
 		t.Errorf("got %d entries", s.Len())
 	}
 }
@@ -547,27 +424,27 @@ func TestAdoptNotWhatWasRemoved(t *testing.T) {
 // between our reading of the root and our writing, and right after it.
 func TestAdoptInMidPublish(t *testing.T) {
 	t.Parallel()
-	fresh(t, func(t *testing.T, next func() registry.Repository) {
-		for what, hook := range map[string]func(w *watched, write func()){
-			"before a segment": func(w *watched, write func()) {
-				w.before = func(tag string) {
-					if tag != RootTag {
+	indextest.Fresh(t, func(t *testing.T, next func() registry.Repository) {
+		for what, hook := range map[string]func(w *indextest.Watched, write func()){
+			"before a segment": func(w *indextest.Watched, write func()) {
+				w.Before = func(tag string) {
+					if tag != format.RootTag {
 						write()
 					}
 				}
 			},
-			"before the root": func(w *watched, write func()) {
-				w.after = func(tag string) {
-					if tag != RootTag {
-						w.mu.Lock()
-						w.blobPut = write // the segment list, after the root was read
-						w.mu.Unlock()
+			"before the root": func(w *indextest.Watched, write func()) {
+				w.After = func(tag string) {
+					if tag != format.RootTag {
+						w.Mu.Lock()
+						w.BlobPut = write // the segment list, after the root was read
+						w.Mu.Unlock()
 					}
 				}
 			},
-			"after the root": func(w *watched, write func()) {
-				w.after = func(tag string) {
-					if tag == RootTag {
+			"after the root": func(w *indextest.Watched, write func()) {
+				w.After = func(tag string) {
+					if tag == format.RootTag {
 						write()
 					}
 				}
@@ -576,28 +453,28 @@ func TestAdoptInMidPublish(t *testing.T) {
 			t.Run(what, func(t *testing.T) {
 				inner := next()
 				first := theirEntry(t, inner, "first")
-				putForeign(t, inner, foreignIndexOf(first))
-				mustAdopt(t, inner, AdoptOptions{})
+				indextest.PutForeign(t, inner, indextest.ForeignIndexOf(first))
+				mustAdopt(t, inner, index.AdoptOptions{})
 				second, third := theirEntry(t, inner, "second"), theirEntry(t, inner, "third")
-				repo := watch(inner)
-				left := [][]Entry{{first, second}, {first, second, third}}
+				repo := indextest.Watch(inner)
+				left := [][]format.Entry{{first, second}, {first, second, third}}
 				hook(repo, func() {
 					if len(left) > 0 {
-						idx := foreignIndexOf(left[0]...)
+						idx := indextest.ForeignIndexOf(left[0]...)
 						left = left[1:]
-						putForeign(t, inner, idx)
+						indextest.PutForeign(t, inner, idx)
 					}
 				})
-				ours := newEntry(t, inner, "ours")
-				r, err := publish(t, repo, WriterOptions{}, ours)
+				ours := indextest.NewEntry(t, inner, "ours")
+				r, err := indextest.Publish(t, repo, index.WriterOptions{}, ours)
 				if err != nil || r.Committed != 1 {
 					t.Fatalf("got %+v, %v", r, err)
 				}
-				want := []Entry{first, ours, second, third}[:4-len(left)]
+				want := []format.Entry{first, ours, second, third}[:4-len(left)]
 				if r.Adopted.Paths != len(want)-2 {
 					t.Errorf("adopted %d paths, want %d", r.Adopted.Paths, len(want)-2)
 				}
-				if s := sees(t, inner, want...); s.Foreign() || s.Len() != len(want) {
+				if s := indextest.Sees(t, inner, want...); s.Foreign() || s.Len() != len(want) {
 					t.Errorf("foreign %v, got %d entries, want %d", s.Foreign(), s.Len(), len(want))
 				}
 			})
@@ -609,23 +486,23 @@ func TestAdoptInMidPublish(t *testing.T) {
 // is published at the same time.
 func TestAdoptAtOnce(t *testing.T) {
 	t.Parallel()
-	fresh(t, func(t *testing.T, next func() registry.Repository) {
+	indextest.Fresh(t, func(t *testing.T, next func() registry.Repository) {
 		repo := next()
 		entries := theirChain(t, repo, 5)
-		putForeign(t, repo, foreignIndexOf(entries...))
+		indextest.PutForeign(t, repo, indextest.ForeignIndexOf(entries...))
 		all := entries
 		var wg sync.WaitGroup
 		for i := range 4 {
-			own := newEntry(t, repo, fmt.Sprint("own", i))
+			own := indextest.NewEntry(t, repo, fmt.Sprint("own", i))
 			all = append(all, own)
 			wg.Go(func() {
-				c := Open(repo, quick())
-				base, _, err := c.Adopt(context.Background(), AdoptOptions{SegmentLayers: 2})
+				c := index.Open(repo, indextest.Quick())
+				base, _, err := c.Adopt(context.Background(), index.AdoptOptions{SegmentLayers: 2})
 				if err != nil {
 					t.Error(err)
 					return
 				}
-				w, err := c.NewWriter(base, WriterOptions{})
+				w, err := c.NewWriter(base, index.WriterOptions{})
 				if err != nil {
 					t.Error(err)
 					return
@@ -640,11 +517,11 @@ func TestAdoptAtOnce(t *testing.T) {
 		}
 		wg.Wait()
 		// the root may lack one: nobody looks again after the last
-		s, err := Open(repo, quick()).Sweep(context.Background())
+		s, err := index.Open(repo, indextest.Quick()).Sweep(context.Background())
 		if err != nil {
 			t.Fatal(err)
 		}
-		has(t, s, all...)
+		indextest.Has(t, s, all...)
 		if s.Foreign() || s.Len() != 9 {
 			t.Errorf("foreign %v, got %d entries", s.Foreign(), s.Len())
 		}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/storepath"
 )
 
@@ -17,22 +18,23 @@ type Attachment struct {
 	Listing, Log []byte
 	// BuildIDs and Realisations are added to those that the path has.
 	BuildIDs     []string
-	Realisations []Realisation
+	Realisations []format.Realisation
 }
 
 // ErrChanged tells that nothing was attached to a path because the cache no
 // longer has it, or has another build of it.
 var ErrChanged = errors.New("the cache does not have the path any more, or another build of it")
 
-// errNotTaken tells that an entry is durable, and what was attached is not.
-var errNotTaken = errors.New("the registry did not take what belongs to the path")
+// ErrNotTaken tells that a path is durable, and what was attached to it is not.
+var ErrNotTaken = errors.New("the registry did not take what belongs to the path")
 
 // Attach adds to what the cache has of a path, e, which was looked up before.
-// It returns when that is durable. Its errors are ErrChanged and those of Add.
+// It returns when that is durable. Its errors are ErrChanged, ErrNotTaken and
+// those of Add.
 // What is attached to a path at the same time, or pushed, is merged.
-func (g *Group) Attach(ctx context.Context, e Entry, x Attachment) error {
-	check := Extras{BuildIDs: x.BuildIDs, Realisations: x.Realisations}
-	if err := check.validateExtras(); err != nil {
+func (g *Group) Attach(ctx context.Context, e format.Entry, x Attachment) error {
+	check := format.Extras{BuildIDs: x.BuildIDs, Realisations: x.Realisations}
+	if err := check.ValidateExtras(); err != nil {
 		return err
 	}
 	return g.enter(ctx, &addition{Addition: Addition{Entry: e}, attached: &x})
@@ -57,7 +59,7 @@ func (g *Group) place(w *Writer, batch []*addition, upstream map[string]bool) {
 			a.failed = ErrChanged
 			continue
 		}
-		if _, pending := w.pending[a.Entry.Path.HashPart]; !pending {
+		if _, _, waits := w.waiting(a.Entry.Path.HashPart); !waits {
 			// what an entry refers to is in the cache or on an upstream (rule 4)
 			for _, r := range known[0].References {
 				if h := r[:storepath.HashPartLen]; len(g.known(w, h)) == 0 {
@@ -70,25 +72,22 @@ func (g *Group) place(w *Writer, batch []*addition, upstream map[string]bool) {
 }
 
 // put makes e pending, with what the cache has of its path already, and with x.
-func (g *Group) put(w *Writer, a *addition, e Entry, x Attachment) {
+func (g *Group) put(w *Writer, a *addition, e format.Entry, x Attachment) {
 	hashPart := e.Path.HashPart
 	e.Added = g.cache.opts.Now()
 	for _, old := range g.known(w, hashPart) {
 		if old.Fingerprint() == e.Fingerprint() {
-			e.Signatures = union(e.Signatures, old.Signatures)
+			e.Signatures = format.Union(e.Signatures, old.Signatures)
 		}
-		e.inherit(&old)
+		e.Inherit(&old)
 		e.Added = later(e.Added, old.Added)
 	}
-	e.BuildIDs = union(e.BuildIDs, x.BuildIDs)
-	e.BuildIDs = e.BuildIDs[:min(len(e.BuildIDs), MaxBuildIDs)]
+	e.BuildIDs = format.Union(e.BuildIDs, x.BuildIDs)
+	e.BuildIDs = e.BuildIDs[:min(len(e.BuildIDs), format.MaxBuildIDs)]
 	e.Realise(x.Realisations...)
 	enc := &encoded{}
-	if waits, old := w.pending[hashPart], w.documents.of[hashPart]; old != nil {
-		w.documents.drop(hashPart)
-		if waits.NarHash == e.NarHash && waits.Deriver == e.Deriver {
-			*enc = *old
-		}
+	if waits, old, _ := w.waiting(hashPart); old != nil && waits.NarHash == e.NarHash && waits.Deriver == e.Deriver {
+		*enc = *old
 	}
 	if len(x.Listing) > 0 {
 		enc.listing = x.Listing
@@ -96,17 +95,15 @@ func (g *Group) put(w *Writer, a *addition, e Entry, x Attachment) {
 	if len(x.Log) > 0 {
 		enc.log = x.Log
 	}
-	w.documents.put(hashPart, enc)
 	a.Entry = e
-	w.pending[hashPart] = e
-	delete(w.committed, hashPart) // it may be there already, and is to be replaced
+	w.place(e, enc)
 }
 
 // known are the entries that there are for a path, those that count more first.
-func (g *Group) known(w *Writer, hashPart string) []Entry {
-	var known []Entry
-	if e, ok := w.pending[hashPart]; ok {
-		return []Entry{e} // of the others it has what they have
+func (g *Group) known(w *Writer, hashPart string) []format.Entry {
+	var known []format.Entry
+	if e, _, ok := w.waiting(hashPart); ok {
+		return []format.Entry{e} // of the others it has what they have
 	}
 	if e, ok := g.Lookup(hashPart); ok {
 		known = append(known, e)
@@ -114,7 +111,7 @@ func (g *Group) known(w *Writer, hashPart string) []Entry {
 	if e, ok := w.base.Lookup(hashPart); ok {
 		known = append(known, e)
 	}
-	slices.SortStableFunc(known, func(a, b Entry) int { return int(b.Added.Unix() - a.Added.Unix()) })
+	slices.SortStableFunc(known, func(a, b format.Entry) int { return int(b.Added.Unix() - a.Added.Unix()) })
 	return known
 }
 
@@ -129,16 +126,16 @@ func later(t, old time.Time) time.Time {
 }
 
 // taken tells whether e, which is durable, has what the addition attached.
-func (a *addition) taken(e Entry) error {
+func (a *addition) taken(e format.Entry) error {
 	if a.attached == nil {
 		return nil
 	}
 	have := true
 	for _, r := range a.attached.Realisations {
-		have = have && slices.ContainsFunc(e.Realisations, func(o Realisation) bool { return o.key() == r.key() })
+		have = have && slices.ContainsFunc(e.Realisations, func(o format.Realisation) bool { return o.Key() == r.Key() })
 	}
 	if len(a.attached.Listing) > 0 && e.Listing.Size == 0 || len(a.attached.Log) > 0 && e.Log.Size == 0 || !have {
-		return fmt.Errorf("%s: %w", e.Path, errNotTaken)
+		return fmt.Errorf("%s: %w", e.Path, ErrNotTaken)
 	}
 	return nil
 }

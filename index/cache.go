@@ -15,10 +15,10 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/org/nixoci-action/index/format"
+	"github.com/org/nixoci-action/internal/oranc"
 	"github.com/org/nixoci-action/internal/registry"
 )
-
-const segmentTagPrefix = "segment-"
 
 // Options configures Open. The zero value works, without a disk copy.
 type Options struct {
@@ -53,10 +53,10 @@ type Cache struct {
 	taken atomic.Int32
 
 	mu      sync.Mutex
-	current *Snapshot              // nil until something was read
-	blobs   map[v1.Hash]*segment   // by entries blob, for the next snapshot
-	swept   map[string]SegmentInfo // segments that only the tag list shows
-	own     map[string]time.Time   // tags that this process has written, and when: they count whatever the tag list says
+	current *Snapshot                     // nil until something was read
+	blobs   map[v1.Hash]*format.Segment   // by entries blob, for the next snapshot
+	swept   map[string]format.SegmentInfo // segments that only the tag list shows
+	own     map[string]time.Time          // tags that this process has written, and when: they count whatever the tag list says
 }
 
 // lag is how far a tag list may be behind what was written. It is far less
@@ -78,8 +78,14 @@ func Open(repo registry.Repository, o Options) *Cache {
 	if o.Settle == 0 {
 		o.Settle = 200 * time.Millisecond
 	}
-	return &Cache{repo: repo, opts: o, disk: newDisk(o.Dir, repo.String()), blobs: map[v1.Hash]*segment{}, swept: map[string]SegmentInfo{}, own: map[string]time.Time{}}
+	return &Cache{repo: repo, opts: o, disk: newDisk(o.Dir, repo.String()), blobs: map[v1.Hash]*format.Segment{}, swept: map[string]format.SegmentInfo{}, own: map[string]time.Time{}}
 }
+
+// Repository returns the repository that the cache is in.
+func (c *Cache) Repository() registry.Repository { return c.repo }
+
+// Options returns how the cache was opened, with what is set by default.
+func (c *Cache) Options() Options { return c.opts }
 
 // Refresh reads what changed since the last read. If nothing did it costs one
 // request and returns the same Snapshot. A repository without a cache index
@@ -117,7 +123,7 @@ func (c *Cache) read(ctx context.Context, sweep bool) (*Snapshot, error) {
 	digest, list, err := readRoot(ctx, c.repo, known, sweep, c.opts.Reserve)
 	switch {
 	case errors.Is(err, registry.ErrNotFound):
-		sweep, list.retired = true, []Retired{}
+		sweep, list.retired = true, []format.Retired{}
 	case err != nil:
 		return nil, err
 	case digest == known:
@@ -142,7 +148,7 @@ func (c *Cache) read(ctx context.Context, sweep bool) (*Snapshot, error) {
 	for _, r := range list.retired {
 		delete(c.swept, r.Tag)
 	}
-	if c.current != nil && digest == c.current.digest && sameSegments(c.swept, c.current.extra) && slices.EqualFunc(list.Segments, c.current.listed, SegmentInfo.same) {
+	if c.current != nil && digest == c.current.digest && sameSegments(c.swept, c.current.extra) && slices.EqualFunc(list.Segments, c.current.listed, format.SegmentInfo.Same) {
 		if c.current.retired == nil && list.retired != nil {
 			// the same, but for what only a writer needs to know
 			s := *c.current
@@ -159,16 +165,16 @@ func (c *Cache) read(ctx context.Context, sweep bool) (*Snapshot, error) {
 	return s, nil
 }
 
-func sameSegments(a map[string]SegmentInfo, b []SegmentInfo) bool {
-	return len(a) == len(b) && !slices.ContainsFunc(b, func(s SegmentInfo) bool { return a[s.Tag].Manifest != s.Manifest })
+func sameSegments(a map[string]format.SegmentInfo, b []format.SegmentInfo) bool {
+	return len(a) == len(b) && !slices.ContainsFunc(b, func(s format.SegmentInfo) bool { return a[s.Tag].Manifest != s.Manifest })
 }
 
 // remember makes s the current snapshot and keeps it on disk.
 func (c *Cache) remember(s *Snapshot) {
 	c.current = s
-	live := map[v1.Hash]*segment{}
+	live := map[v1.Hash]*format.Segment{}
 	for _, seg := range s.segments {
-		live[seg.info.Entries] = seg
+		live[seg.Info.Entries] = seg
 	}
 	c.blobs = live
 	if err := c.disk.save(s); err != nil {
@@ -179,12 +185,12 @@ func (c *Cache) remember(s *Snapshot) {
 // sweep finds the segments that have a tag and are not in list, and strikes out
 // those in list that have none: an old root may have come back, and what it
 // names been deleted.
-func (c *Cache) sweep(ctx context.Context, list *segmentList) error {
+func (c *Cache) sweep(ctx context.Context, list *rootState) error {
 	tags, err := c.repo.Tags(ctx)
 	if err != nil {
 		return err
 	}
-	list.oranc = orancPaths(tags)
+	list.oranc = oranc.Paths(tags)
 	known := map[string]bool{}
 	for _, s := range list.Segments {
 		known[s.Tag] = true
@@ -193,14 +199,14 @@ func (c *Cache) sweep(ctx context.Context, list *segmentList) error {
 		known[r.Tag] = true
 	}
 	present := map[string]bool{}
-	found := map[string]SegmentInfo{}
+	found := map[string]format.SegmentInfo{}
 	var mu sync.Mutex
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(readJobs)
 	for _, tag := range tags {
 		present[tag] = true
 		_, have := c.swept[tag]
-		if !strings.HasPrefix(tag, segmentTagPrefix) || known[tag] || have {
+		if !strings.HasPrefix(tag, format.SegmentTagPrefix) || known[tag] || have {
 			continue
 		}
 		g.Go(func() error {
@@ -226,19 +232,19 @@ func (c *Cache) sweep(ctx context.Context, list *segmentList) error {
 	}
 	maps.DeleteFunc(c.own, func(tag string, _ time.Time) bool { return !c.owns(tag) })
 	maps.Copy(c.swept, found)
-	maps.DeleteFunc(c.swept, func(tag string, _ SegmentInfo) bool { return !present[tag] && !c.owns(tag) })
-	unlisted := slices.DeleteFunc(slices.Clone(list.Segments), func(s SegmentInfo) bool { return present[s.Tag] || c.owns(s.Tag) })
-	gone, err := c.unanswered(ctx, unlisted) // lists of tags may lag
+	maps.DeleteFunc(c.swept, func(tag string, _ format.SegmentInfo) bool { return !present[tag] && !c.owns(tag) })
+	unlisted := slices.DeleteFunc(slices.Clone(list.Segments), func(s format.SegmentInfo) bool { return present[s.Tag] || c.owns(s.Tag) })
+	gone, err := c.Unanswered(ctx, unlisted) // lists of tags may lag
 	if err != nil {
 		return err
 	}
-	list.Segments = slices.DeleteFunc(list.Segments, func(s SegmentInfo) bool { return gone[s.Manifest] })
+	list.Segments = slices.DeleteFunc(list.Segments, func(s format.SegmentInfo) bool { return gone[s.Manifest] })
 	return nil
 }
 
-// unanswered returns those segments, by manifest, whose tags are gone or point
-// to something else.
-func (c *Cache) unanswered(ctx context.Context, segments []SegmentInfo) (map[v1.Hash]bool, error) {
+// Unanswered asks the registry for the tags of segments. It returns those
+// segments, by manifest, whose tags are gone or point to something else.
+func (c *Cache) Unanswered(ctx context.Context, segments []format.SegmentInfo) (map[v1.Hash]bool, error) {
 	gone := map[v1.Hash]bool{}
 	var mu sync.Mutex
 	g, ctx := errgroup.WithContext(ctx)
@@ -268,28 +274,28 @@ var errNoSegment = errors.New("not a segment of a cache index")
 
 // segmentInfo learns from a segment's manifest what the root would say.
 // Count and Created stay open until the entries blob is read.
-func (c *Cache) segmentInfo(ctx context.Context, tag string) (SegmentInfo, error) {
+func (c *Cache) segmentInfo(ctx context.Context, tag string) (format.SegmentInfo, error) {
 	m, err := c.repo.Manifest(ctx, tag)
 	if err != nil {
-		return SegmentInfo{}, err
+		return format.SegmentInfo{}, err
 	}
-	im, _, err := decodeManifest(m.Raw)
+	im, _, err := format.DecodeManifest(m.Raw)
 	if err != nil {
-		return SegmentInfo{}, fmt.Errorf("decoding segment %s: %w", tag, err)
+		return format.SegmentInfo{}, fmt.Errorf("decoding segment %s: %w", tag, err)
 	}
-	if len(im.Layers) == 0 || im.Layers[0].MediaType != mediaEntries {
-		return SegmentInfo{}, errNoSegment
+	if len(im.Layers) == 0 || im.Layers[0].MediaType != format.MediaEntries {
+		return format.SegmentInfo{}, errNoSegment
 	}
-	if size := im.Layers[0].Size; size <= 0 || size > maxEntriesBlob {
-		return SegmentInfo{}, fmt.Errorf("segment %s says that its entries take %d bytes", tag, size)
+	if size := im.Layers[0].Size; size <= 0 || size > format.MaxEntriesBlob {
+		return format.SegmentInfo{}, fmt.Errorf("segment %s says that its entries take %d bytes", tag, size)
 	}
-	return SegmentInfo{Tag: tag, Manifest: m.Digest, Entries: im.Layers[0].Digest, EntriesSize: im.Layers[0].Size, Layers: len(im.Layers) - 1}, nil
+	return format.SegmentInfo{Tag: tag, Manifest: m.Digest, Entries: im.Layers[0].Digest, EntriesSize: im.Layers[0].Size, Layers: len(im.Layers) - 1}, nil
 }
 
 // assemble loads the live segments of a root and of the sweeps.
-func (c *Cache) assemble(ctx context.Context, digest v1.Hash, list segmentList) (*Snapshot, error) {
+func (c *Cache) assemble(ctx context.Context, digest v1.Hash, list rootState) (*Snapshot, error) {
 	candidates := append(slices.Clone(list.Segments), slices.Collect(maps.Values(c.swept))...)
-	loaded := make([]*segment, len(candidates))
+	loaded := make([]*format.Segment, len(candidates))
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(readJobs)
 	for i, info := range candidates {
@@ -304,36 +310,36 @@ func (c *Cache) assemble(ctx context.Context, digest v1.Hash, list segmentList) 
 	replaced := map[v1.Hash]time.Time{} // when, by the replacing segment
 	for _, s := range loaded {
 		if s != nil {
-			for _, r := range s.header.Replaces {
-				if t, ok := replaced[r]; !ok || s.header.Created.After(t) {
-					replaced[r] = s.header.Created
+			for _, r := range s.Header.Replaces {
+				if t, ok := replaced[r]; !ok || s.Header.Created.After(t) {
+					replaced[r] = s.Header.Created
 				}
 			}
 		}
 	}
-	loaded = slices.DeleteFunc(loaded, func(s *segment) bool {
+	loaded = slices.DeleteFunc(loaded, func(s *format.Segment) bool {
 		if s == nil {
 			return true
 		}
-		since, ok := replaced[s.info.Manifest]
+		since, ok := replaced[s.Info.Manifest]
 		if !ok {
 			return false
 		}
 		// forgotten now, while what replaces it is here to say so: that may be
 		// replaced in its turn
-		delete(c.swept, s.info.Tag)
+		delete(c.swept, s.Info.Tag)
 		if list.retired != nil {
-			list.retired = append(list.retired, Retired{Tag: s.info.Tag, Manifest: s.info.Manifest, Since: since})
+			list.retired = append(list.retired, format.Retired{Tag: s.Info.Tag, Manifest: s.Info.Manifest, Since: since})
 		}
 		return true
 	})
 	if list.foreign != nil {
 		loaded = append(loaded, list.foreign)
 	}
-	var extra []SegmentInfo
+	var extra []format.SegmentInfo
 	for _, s := range loaded {
-		if _, ok := c.swept[s.info.Tag]; ok {
-			extra = append(extra, s.info)
+		if _, ok := c.swept[s.Info.Tag]; ok {
+			extra = append(extra, s.Info)
 		}
 	}
 	return newSnapshot(digest, list, loaded, extra), nil
@@ -341,7 +347,7 @@ func (c *Cache) assemble(ctx context.Context, digest v1.Hash, list segmentList) 
 
 // load returns a segment from memory, disk or the registry; nil if it has been
 // collected.
-func (c *Cache) load(ctx context.Context, info SegmentInfo) (*segment, error) {
+func (c *Cache) load(ctx context.Context, info format.SegmentInfo) (*format.Segment, error) {
 	if s, ok := c.blobs[info.Entries]; ok {
 		return s, nil
 	}
@@ -360,18 +366,18 @@ func (c *Cache) load(ctx context.Context, info SegmentInfo) (*segment, error) {
 		}
 	}
 	// with its tables an index takes half as much again as its text
-	if err := ask(c.opts.Reserve, int64(unpackedSize(blob, maxEntries))/2*3); err != nil { //nolint:gosec // at most maxEntries
+	if err := ask(c.opts.Reserve, int64(format.UnpackedSize(blob, format.MaxEntries))/2*3); err != nil { //nolint:gosec // at most maxEntries
 		return nil, fmt.Errorf("reading segment %s: %w", info.Tag, err)
 	}
-	s, err := parseSegment(blob)
+	s, err := format.ParseSegment(blob)
 	if err != nil {
 		return nil, fmt.Errorf("reading segment %s: %w", info.Tag, err)
 	}
-	if err := s.header.Config.validate(); err != nil {
+	if err := s.Header.Config.Validate(); err != nil {
 		return nil, fmt.Errorf("reading segment %s: %w", info.Tag, err)
 	}
-	info.Count, info.Created = len(s.lines), s.header.Created
-	s.info = info
+	info.Count, info.Created = s.Len(), s.Header.Created
+	s.Info = info
 	if !ok {
 		if err := c.disk.put(info.Entries, blob); err != nil {
 			c.opts.Logger.Warn("a segment's copy on disk was not written", "error", err)
@@ -382,7 +388,7 @@ func (c *Cache) load(ctx context.Context, info SegmentInfo) (*segment, error) {
 
 // collected tells a segment that gc has removed, while an older root still
 // named it, from one that is damaged.
-func (c *Cache) collected(ctx context.Context, info SegmentInfo, err error) error {
+func (c *Cache) collected(ctx context.Context, info format.SegmentInfo, err error) error {
 	_, tagErr := c.repo.Resolve(ctx, info.Tag)
 	switch {
 	case errors.Is(tagErr, registry.ErrNotFound):
@@ -403,26 +409,26 @@ func (c *Cache) Load() (*Snapshot, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the index's copy on disk: %w", err)
 	}
-	var loaded []*segment
+	var loaded []*format.Segment
 	for _, info := range st.List.Segments {
 		blob, ok := c.disk.entries(info)
 		if !ok {
 			return nil, fmt.Errorf("reading the index's copy on disk: segment %s is missing or damaged", info.Tag)
 		}
-		s, err := parseSegment(blob)
+		s, err := format.ParseSegment(blob)
 		if err != nil {
 			return nil, fmt.Errorf("reading the index's copy on disk: segment %s: %w", info.Tag, err)
 		}
-		s.info = info
+		s.Info = info
 		loaded = append(loaded, s)
 	}
 	for _, info := range st.Extra {
 		c.swept[info.Tag] = info
 	}
-	s := newSnapshot(st.Root, st.List, loaded, st.Extra)
+	s := newSnapshot(st.Root, rootState{SegmentList: st.List}, loaded, st.Extra)
 	c.current = s
 	for _, seg := range s.segments {
-		c.blobs[seg.info.Entries] = seg
+		c.blobs[seg.Info.Entries] = seg
 	}
 	return s, nil
 }

@@ -8,6 +8,7 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/storepath"
 )
@@ -34,7 +35,7 @@ func (w *Writer) compact(ctx context.Context) error {
 	w.committing.Lock()
 	defer w.committing.Unlock()
 	s := w.cache.Current()
-	groups := mergeable(s.segments, w.opts.SegmentLayers)
+	groups := s.mergeable(w.opts.SegmentLayers)
 	for _, group := range groups {
 		h, entries, err := s.merge(group)
 		if err != nil {
@@ -53,9 +54,9 @@ func (w *Writer) compact(ctx context.Context) error {
 
 // putMerged writes a merged segment. Documents that the registry has lost are
 // left out, or nothing would ever be merged again.
-func (w *Writer) putMerged(ctx context.Context, h Header, entries []Entry) error {
+func (w *Writer) putMerged(ctx context.Context, h format.Header, entries []format.Entry) error {
 	for {
-		c, err := newContent(entries)
+		c, err := format.NewContent(entries)
 		if err != nil {
 			return err
 		}
@@ -64,7 +65,7 @@ func (w *Writer) putMerged(ctx context.Context, h Header, entries []Entry) error
 		found := false
 		if errors.As(err, &missing) {
 			for i := range entries {
-				found = entries[i].without(missing.Digests) || found
+				found = entries[i].DropDocuments(missing.Digests) || found
 			}
 		}
 		if !found {
@@ -79,24 +80,22 @@ func (c *Cache) Current() *Snapshot {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.current == nil {
-		return newSnapshot(v1.Hash{}, segmentList{}, nil, nil)
+		return newSnapshot(v1.Hash{}, rootState{}, nil, nil)
 	}
 	return c.current
 }
 
 // mergeable picks the segments to merge, by their positions: of each size
 // class that is full, all that fit into one.
-func mergeable(segments []*segment, maxLayers int) [][]int {
+func (s *Snapshot) mergeable(maxLayers int) [][]int {
+	segments := s.segments
 	var groups [][]int
 	// what is large already costs more to rewrite than it saves
-	for _, class := range classes(segments, maxMerged/fanIn, maxLayers/fanIn) {
-		if len(class) < fanIn {
-			continue
-		}
+	for _, class := range s.PiledUp(maxMerged/fanIn, maxLayers/fanIn) {
 		entries, layers := 0, 0
 		for n, i := range class {
-			entries += len(segments[i].lines)
-			layers += segments[i].info.Layers
+			entries += segments[i].Len()
+			layers += segments[i].Info.Layers
 			if entries > maxMerged || layers > maxLayers {
 				class = class[:n]
 				break
@@ -107,78 +106,79 @@ func mergeable(segments []*segment, maxLayers int) [][]int {
 	return groups
 }
 
-// classes sorts the segments of at most so many entries and layers into
-// classes by powers of fanIn. It returns their positions.
-func classes(segments []*segment, maxEntries, maxLayers int) [][]int {
+// PiledUp sorts the segments of at most so many entries and layers into
+// classes by powers of eight. It returns the positions in Loaded of those in
+// each class that is full: that has eight.
+func (s *Snapshot) PiledUp(maxEntries, maxLayers int) [][]int {
 	classes := make([][]int, 16)
-	for i, s := range segments {
-		if len(s.lines) > maxEntries || s.info.Layers > maxLayers || s.info.Tag == "" || len(s.header.Removed) > 0 {
+	for i, s := range s.segments {
+		if s.Len() > maxEntries || s.Info.Layers > maxLayers || s.Info.Tag == "" || len(s.Header.Removed) > 0 {
 			continue // what was removed only a collection may forget
 		}
 		class := 0
-		for n := len(s.lines); n >= fanIn; n /= fanIn {
+		for n := s.Len(); n >= fanIn; n /= fanIn {
 			class++
 		}
 		classes[class] = append(classes[class], i)
 	}
-	return classes
+	return slices.DeleteFunc(classes, func(class []int) bool { return len(class) < fanIn })
 }
 
 // merge makes the header and the entries of the segment that replaces those at
 // the given positions. Entries that later ones have superseded are left out.
 // Copies that were added at the same moment are not superseded: a collection
 // that has made the one may be about to replace the other.
-func (s *Snapshot) merge(group []int) (Header, []Entry, error) {
-	var entries []Entry
+func (s *Snapshot) merge(group []int) (format.Header, []format.Entry, error) {
+	var entries []format.Entry
 	taken := map[[storepath.HashPartLen]byte]bool{}
 	for _, i := range group {
 		seg := s.segments[i]
-		for j := range seg.lines {
-			k, _, _, _ := linePrefix(seg.line(j))
+		for j := range seg.Len() {
+			k, _, _, _ := format.LineKeys(seg.Line(j))
 			key := [storepath.HashPartLen]byte(k)
-			here := position{int32(i), int32(j)} //nolint:gosec // bounded by maxEntries
+			here := Position{int32(i), int32(j)} //nolint:gosec // bounded by maxEntries
 			winner, ok := s.entries[key]
-			if !ok || s.newer(winner, here) || taken[key] || here != winner && slices.Contains(group, int(winner.segment)) {
+			if !ok || s.newer(winner, here) || taken[key] || here != winner && slices.Contains(group, int(winner.Segment)) {
 				continue
 			}
 			taken[key] = true
 			e, ok := s.at(here, true)
 			if !ok {
-				return Header{}, nil, fmt.Errorf("merging segment %s: its entry %d is damaged", seg.info.Tag, j+1)
+				return format.Header{}, nil, fmt.Errorf("merging segment %s: its entry %d is damaged", seg.Info.Tag, j+1)
 			}
 			entries = append(entries, e)
 		}
 	}
-	return s.header(group), entries, nil
+	return s.Replacing(group), entries, nil
 }
 
-// header makes the header of what replaces the segments at the given
-// positions, and those that they have replaced as long as these are there: the
+// Replacing makes the header of what replaces the segments at the given
+// positions in Loaded, and those that they have replaced as long as these are there: the
 // new segment must hide them, too, once the old ones are gone.
-func (s *Snapshot) header(group []int) Header {
-	var h Header
+func (s *Snapshot) Replacing(group []int) format.Header {
+	var h format.Header
 	retired := map[v1.Hash]bool{}
 	for _, r := range s.retired {
 		retired[r.Manifest] = true
 	}
 	for _, i := range group {
 		seg := s.segments[i]
-		h.Replaces = append(h.Replaces, seg.info.Manifest)
-		for _, r := range seg.header.Replaces {
+		h.Replaces = append(h.Replaces, seg.Info.Manifest)
+		for _, r := range seg.Header.Replaces {
 			if retired[r] && !slices.Contains(h.Replaces, r) {
 				h.Replaces = append(h.Replaces, r)
 			}
 		}
-		h.Config = h.Config.merge(seg.header.Config)
-		h.Unpinned = append(h.Unpinned, seg.header.Unpinned...)
-		for _, p := range seg.header.Publications {
+		h.Config = h.Config.Merge(seg.Header.Config)
+		h.Unpinned = append(h.Unpinned, seg.Header.Unpinned...)
+		for _, p := range seg.Header.Publications {
 			// of publications that say the same the latest is enough
-			h.Publications = slices.DeleteFunc(h.Publications, func(q Publication) bool { return q.same(p) && !q.Time.After(p.Time) })
-			if !slices.ContainsFunc(h.Publications, p.same) {
+			h.Publications = slices.DeleteFunc(h.Publications, func(q format.Publication) bool { return q.Same(p) && !q.Time.After(p.Time) })
+			if !slices.ContainsFunc(h.Publications, p.Same) {
 				h.Publications = append(h.Publications, p)
 			}
 		}
 	}
-	h.Unpinned = s.pinEnds(h.Unpinned)
+	h.Unpinned = s.PinEnds(h.Unpinned)
 	return h
 }

@@ -1,4 +1,4 @@
-package index
+package index_test
 
 import (
 	"context"
@@ -10,14 +10,12 @@ import (
 	"testing"
 	"time"
 
-	v1 "github.com/google/go-containerregistry/pkg/v1"
-
+	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
+	"github.com/org/nixoci-action/internal/indextest"
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/registrytest"
 )
-
-// raceEnabled tells that everything takes twenty times as long.
-var raceEnabled bool
 
 // countingTransport counts requests.
 type countingTransport struct{ n atomic.Int64 }
@@ -31,7 +29,7 @@ func (c *countingTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 // nothing yet, nor one that polls.
 func TestManySmallPublishes(t *testing.T) {
 	publishes := 1000
-	if raceEnabled || testing.Short() {
+	if indextest.RaceEnabled || testing.Short() {
 		publishes = 150
 	}
 	ctx := context.Background()
@@ -44,42 +42,42 @@ func TestManySmallPublishes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := Options{Settle: time.Nanosecond}
-	writer := Open(repo, o) // one process that stays, to be quick
-	var all []Entry
+	o := index.Options{Settle: time.Nanosecond}
+	writer := index.Open(repo, o) // one process that stays, to be quick
+	var all []format.Entry
 	for i := range publishes {
-		e := entryFor(fmt.Sprintf("p%d", i), desc)
+		e := indextest.EntryFor(fmt.Sprintf("p%d", i), desc)
 		all = append(all, e)
 		base, err := writer.Refresh(ctx)
 		if err != nil {
 			t.Fatal(err)
 		}
-		w, err := writer.NewWriter(base, WriterOptions{})
+		w, err := writer.NewWriter(base, index.WriterOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
 		if err := w.Add(ctx, e); err != nil {
 			t.Fatal(err)
 		}
-		pub := Publication{Time: time.Now(), Flake: fmt.Sprint(i % 10), Roots: []Root{{Path: e.Path.Base()}}}
+		pub := format.Publication{Time: time.Now(), Flake: fmt.Sprint(i % 10), Roots: []format.Root{{Path: e.Path.Base()}}}
 		if r, err := w.Close(ctx, &pub); err != nil || r.Committed != 1 {
 			t.Fatalf("publish %d: got %+v, %v", i, r, err)
 		}
 	}
-	for what, read := range map[string]func(*Cache) (*Snapshot, error){
-		"by the root": func(c *Cache) (*Snapshot, error) { return c.Refresh(ctx) },
-		"by the tags": func(c *Cache) (*Snapshot, error) { return c.Sweep(ctx) },
+	for what, read := range map[string]func(*index.Cache) (*index.Snapshot, error){
+		"by the root": func(c *index.Cache) (*index.Snapshot, error) { return c.Refresh(ctx) },
+		"by the tags": func(c *index.Cache) (*index.Snapshot, error) { return c.Sweep(ctx) },
 	} {
 		count := &countingTransport{}
 		cold, err := registry.Open(addr+"/a/b", registry.Options{Transport: count})
 		if err != nil {
 			t.Fatal(err)
 		}
-		s, err := read(Open(cold, o))
+		s, err := read(index.Open(cold, o))
 		if err != nil {
 			t.Fatal(err)
 		}
-		has(t, s, all...)
+		indextest.Has(t, s, all...)
 		if n := count.n.Load(); n > 60 {
 			t.Errorf("%s: a cold reader made %d requests, want at most 60", what, n)
 		} else {
@@ -100,16 +98,16 @@ func TestMergingKeepsTheNewestEntry(t *testing.T) {
 		t.Fatal(err)
 	}
 	now := time.Unix(1_700_000_000, 0)
-	o := quick()
+	o := indextest.Quick()
 	o.Now = func() time.Time { now = now.Add(time.Second); return now }
-	add := func(es ...Entry) {
+	add := func(es ...format.Entry) {
 		t.Helper()
-		c := Open(repo, o)
+		c := index.Open(repo, o)
 		base, err := c.Sweep(ctx)
 		if err != nil {
 			t.Fatal(err)
 		}
-		w, err := c.NewWriter(base, WriterOptions{})
+		w, err := c.NewWriter(base, index.WriterOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -122,31 +120,31 @@ func TestMergingKeepsTheNewestEntry(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	old := newEntry(t, repo, "contended")
+	old := indextest.NewEntry(t, repo, "contended")
 	add(old)
 	// a larger segment, in another class, has a later word on it
 	fresh := old
 	fresh.Deriver = "00000000000000000000000000000000-later.drv"
-	var many []Entry
-	for i := range fanIn {
-		many = append(many, newEntry(t, repo, fmt.Sprintf("m%d", i)))
+	var many []format.Entry
+	for i := range index.FanIn {
+		many = append(many, indextest.NewEntry(t, repo, fmt.Sprintf("m%d", i)))
 	}
 	add(append(many, fresh)...)
-	var small []Entry
-	for i := range fanIn {
-		small = append(small, newEntry(t, repo, fmt.Sprintf("s%d", i)))
+	var small []format.Entry
+	for i := range index.FanIn {
+		small = append(small, indextest.NewEntry(t, repo, fmt.Sprintf("s%d", i)))
 		add(small[i])
 	}
-	s, err := Open(repo, o).Refresh(ctx)
+	s, err := index.Open(repo, o).Refresh(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
-	has(t, s, append(append(small, many...), fresh)...)
+	indextest.Has(t, s, append(append(small, many...), fresh)...)
 	if n := len(s.Segments()); n > 3 {
 		t.Errorf("got %d segments: nothing was merged", n)
 	}
 	// a writer that knew nothing of the merge could have added it meanwhile
-	merged := slices.IndexFunc(s.segments, func(seg *segment) bool { return len(seg.header.Replaces) > 0 })
+	merged := slices.IndexFunc(s.Loaded(), func(seg *format.Segment) bool { return len(seg.Header.Replaces) > 0 })
 	if merged < 0 {
 		t.Fatal("no merged segment")
 	}
@@ -160,49 +158,49 @@ func TestCrashDuringCompaction(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var all []Entry
-	for i := range fanIn - 1 {
-		e := newEntry(t, repo, fmt.Sprint("old", i))
-		mustPublish(t, repo, e)
+	var all []format.Entry
+	for i := range index.FanIn - 1 {
+		e := indextest.NewEntry(t, repo, fmt.Sprint("old", i))
+		indextest.MustPublish(t, repo, e)
 		all = append(all, e)
 	}
 	for steps := 0; ; steps++ {
 		if steps > 50 {
 			t.Fatal("a publish with a compaction takes more than 50 steps")
 		}
-		stale := Open(repo, quick())
+		stale := index.Open(repo, indextest.Quick())
 		if _, err := stale.Refresh(ctx); err != nil {
 			t.Fatal(err)
 		}
-		e := newEntry(t, repo, fmt.Sprint("new", steps))
+		e := indextest.NewEntry(t, repo, fmt.Sprint("new", steps))
 		durable := false
-		_, err := publish(t, &crashing{Repository: repo, left: steps}, WriterOptions{Committed: func(string, int) { durable = true }}, e)
+		_, err := indextest.Publish(t, &indextest.Crashing{Repository: repo, Left: steps}, index.WriterOptions{Committed: func(string, int) { durable = true }}, e)
 		if durable {
 			all = append(all, e)
 		}
-		for what, c := range map[string]*Cache{"cold": Open(repo, quick()), "stale": stale} {
+		for what, c := range map[string]*index.Cache{"cold": index.Open(repo, indextest.Quick()), "stale": stale} {
 			s, readErr := c.Sweep(ctx)
 			if readErr != nil {
 				t.Fatalf("%s reader after a crash at step %d: %v", what, steps, readErr)
 			}
-			has(t, s, all...)
+			indextest.Has(t, s, all...)
 			if t.Failed() {
 				t.Fatalf("%s reader after a crash at step %d, durable %v: %d segments", what, steps, durable, len(s.Segments()))
 			}
 		}
-		if err != nil && !errors.Is(err, errCrash) {
+		if err != nil && !errors.Is(err, indextest.ErrCrash) {
 			t.Fatal(err)
 		}
 		if err != nil {
 			continue
 		}
-		s, err := Open(repo, quick()).Refresh(ctx)
+		s, err := index.Open(repo, indextest.Quick()).Refresh(ctx)
 		if err != nil {
 			t.Fatal(err)
 		}
-		has(t, s, all...)
+		indextest.Has(t, s, all...)
 		// a compaction that fails does not fail the publish
-		if len(s.Segments()) < fanIn {
+		if len(s.Segments()) < index.FanIn {
 			t.Logf("%d steps", steps)
 			return
 		}
@@ -228,16 +226,16 @@ func TestLaggingTagList(t *testing.T) {
 		t.Fatal(err)
 	}
 	late := &lagging{Repository: repo}
-	var all []Entry
-	for i := range 3 * fanIn {
-		e := newEntry(t, repo, fmt.Sprint("p", i))
+	var all []format.Entry
+	for i := range 3 * index.FanIn {
+		e := indextest.NewEntry(t, repo, fmt.Sprint("p", i))
 		all = append(all, e)
-		mustPublish(t, late, e)
-		s, err := Open(repo, quick()).Refresh(ctx)
+		indextest.MustPublish(t, late, e)
+		s, err := index.Open(repo, indextest.Quick()).Refresh(ctx)
 		if err != nil {
 			t.Fatal(err)
 		}
-		has(t, s, all...)
+		indextest.Has(t, s, all...)
 		total := 0
 		for _, seg := range s.Segments() {
 			total += seg.Count
@@ -256,10 +254,10 @@ func TestRetiredSegmentsAreKept(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i := range fanIn {
-		mustPublish(t, repo, newEntry(t, repo, fmt.Sprint("p", i)))
+	for i := range index.FanIn {
+		indextest.MustPublish(t, repo, indextest.NewEntry(t, repo, fmt.Sprint("p", i)))
 	}
-	count := func(rs []Retired) (n int) {
+	count := func(rs []format.Retired) (n int) {
 		for _, r := range rs {
 			if r.Tag != "" { // else it is an old root
 				n++
@@ -269,26 +267,26 @@ func TestRetiredSegmentsAreKept(t *testing.T) {
 	}
 	retired := func() int {
 		t.Helper()
-		_, list, err := readRoot(ctx, repo, v1.Hash{}, true, nil)
+		list, err := index.ReadRetired(ctx, repo)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return count(list.retired)
+		return count(list)
 	}
-	if n := retired(); n != fanIn {
-		t.Fatalf("got %d retired segments, want %d", n, fanIn)
+	if n := retired(); n != index.FanIn {
+		t.Fatalf("got %d retired segments, want %d", n, index.FanIn)
 	}
 	// a process that has read without them, then asks again with them
-	c := Open(repo, quick())
+	c := index.Open(repo, indextest.Quick())
 	if _, err := c.Refresh(ctx); err != nil {
 		t.Fatal(err)
 	}
 	s, err := c.Sweep(ctx)
-	if err != nil || count(s.retired) != fanIn {
-		t.Fatalf("got a snapshot with %d retired segments, %v", count(s.retired), err)
+	if err != nil || count(s.Retired()) != index.FanIn {
+		t.Fatalf("got a snapshot with %d retired segments, %v", count(s.Retired()), err)
 	}
-	mustPublish(t, repo, newEntry(t, repo, "next"))
-	if n := retired(); n != fanIn {
-		t.Errorf("after the next publish: got %d retired segments, want %d", n, fanIn)
+	indextest.MustPublish(t, repo, indextest.NewEntry(t, repo, "next"))
+	if n := retired(); n != index.FanIn {
+		t.Errorf("after the next publish: got %d retired segments, want %d", n, index.FanIn)
 	}
 }

@@ -1,10 +1,9 @@
 package index
 
 import (
-	"encoding/json"
 	"slices"
-	"time"
 
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/storepath"
 )
 
@@ -13,54 +12,28 @@ import (
 // which is written again with every root.
 const maxCompatIndex = 5000
 
-// compatIndex is the first layer of the root: an index in the format of
-// nixcache-oci. It is empty unless the cache's configuration asks for it, so
-// that its readers find a cache without entries instead of an error.
-type compatIndex struct {
-	Version int                    `json:"version"`
-	Entries map[string]compatEntry `json:"entries"` // by hash part
-	// GCRoots are hash parts: what the newest publication of each line has
-	// published.
-	GCRoots   []string `json:"gc_roots"`
-	PublicKey string   `json:"public_key"`
-}
-
-type compatEntry struct {
-	Name string `json:"name"`
-	foreignEntry
-}
-
 // compat makes the first layer of a root with the entries of s, as the
 // configuration asks for it.
-func (w *Writer) compat(s *Snapshot, c Config) ([]byte, error) {
-	idx := compatIndex{Version: 1, Entries: map[string]compatEntry{}, GCRoots: []string{}}
-	if len(c.PublicKeys) > 0 {
-		idx.PublicKey = c.PublicKeys[0]
-	}
+func (w *Writer) compat(s *Snapshot, c format.Config) ([]byte, error) {
+	var entries []format.Entry
+	var roots []string
 	if c.CompatIndex.On {
-		entries := w.compatible(s)
-		for _, e := range entries {
-			idx.Entries[e.Path.HashPart] = newCompatEntry(&e)
-		}
-		if len(entries) > 0 {
-			idx.GCRoots = s.compatRoots(idx.Entries)
+		if entries = w.compatible(s); len(entries) > 0 {
+			roots = s.compatRoots(entries)
 		}
 	}
-	return json.Marshal(idx)
-}
-
-func newCompatEntry(e *Entry) compatEntry {
-	return compatEntry{e.Path.Name, foreignEntry{
-		Narinfo: e.Narinfo(), NarDigest: e.NAR.Blob.String(), NarSize: e.NAR.BlobSize,
-		Added: e.Added.UTC().Format(time.RFC3339),
-	}}
+	key := ""
+	if len(c.PublicKeys) > 0 {
+		key = c.PublicKeys[0]
+	}
+	return format.EncodeCompat(entries, roots, key)
 }
 
 // compatible returns the entries that nixcache-oci's proxy can serve: it reads
 // whole blobs only. What refers to others is left out, too, because a narinfo
 // without one of its references breaks builds.
-func (w *Writer) compatible(s *Snapshot) []Entry {
-	whole := map[string]Entry{}
+func (w *Writer) compatible(s *Snapshot) []format.Entry {
+	whole := map[string]format.Entry{}
 	packed := 0
 	for e := range s.All {
 		if e.NAR.Packed() {
@@ -69,7 +42,7 @@ func (w *Writer) compatible(s *Snapshot) []Entry {
 		}
 		whole[e.Path.HashPart] = e
 	}
-	entries := closed(whole, func(hashPart string) bool { return !s.Has(hashPart) })
+	entries := Closed(whole, func(hashPart string) bool { return !s.Has(hashPart) })
 	if len(entries) > maxCompatIndex {
 		w.warn("the cache is too large for an index that nixcache-oci can read: it sees no paths", "paths", len(entries), "limit", maxCompatIndex)
 		return nil
@@ -89,24 +62,28 @@ func (w *Writer) warn(msg string, args ...any) {
 }
 
 // compatRoots returns the hash parts of what the newest publication of each
-// line has published, as far as the index has it: the newest complete one, and
+// line has published, as far as it is among the entries: the newest complete one, and
 // the newest partial one, which takes the place of none that is complete.
-func (s *Snapshot) compatRoots(entries map[string]compatEntry) []string {
+func (s *Snapshot) compatRoots(entries []format.Entry) []string {
+	has := map[string]bool{}
+	for i := range entries {
+		has[entries[i].Path.HashPart] = true
+	}
 	type kind struct {
 		line    string
 		partial bool
 	}
-	newest := map[kind]Publication{}
+	newest := map[kind]format.Publication{}
 	for _, p := range s.Publications() {
-		k := kind{p.line(), p.Partial}
+		k := kind{p.Line(), p.Partial}
 		if q, ok := newest[k]; !ok || !p.Time.Before(q.Time) {
 			newest[k] = p
 		}
 	}
-	roots := []string{}
+	var roots []string
 	for _, p := range newest {
 		for _, r := range p.Roots {
-			if hashPart := r.Path[:min(len(r.Path), storepath.HashPartLen)]; entries[hashPart].Name != "" {
+			if hashPart := r.Path[:min(len(r.Path), storepath.HashPartLen)]; has[hashPart] {
 				roots = append(roots, hashPart)
 			}
 		}

@@ -1,4 +1,4 @@
-package index
+package index_test
 
 import (
 	"bytes"
@@ -14,14 +14,24 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
+	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
+	"github.com/org/nixoci-action/internal/indextest"
 	"github.com/org/nixoci-action/internal/registry"
 )
+
+// compatDocument is what nixcache-oci's readers look for.
+type compatDocument struct {
+	Entries   map[string]struct{ Name string }
+	GCRoots   []string `json:"gc_roots"`
+	PublicKey string   `json:"public_key"`
+}
 
 // firstLayer reads what nixcache-oci reads: the root's first layer.
 func firstLayer(t *testing.T, repo registry.Repository) (v1.Hash, []byte) {
 	t.Helper()
 	ctx := context.Background()
-	m, err := repo.Manifest(ctx, RootTag)
+	m, err := repo.Manifest(ctx, format.RootTag)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,7 +50,7 @@ func firstLayer(t *testing.T, repo registry.Repository) (v1.Hash, []byte) {
 func compatNames(t *testing.T, repo registry.Repository) []string {
 	t.Helper()
 	_, b := firstLayer(t, repo)
-	var idx compatIndex
+	var idx compatDocument
 	if err := json.Unmarshal(b, &idx); err != nil {
 		t.Fatal(err)
 	}
@@ -52,43 +62,43 @@ func compatNames(t *testing.T, repo registry.Repository) []string {
 	return names
 }
 
-func compatIndexOf(on bool, at time.Time) Config {
-	return Config{CompatIndex: CompatIndex{On: on, Time: at}}
+func compatIndexOf(on bool, at time.Time) format.Config {
+	return format.Config{CompatIndex: format.CompatIndex{On: on, Time: at}}
 }
 
 // What is written for nixcache-oci reads back as what it was made of.
 func TestCompatIndexReadsBack(t *testing.T) {
 	t.Parallel()
-	backends(t, func(t *testing.T, open func() registry.Repository) {
+	indextest.Backends(t, func(t *testing.T, open func() registry.Repository) {
 		repo := open()
-		a := newEntry(t, repo, "a")
-		b := newEntry(t, repo, "b")
+		a := indextest.NewEntry(t, repo, "a")
+		b := indextest.NewEntry(t, repo, "b")
 		b.References = []string{a.Path.Base(), b.Path.Base(), "00000000000000000000000000000000-on-upstream"}
 		slices.Sort(b.References)
 		b.Signatures, b.Deriver, b.CA = []string{"k-1:" + strings.Repeat("A", 86) + "=="}, a.Path.Base(), "fixed:r:sha256:abc"
-		x := newEntry(t, repo, "x")
-		x.Compression = CompressionXZ
+		x := indextest.NewEntry(t, repo, "x")
+		x.Compression = format.CompressionXZ
 		upstream := func(hashPart string) bool { return hashPart[0] == '0' }
 		conf := compatIndexOf(true, time.Now())
-		conf.PublicKeys = []string{foreignKey}
-		if r, err := publish(t, repo, WriterOptions{OnUpstream: upstream, Config: conf}, a, b, x); err != nil || r.Committed != 3 {
+		conf.PublicKeys = []string{indextest.ForeignKey}
+		if r, err := indextest.Publish(t, repo, index.WriterOptions{OnUpstream: upstream, Config: conf}, a, b, x); err != nil || r.Committed != 3 {
 			t.Fatalf("got %+v, %v", r, err)
 		}
 		_, raw := firstLayer(t, repo)
-		seg, skipped, err := parseForeign(raw)
+		seg, skipped, err := format.ParseForeign(raw)
 		if err != nil || len(skipped) != 0 {
 			t.Fatalf("got %v, %v", skipped, err)
 		}
-		ours, err := Open(repo, quick()).Refresh(context.Background())
+		ours, err := index.Open(repo, indextest.Quick()).Refresh(context.Background())
 		if err != nil {
 			t.Fatal(err)
 		}
-		theirs := newSnapshot(v1.Hash{}, segmentList{foreign: seg}, []*segment{seg}, nil)
-		if theirs.Len() != 3 || !slices.Equal(theirs.Config().PublicKeys, []string{foreignKey}) {
+		theirs := index.SnapshotOf(seg)
+		if theirs.Len() != 3 || !slices.Equal(theirs.Config().PublicKeys, []string{indextest.ForeignKey}) {
 			t.Errorf("got %d entries, %+v", theirs.Len(), theirs.Config())
 		}
 		for e := range ours.All {
-			e.Extras = Extras{} // nixcache-oci has no place for them
+			e.Extras = format.Extras{} // nixcache-oci has no place for them
 			if got, _ := theirs.Lookup(e.Path.HashPart); fmt.Sprint(got) != fmt.Sprint(e) {
 				t.Errorf("got\n%+v, want\n%+v", got, e)
 			}
@@ -101,29 +111,29 @@ func TestCompatIndexReadsBack(t *testing.T) {
 func TestCompatIndexLeavesOutPacks(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
-	repo := open(t, t.TempDir())
+	repo := indextest.Open(t, t.TempDir())
 	pack, err := repo.PutBlob(ctx, []byte("a pack of several NARs"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	packed := entryFor("packed", pack)
+	packed := indextest.EntryFor("packed", pack)
 	packed.NAR.Size = 5
-	needs := newEntry(t, repo, "needs", packed.Path.Base())
-	far := newEntry(t, repo, "far", needs.Path.Base())
-	alone := newEntry(t, repo, "alone")
+	needs := indextest.NewEntry(t, repo, "needs", packed.Path.Base())
+	far := indextest.NewEntry(t, repo, "far", needs.Path.Base())
+	alone := indextest.NewEntry(t, repo, "alone")
 	var log bytes.Buffer
-	o := quick()
+	o := indextest.Quick()
 	o.Logger = slog.New(slog.NewTextHandler(&log, nil))
-	c := Open(repo, o)
+	c := index.Open(repo, o)
 	base, err := c.Sweep(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
-	w, err := c.NewWriter(base, WriterOptions{CommitEvery: 1, Config: compatIndexOf(true, time.Now())})
+	w, err := c.NewWriter(base, index.WriterOptions{CommitEvery: 1, Config: compatIndexOf(true, time.Now())})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, e := range []Entry{packed, needs, far, alone} {
+	for _, e := range []format.Entry{packed, needs, far, alone} {
 		if err := w.Add(ctx, e); err != nil {
 			t.Fatal(err)
 		}
@@ -134,7 +144,7 @@ func TestCompatIndexLeavesOutPacks(t *testing.T) {
 	if got := compatNames(t, repo); !slices.Equal(got, []string{"alone"}) {
 		t.Errorf("got %v", got)
 	}
-	sees(t, repo, packed, needs, far, alone)
+	indextest.Sees(t, repo, packed, needs, far, alone)
 	if n := strings.Count(log.String(), "nixcache-oci does not see"); n != 1 {
 		t.Errorf("got %d warnings:\n%s", n, log.String())
 	}
@@ -144,26 +154,26 @@ func TestCompatIndexLeavesOutPacks(t *testing.T) {
 func TestCompatIndexIsBounded(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
-	repo := open(t, t.TempDir())
+	repo := indextest.Open(t, t.TempDir())
 	desc, err := repo.PutBlob(ctx, []byte("one NAR for all"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	var entries []Entry
-	for i := range maxCompatIndex {
-		entries = append(entries, entryFor(fmt.Sprint("p", i), desc))
+	var entries []format.Entry
+	for i := range index.MaxCompatIndex {
+		entries = append(entries, indextest.EntryFor(fmt.Sprint("p", i), desc))
 	}
 	var log bytes.Buffer
-	o := quick()
+	o := indextest.Quick()
 	o.Logger = slog.New(slog.NewTextHandler(&log, nil))
-	add := func(entries ...Entry) {
+	add := func(entries ...format.Entry) {
 		t.Helper()
-		c := Open(repo, o)
+		c := index.Open(repo, o)
 		base, err := c.Sweep(ctx)
 		if err != nil {
 			t.Fatal(err)
 		}
-		w, err := c.NewWriter(base, WriterOptions{CommitEvery: 1 << 20, Config: compatIndexOf(true, time.Now())})
+		w, err := c.NewWriter(base, index.WriterOptions{CommitEvery: 1 << 20, Config: compatIndexOf(true, time.Now())})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -177,14 +187,14 @@ func TestCompatIndexIsBounded(t *testing.T) {
 		}
 	}
 	add(entries...)
-	if n := len(compatNames(t, repo)); n != maxCompatIndex || log.Len() > 0 {
+	if n := len(compatNames(t, repo)); n != index.MaxCompatIndex || log.Len() > 0 {
 		t.Errorf("got %d entries\n%s", n, log.String())
 	}
-	add(entryFor("one-too-many", desc))
+	add(indextest.EntryFor("one-too-many", desc))
 	if n := len(compatNames(t, repo)); n != 0 || strings.Count(log.String(), "too large") != 1 {
 		t.Errorf("one more: got %d entries\n%s", n, log.String())
 	}
-	if s := sees(t, repo); s.Len() != maxCompatIndex+1 {
+	if s := indextest.Sees(t, repo); s.Len() != index.MaxCompatIndex+1 {
 		t.Errorf("got %d entries", s.Len())
 	}
 }
@@ -193,18 +203,18 @@ func TestCompatIndexIsBounded(t *testing.T) {
 // be written, where the root is lost, and where old words were merged last.
 func TestCompatIndexChoice(t *testing.T) {
 	t.Parallel()
-	backends(t, func(t *testing.T, open func() registry.Repository) {
+	indextest.Backends(t, func(t *testing.T, open func() registry.Repository) {
 		repo := open()
 		now := time.Now().UTC().Truncate(time.Second)
 		n := 0
 		add := func() {
 			t.Helper()
 			n++
-			mustPublish(t, repo, newEntry(t, repo, fmt.Sprint("p", n)))
+			indextest.MustPublish(t, repo, indextest.NewEntry(t, repo, fmt.Sprint("p", n)))
 		}
 		say := func(on bool, at time.Time) {
 			t.Helper()
-			if _, err := publish(t, repo, WriterOptions{Config: compatIndexOf(on, at)}); err != nil {
+			if _, err := indextest.Publish(t, repo, index.WriterOptions{Config: compatIndexOf(on, at)}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -213,7 +223,7 @@ func TestCompatIndexChoice(t *testing.T) {
 			if got := len(compatNames(t, repo)); got != map[bool]int{false: 0, true: n}[on] {
 				t.Errorf("%s: got %d of %d entries", what, got, n)
 			}
-			if s := sees(t, repo); s.Config().CompatIndex.On != on {
+			if s := indextest.Sees(t, repo); s.Config().CompatIndex.On != on {
 				t.Errorf("%s: got %+v", what, s.Config())
 			}
 		}
@@ -238,7 +248,7 @@ func TestCompatIndexChoice(t *testing.T) {
 		want("on, with a lost root", true)
 		say(false, now.Add(-time.Hour)) // by a clock that is slow
 		want("off", false)
-		for range fanIn { // the words are in segments that get merged
+		for range index.FanIn { // the words are in segments that get merged
 			add()
 		}
 		want("off, merged", false)
@@ -246,7 +256,7 @@ func TestCompatIndexChoice(t *testing.T) {
 		add()
 		want("off, merged, with a lost root", false)
 		say(true, now)
-		for range fanIn {
+		for range index.FanIn {
 			add()
 			want("on, merged", true)
 		}
@@ -256,15 +266,15 @@ func TestCompatIndexChoice(t *testing.T) {
 // A word of long ago does not come back with a segment that repeats it.
 func TestCompatIndexWordsAreOrdered(t *testing.T) {
 	t.Parallel()
-	old := CompatIndex{On: true, Time: time.Unix(1, 0)}
-	later := CompatIndex{On: false, Time: time.Unix(2, 0)}
-	for _, c := range []CompatIndex{old.merge(later), later.merge(old), CompatIndex{}.merge(later).merge(old), later.merge(old).merge(CompatIndex{})} {
+	old := format.CompatIndex{On: true, Time: time.Unix(1, 0)}
+	later := format.CompatIndex{On: false, Time: time.Unix(2, 0)}
+	for _, c := range []format.CompatIndex{old.Merge(later), later.Merge(old), format.CompatIndex{}.Merge(later).Merge(old), later.Merge(old).Merge(format.CompatIndex{})} {
 		if c != later {
 			t.Errorf("got %+v", c)
 		}
 	}
-	same := CompatIndex{On: true, Time: time.Unix(2, 0)}
-	if a, b := same.merge(later), later.merge(same); a != b {
+	same := format.CompatIndex{On: true, Time: time.Unix(2, 0)}
+	if a, b := same.Merge(later), later.Merge(same); a != b {
 		t.Errorf("got %+v and %+v", a, b)
 	}
 }
@@ -272,51 +282,51 @@ func TestCompatIndexWordsAreOrdered(t *testing.T) {
 // What has not changed is not sent again, and our readers never fetch it.
 func TestCompatIndexIsNotSentTwice(t *testing.T) {
 	t.Parallel()
-	backends(t, func(t *testing.T, open func() registry.Repository) {
+	indextest.Backends(t, func(t *testing.T, open func() registry.Repository) {
 		ctx := context.Background()
 		inner := open()
-		mustPublishOn := func(o WriterOptions, entries ...Entry) *watched {
+		mustPublishOn := func(o index.WriterOptions, entries ...format.Entry) *indextest.Watched {
 			t.Helper()
-			repo := watch(inner)
-			if _, err := publish(t, repo, o, entries...); err != nil {
+			repo := indextest.Watch(inner)
+			if _, err := indextest.Publish(t, repo, o, entries...); err != nil {
 				t.Fatal(err)
 			}
 			return repo
 		}
-		a := newEntry(t, inner, "a")
-		mustPublishOn(WriterOptions{Config: compatIndexOf(true, time.Now())}, a)
+		a := indextest.NewEntry(t, inner, "a")
+		mustPublishOn(index.WriterOptions{Config: compatIndexOf(true, time.Now())}, a)
 		first, _ := firstLayer(t, inner)
 
 		// a segment without entries changes the root alone
-		repo := watch(inner)
-		c := Open(repo, quick())
+		repo := indextest.Watch(inner)
+		c := index.Open(repo, indextest.Quick())
 		base, err := c.Sweep(ctx)
 		if err != nil {
 			t.Fatal(err)
 		}
-		w, err := c.NewWriter(base, WriterOptions{})
+		w, err := c.NewWriter(base, index.WriterOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := w.Close(ctx, &Publication{Time: time.Now(), Flake: "."}); err != nil {
+		if _, err := w.Close(ctx, &format.Publication{Time: time.Now(), Flake: "."}); err != nil {
 			t.Fatal(err)
 		}
-		if now, _ := firstLayer(t, inner); now != first || repo.put[first] != 0 || repo.read[first] != 0 {
-			t.Errorf("unchanged: sent %d times, read %d times", repo.put[first], repo.read[first])
+		if now, _ := firstLayer(t, inner); now != first || repo.Put[first] != 0 || repo.Read[first] != 0 {
+			t.Errorf("unchanged: sent %d times, read %d times", repo.Put[first], repo.Read[first])
 		}
-		repo = mustPublishOn(WriterOptions{}, newEntry(t, inner, "b"))
+		repo = mustPublishOn(index.WriterOptions{}, indextest.NewEntry(t, inner, "b"))
 		second, _ := firstLayer(t, inner)
-		if second == first || repo.put[second] != 1 {
-			t.Errorf("changed: sent %d times", repo.put[second])
+		if second == first || repo.Put[second] != 1 {
+			t.Errorf("changed: sent %d times", repo.Put[second])
 		}
-		reader := watch(inner)
-		cache := Open(reader, quick())
-		for _, read := range []func(context.Context) (*Snapshot, error){cache.Refresh, cache.Sweep} {
+		reader := indextest.Watch(inner)
+		cache := index.Open(reader, indextest.Quick())
+		for _, read := range []func(context.Context) (*index.Snapshot, error){cache.Refresh, cache.Sweep} {
 			if _, err := read(ctx); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if reader.read[second] != 0 {
+		if reader.Read[second] != 0 {
 			t.Error("a reader has read it")
 		}
 	})
@@ -327,14 +337,14 @@ func TestCompatIndexIsNotSentTwice(t *testing.T) {
 func TestCompatIndexRoots(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
-	repo := open(t, t.TempDir())
-	old, new1, other, part := newEntry(t, repo, "old"), newEntry(t, repo, "new"), newEntry(t, repo, "other"), newEntry(t, repo, "part")
-	if _, err := publish(t, repo, WriterOptions{Config: compatIndexOf(true, time.Now())}, old, new1, other, part); err != nil {
+	repo := indextest.Open(t, t.TempDir())
+	old, new1, other, part := indextest.NewEntry(t, repo, "old"), indextest.NewEntry(t, repo, "new"), indextest.NewEntry(t, repo, "other"), indextest.NewEntry(t, repo, "part")
+	if _, err := indextest.Publish(t, repo, index.WriterOptions{Config: compatIndexOf(true, time.Now())}, old, new1, other, part); err != nil {
 		t.Fatal(err)
 	}
 	for i, p := range []struct {
 		ref     string
-		e       Entry
+		e       format.Entry
 		partial bool
 	}{
 		{"refs/heads/main", old, false},
@@ -342,21 +352,21 @@ func TestCompatIndexRoots(t *testing.T) {
 		{"refs/heads/main", new1, false},
 		{"refs/heads/main", part, true},
 	} {
-		c := Open(repo, quick())
+		c := index.Open(repo, indextest.Quick())
 		base, err := c.Sweep(ctx)
 		if err != nil {
 			t.Fatal(err)
 		}
-		w, err := c.NewWriter(base, WriterOptions{})
+		w, err := c.NewWriter(base, index.WriterOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := w.Close(ctx, &Publication{Time: time.Unix(int64(i), 0), Ref: p.ref, Partial: p.partial, Roots: []Root{{Path: p.e.Path.Base()}}}); err != nil {
+		if _, err := w.Close(ctx, &format.Publication{Time: time.Unix(int64(i), 0), Ref: p.ref, Partial: p.partial, Roots: []format.Root{{Path: p.e.Path.Base()}}}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	_, b := firstLayer(t, repo)
-	var idx compatIndex
+	var idx compatDocument
 	if err := json.Unmarshal(b, &idx); err != nil {
 		t.Fatal(err)
 	}

@@ -1,4 +1,4 @@
-package index
+package index_test
 
 import (
 	"context"
@@ -6,64 +6,26 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"sync"
 	"testing"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
+	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
+	"github.com/org/nixoci-action/internal/indextest"
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/registrytest"
 )
 
-// crashing stops working before its nth write, for good, as a killed process
-// does.
-type crashing struct {
-	registry.Repository
-	mu   sync.Mutex
-	left int
-}
-
-var errCrash = errors.New("crashed")
-
-func (c *crashing) step() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.left--; c.left < 0 {
-		return errCrash
-	}
-	return nil
-}
-
-func (c *crashing) PutManifest(ctx context.Context, tag string, m registry.Manifest) (v1.Hash, error) {
-	if err := c.step(); err != nil {
-		return v1.Hash{}, err
-	}
-	return c.Repository.PutManifest(ctx, tag, m)
-}
-
-func (c *crashing) PutBlob(ctx context.Context, b []byte) (v1.Descriptor, error) {
-	if err := c.step(); err != nil {
-		return v1.Descriptor{}, err
-	}
-	return c.Repository.PutBlob(ctx, b)
-}
-
-func (c *crashing) DeleteManifest(ctx context.Context, tag string, digest v1.Hash) error {
-	if err := c.step(); err != nil {
-		return err
-	}
-	return c.Repository.DeleteManifest(ctx, tag, digest)
-}
-
 func TestCrashAfterEveryStep(t *testing.T) {
 	strict := func(rules registrytest.Rules) func(t *testing.T, f func(t *testing.T, open func() registry.Repository)) {
 		return func(t *testing.T, f func(t *testing.T, open func() registry.Repository)) {
-			f(t, opener(t, registrytest.NewStrict(t, rules).Addr+"/a/b"))
+			f(t, indextest.Opener(t, registrytest.NewStrict(t, rules).Addr+"/a/b"))
 		}
 	}
 	for name, in := range map[string]func(*testing.T, func(*testing.T, func() registry.Repository)){
-		"lax": backends, "gitlab": strict(registrytest.GitLab()), "quay": strict(registrytest.Quay()),
+		"lax": indextest.Backends, "gitlab": strict(registrytest.GitLab()), "quay": strict(registrytest.Quay()),
 	} {
 		t.Run(name, func(t *testing.T) { crashAfterEveryStep(t, in) })
 	}
@@ -72,35 +34,35 @@ func TestCrashAfterEveryStep(t *testing.T) {
 func crashAfterEveryStep(t *testing.T, in func(*testing.T, func(*testing.T, func() registry.Repository))) {
 	in(t, func(t *testing.T, open func() registry.Repository) {
 		repo := open()
-		acknowledged := []Entry{newEntry(t, repo, "first")}
-		mustPublish(t, repo, acknowledged...)
+		acknowledged := []format.Entry{indextest.NewEntry(t, repo, "first")}
+		indextest.MustPublish(t, repo, acknowledged...)
 		for steps := 0; ; steps++ {
 			if steps > 100 {
 				t.Fatal("a publish takes more than 100 steps")
 			}
-			e := newEntry(t, repo, fmt.Sprintf("e%d", steps))
+			e := indextest.NewEntry(t, repo, fmt.Sprintf("e%d", steps))
 			durable := false
-			o := WriterOptions{Committed: func(string, int) { durable = true }}
-			_, err := publish(t, &crashing{Repository: repo, left: steps}, o, e)
+			o := index.WriterOptions{Committed: func(string, int) { durable = true }}
+			_, err := indextest.Publish(t, &indextest.Crashing{Repository: repo, Left: steps}, o, e)
 			if err == nil && !durable {
 				t.Fatalf("after %d steps: success without a segment", steps)
 			}
 			if durable {
 				acknowledged = append(acknowledged, e)
 			}
-			s, readErr := Open(open(), quick()).Sweep(context.Background())
+			s, readErr := index.Open(open(), indextest.Quick()).Sweep(context.Background())
 			if readErr != nil {
 				t.Fatalf("after a crash at step %d: %v", steps, readErr)
 			}
-			has(t, s, acknowledged...)
+			indextest.Has(t, s, acknowledged...)
 			// the next writer repairs the root
-			next := newEntry(t, repo, fmt.Sprintf("n%d", steps))
-			mustPublish(t, repo, next)
+			next := indextest.NewEntry(t, repo, fmt.Sprintf("n%d", steps))
+			indextest.MustPublish(t, repo, next)
 			acknowledged = append(acknowledged, next)
-			if s, readErr = Open(open(), quick()).Refresh(context.Background()); readErr != nil {
+			if s, readErr = index.Open(open(), indextest.Quick()).Refresh(context.Background()); readErr != nil {
 				t.Fatal(readErr)
 			}
-			has(t, s, acknowledged...)
+			indextest.Has(t, s, acknowledged...)
 			if err == nil {
 				break
 			}
@@ -115,9 +77,9 @@ type rootless struct {
 }
 
 func (r *rootless) PutManifest(ctx context.Context, tag string, m registry.Manifest) (v1.Hash, error) {
-	if tag == RootTag {
+	if tag == format.RootTag {
 		if r.n--; r.n == 0 {
-			return v1.Hash{}, errCrash
+			return v1.Hash{}, indextest.ErrCrash
 		}
 	}
 	return r.Repository.PutManifest(ctx, tag, m)
@@ -127,44 +89,44 @@ func (r *rootless) PutManifest(ctx context.Context, tag string, m registry.Manif
 // also if an earlier one was.
 func TestLastRootIsMissed(t *testing.T) {
 	for n := 1; n <= 3; n++ {
-		repo := open(t, t.TempDir())
-		entries := []Entry{newEntry(t, repo, "a"), newEntry(t, repo, "b"), newEntry(t, repo, "c")}
-		if _, err := publish(t, &rootless{repo, n}, WriterOptions{CommitEvery: 1}, entries...); err != nil {
+		repo := indextest.Open(t, t.TempDir())
+		entries := []format.Entry{indextest.NewEntry(t, repo, "a"), indextest.NewEntry(t, repo, "b"), indextest.NewEntry(t, repo, "c")}
+		if _, err := indextest.Publish(t, &rootless{repo, n}, index.WriterOptions{CommitEvery: 1}, entries...); err != nil {
 			t.Fatal(err)
 		}
-		s, err := Open(repo, quick()).Refresh(context.Background())
+		s, err := index.Open(repo, indextest.Quick()).Refresh(context.Background())
 		if err != nil {
 			t.Fatal(err)
 		}
-		has(t, s, entries...)
+		indextest.Has(t, s, entries...)
 	}
 }
 
 func TestRootLostOrOverwritten(t *testing.T) {
-	backends(t, func(t *testing.T, open func() registry.Repository) {
+	indextest.Backends(t, func(t *testing.T, open func() registry.Repository) {
 		ctx := context.Background()
 		repo := open()
-		a, b := newEntry(t, repo, "a"), newEntry(t, repo, "b")
-		mustPublish(t, repo, a)
-		old, err := repo.Manifest(ctx, RootTag)
+		a, b := indextest.NewEntry(t, repo, "a"), indextest.NewEntry(t, repo, "b")
+		indextest.MustPublish(t, repo, a)
+		old, err := repo.Manifest(ctx, format.RootTag)
 		if err != nil {
 			t.Fatal(err)
 		}
-		mustPublish(t, repo, b)
-		if _, err := repo.PutManifest(ctx, RootTag, old); err != nil {
+		indextest.MustPublish(t, repo, b)
+		if _, err := repo.PutManifest(ctx, format.RootTag, old); err != nil {
 			t.Fatal(err)
 		}
-		s, err := Open(repo, quick()).Sweep(ctx)
+		s, err := index.Open(repo, indextest.Quick()).Sweep(ctx)
 		if err != nil {
 			t.Fatal(err)
 		}
-		has(t, s, a, b)
-		c := newEntry(t, repo, "c")
-		mustPublish(t, repo, c)
-		if s, err = Open(repo, quick()).Refresh(ctx); err != nil {
+		indextest.Has(t, s, a, b)
+		c := indextest.NewEntry(t, repo, "c")
+		indextest.MustPublish(t, repo, c)
+		if s, err = index.Open(repo, indextest.Quick()).Refresh(ctx); err != nil {
 			t.Fatal(err)
 		}
-		has(t, s, a, b, c)
+		indextest.Has(t, s, a, b, c)
 	})
 }
 
@@ -174,22 +136,22 @@ func TestForeignRootIsLeftAlone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := repo.PutBlob(ctx, emptyConfigBytes); err != nil {
+	if _, err := repo.PutBlob(ctx, []byte("{}")); err != nil {
 		t.Fatal(err)
 	}
-	for what, layers := range map[string][]v1.Descriptor{"no layers": nil, "something else": {emptyConfig}} {
-		theirs, err := newManifest("application/other", layers, time.Unix(0, 0))
+	for what, layers := range map[string][]v1.Descriptor{"no layers": nil, "something else": {format.EmptyConfig}} {
+		theirs, err := indextest.NewManifest("application/other", layers, time.Unix(0, 0))
 		if err != nil {
 			t.Fatal(err)
 		}
-		digest, err := repo.PutManifest(ctx, RootTag, theirs)
+		digest, err := repo.PutManifest(ctx, format.RootTag, theirs)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := publish(t, repo, WriterOptions{}, newEntry(t, repo, "a")); !errors.Is(err, ErrForeign) {
+		if _, err := indextest.Publish(t, repo, index.WriterOptions{}, indextest.NewEntry(t, repo, "a")); !errors.Is(err, format.ErrForeign) {
 			t.Errorf("%s: got %v, want ErrForeign", what, err)
 		}
-		if now, err := repo.Resolve(ctx, RootTag); err != nil || now != digest {
+		if now, err := repo.Resolve(ctx, format.RootTag); err != nil || now != digest {
 			t.Errorf("%s: the root was changed: %v, %v", what, now, err)
 		}
 	}
@@ -199,42 +161,42 @@ func TestForeignRootIsLeftAlone(t *testing.T) {
 type failing struct{ registry.Repository }
 
 func (failing) Manifest(context.Context, string) (registry.Manifest, error) {
-	return registry.Manifest{}, errCrash
+	return registry.Manifest{}, indextest.ErrCrash
 }
 
 // Somebody's tag that only looks like a segment's does no harm.
 func TestForeignTagIsPassedOver(t *testing.T) {
-	backends(t, func(t *testing.T, open func() registry.Repository) {
+	indextest.Backends(t, func(t *testing.T, open func() registry.Repository) {
 		ctx := context.Background()
 		repo := open()
-		a := newEntry(t, repo, "a")
-		mustPublish(t, repo, a)
-		theirs, err := newManifest("application/other", []v1.Descriptor{emptyConfig}, time.Unix(0, 0))
+		a := indextest.NewEntry(t, repo, "a")
+		indextest.MustPublish(t, repo, a)
+		theirs, err := indextest.NewManifest("application/other", []v1.Descriptor{format.EmptyConfig}, time.Unix(0, 0))
 		if err != nil {
 			t.Fatal(err)
 		}
 		if _, err := repo.PutManifest(ctx, "segment-of-a-cake", theirs); err != nil {
 			t.Fatal(err)
 		}
-		b := newEntry(t, repo, "b")
-		mustPublish(t, repo, b)
-		s, err := Open(open(), quick()).Sweep(ctx)
+		b := indextest.NewEntry(t, repo, "b")
+		indextest.MustPublish(t, repo, b)
+		s, err := index.Open(open(), indextest.Quick()).Sweep(ctx)
 		if err != nil {
 			t.Fatal(err)
 		}
-		has(t, s, a, b)
+		indextest.Has(t, s, a, b)
 	})
 }
 
 func TestUnreadableIsNeverEmpty(t *testing.T) {
-	backends(t, func(t *testing.T, open func() registry.Repository) {
+	indextest.Backends(t, func(t *testing.T, open func() registry.Repository) {
 		repo := open()
-		a := newEntry(t, repo, "a")
-		mustPublish(t, repo, a)
-		if _, err := publish(t, failing{repo}, WriterOptions{}, newEntry(t, repo, "b")); !errors.Is(err, errCrash) {
+		a := indextest.NewEntry(t, repo, "a")
+		indextest.MustPublish(t, repo, a)
+		if _, err := indextest.Publish(t, failing{repo}, index.WriterOptions{}, indextest.NewEntry(t, repo, "b")); !errors.Is(err, indextest.ErrCrash) {
 			t.Errorf("got %v, want the read's error", err)
 		}
-		s, err := Open(repo, quick()).Sweep(context.Background())
+		s, err := index.Open(repo, indextest.Quick()).Sweep(context.Background())
 		if err != nil || s.Len() != 1 {
 			t.Errorf("got %d entries, %v; want 1", s.Len(), err)
 		}
@@ -250,19 +212,19 @@ func TestLostBlob(t *testing.T) {
 		t.Fatal(err)
 	}
 	ctx := context.Background()
-	a := newEntry(t, repo, "a")
-	b := newEntry(t, repo, "b", a.Path.Base())
-	c := newEntry(t, repo, "c")
-	cache := Open(repo, quick())
+	a := indextest.NewEntry(t, repo, "a")
+	b := indextest.NewEntry(t, repo, "b", a.Path.Base())
+	c := indextest.NewEntry(t, repo, "c")
+	cache := index.Open(repo, indextest.Quick())
 	base, err := cache.Sweep(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
-	w, err := cache.NewWriter(base, WriterOptions{})
+	w, err := cache.NewWriter(base, index.WriterOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, e := range []Entry{a, b, c} {
+	for _, e := range []format.Entry{a, b, c} {
 		if err := w.Add(ctx, e); err != nil {
 			t.Fatal(err)
 		}
@@ -274,7 +236,7 @@ func TestLostBlob(t *testing.T) {
 	if err != nil || r.Committed != 1 || len(r.Lost) != 1 || r.Lost[0].Path != a.Path || len(r.Incomplete) != 1 {
 		t.Fatalf("got %+v, %v; want c committed, a lost, b waiting", r, err)
 	}
-	if err := w.Add(ctx, newEntry(t, repo, "a")); err != nil {
+	if err := w.Add(ctx, indextest.NewEntry(t, repo, "a")); err != nil {
 		t.Fatal(err)
 	}
 	if r, err = w.Close(ctx, nil); err != nil || r.Committed != 3 || len(r.Lost)+len(r.Incomplete) != 0 {

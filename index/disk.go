@@ -13,6 +13,7 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/atomicfile"
 )
 
@@ -22,9 +23,9 @@ type disk struct{ dir string }
 
 // diskState is the file state.json.
 type diskState struct {
-	Root  v1.Hash       `json:"root,omitzero"`
-	List  segmentList   `json:"list"`
-	Extra []SegmentInfo `json:"extra,omitempty"`
+	Root  v1.Hash              `json:"root,omitzero"`
+	List  format.SegmentList   `json:"list"`
+	Extra []format.SegmentInfo `json:"extra,omitempty"`
 }
 
 // unusedAge is how long a blob that no live segment names stays on disk, for
@@ -42,7 +43,7 @@ func newDisk(dir, cache string) disk {
 func (d disk) blob(digest v1.Hash) string { return filepath.Join(d.dir, "entries-"+digest.Hex) }
 
 // entries returns an entries blob, if it is here and intact.
-func (d disk) entries(info SegmentInfo) ([]byte, bool) {
+func (d disk) entries(info format.SegmentInfo) ([]byte, bool) {
 	if d.dir == "" {
 		return nil, false
 	}
@@ -72,8 +73,8 @@ func (d disk) save(s *Snapshot) error {
 	if d.dir == "" || s.foreign { // that index is not made of segments
 		return nil
 	}
-	b, err := json.Marshal(diskState{Root: s.digest, List: segmentList{
-		Version: formatVersion, MinReader: formatVersion,
+	b, err := json.Marshal(diskState{Root: s.digest, List: format.SegmentList{
+		Version: format.Version, MinReader: format.Version,
 		Segments: s.Segments(), Config: s.config,
 	}, Extra: s.extra})
 	if err != nil {
@@ -88,7 +89,7 @@ func (d disk) save(s *Snapshot) error {
 func (d disk) prune(s *Snapshot) error {
 	live := map[string]bool{"state.json": true}
 	for _, seg := range s.segments {
-		live[filepath.Base(d.blob(seg.info.Entries))] = true
+		live[filepath.Base(d.blob(seg.Info.Entries))] = true
 	}
 	files, err := os.ReadDir(d.dir)
 	for _, f := range files {
@@ -111,5 +112,5 @@ func (d disk) state() (diskState, error) {
 	if err := json.Unmarshal(b, &st); err != nil {
 		return st, err
 	}
-	return st, errors.Join(checkVersion(st.List.Version, st.List.MinReader), st.List.Config.validate())
+	return st, errors.Join(format.CheckVersion(st.List.Version, st.List.MinReader), st.List.Config.Validate())
 }

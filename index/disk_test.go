@@ -1,4 +1,4 @@
-package index
+package index_test
 
 import (
 	"context"
@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/internal/indextest"
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/registrytest"
 )
@@ -15,26 +17,26 @@ import (
 func TestDiskCopyServesWithoutRegistry(t *testing.T) {
 	ctx := context.Background()
 	dist := registrytest.NewDistribution(t)
-	o := quick()
+	o := indextest.Quick()
 	o.Dir = t.TempDir()
 	repo, err := registry.Open(dist.Addr+"/a/b", registry.Options{Push: true})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Open(repo, o).Load(); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := index.Open(repo, o).Load(); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("no copy: got %v", err)
 	}
-	a := newEntry(t, repo, "a")
-	mustPublish(t, repo, a)
-	if _, err := Open(repo, o).Refresh(ctx); err != nil {
+	a := indextest.NewEntry(t, repo, "a")
+	indextest.MustPublish(t, repo, a)
+	if _, err := index.Open(repo, o).Refresh(ctx); err != nil {
 		t.Fatal(err)
 	}
 	dist.Stop()
-	s, err := Open(repo, o).Load()
+	s, err := index.Open(repo, o).Load()
 	if err != nil {
 		t.Fatal(err)
 	}
-	has(t, s, a)
+	indextest.Has(t, s, a)
 
 	// a damaged copy is noticed, not served
 	files, err := filepath.Glob(filepath.Join(o.Dir, "index", "*", "entries-*"))
@@ -44,12 +46,12 @@ func TestDiskCopyServesWithoutRegistry(t *testing.T) {
 	if err := os.WriteFile(files[0], []byte("damaged"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Open(repo, o).Load(); err == nil {
+	if _, err := index.Open(repo, o).Load(); err == nil {
 		t.Error("a damaged copy was served")
 	}
 	dist.Start(t)
-	if s, err = Open(repo, o).Refresh(ctx); err != nil {
+	if s, err = index.Open(repo, o).Refresh(ctx); err != nil {
 		t.Fatal(err)
 	}
-	has(t, s, a)
+	indextest.Has(t, s, a)
 }

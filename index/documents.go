@@ -6,6 +6,8 @@ import (
 	"maps"
 	"slices"
 	"sync"
+
+	"github.com/org/nixoci-action/index/format"
 )
 
 // Documents are the documents of an entry, as they are to be served, not
@@ -30,7 +32,7 @@ type encoded struct{ listing, log []byte }
 // AddWith is Add with documents, which share a blob with those of other
 // entries. That a document is too large, or cannot be stored, is logged, and
 // does not keep the entry from being added.
-func (w *Writer) AddWith(ctx context.Context, e Entry, d Documents) error {
+func (w *Writer) AddWith(ctx context.Context, e format.Entry, d Documents) error {
 	if err := e.Validate(); err != nil {
 		return err
 	}
@@ -43,7 +45,7 @@ func (w *Writer) AddWith(ctx context.Context, e Entry, d Documents) error {
 		if len(x.doc) == 0 {
 			continue
 		}
-		b, err := EncodeDocument(x.doc)
+		b, err := format.EncodeDocument(x.doc)
 		if err != nil {
 			w.cache.opts.Logger.Warn("a "+x.what+" is left out", "path", e.Path.String(), "error", err)
 			continue
@@ -81,9 +83,9 @@ func (w *Writer) store(ctx context.Context) error {
 	w.mu.Lock()
 	todo := maps.Clone(w.documents.of)
 	w.mu.Unlock()
-	stored := map[string]*Extras{}
+	stored := map[string]*format.Extras{}
 	for k := range todo {
-		stored[k] = &Extras{}
+		stored[k] = &format.Extras{}
 	}
 	for _, pack := range packDocuments(todo) {
 		desc, err := w.cache.repo.PutBlob(ctx, pack.blob)
@@ -95,7 +97,7 @@ func (w *Writer) store(ctx context.Context) error {
 			continue
 		}
 		for _, part := range pack.parts {
-			l := Location{Blob: desc.Digest, BlobSize: desc.Size, Offset: part.offset, Size: part.size}
+			l := format.Location{Blob: desc.Digest, BlobSize: desc.Size, Offset: part.offset, Size: part.size}
 			if part.log {
 				stored[part.hashPart].Log = l
 			} else {
@@ -144,7 +146,7 @@ func packDocuments(docs map[string]*encoded) []documentPack {
 		if len(doc) == 0 {
 			return
 		}
-		if len(current.blob) > 0 && len(current.blob)+len(doc) > extrasSize {
+		if len(current.blob) > 0 && len(current.blob)+len(doc) > format.ExtrasSize {
 			packs = append(packs, current)
 			current, seen = documentPack{}, map[[sha256.Size]byte]int64{}
 		}

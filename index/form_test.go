@@ -1,4 +1,4 @@
-package index
+package index_test
 
 import (
 	"bytes"
@@ -12,19 +12,23 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
+	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/collect"
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/hint"
+	"github.com/org/nixoci-action/internal/indextest"
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/registrytest"
 )
 
 // formOf is the form of what a tag names, and the manifest as it is.
-func formOf(t *testing.T, repo registry.Repository, tag string) (form, v1.Manifest) {
+func formOf(t *testing.T, repo registry.Repository, tag string) (format.Form, v1.Manifest) {
 	t.Helper()
 	m, err := repo.Manifest(context.Background(), tag)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, f, err := decodeManifest(m.Raw)
+	_, f, err := format.DecodeManifest(m.Raw)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -51,25 +55,25 @@ func stored(t *testing.T, d *registrytest.Distribution) int {
 func TestForms(t *testing.T) {
 	for name, tc := range map[string]struct {
 		rules registrytest.Rules
-		want  form
+		want  format.Form
 	}{
-		"lax":       {registrytest.Rules{}, formFull},
-		"gitlab":    {registrytest.GitLab(), formUntyped},
-		"oldgitlab": {registrytest.OldGitLab(), formImage},
-		"quay":      {registrytest.Quay(), formImage},
+		"lax":       {registrytest.Rules{}, format.FormFull},
+		"gitlab":    {registrytest.GitLab(), format.FormUntyped},
+		"oldgitlab": {registrytest.OldGitLab(), format.FormImage},
+		"quay":      {registrytest.Quay(), format.FormImage},
 	} {
 		t.Run(name, func(t *testing.T) {
 			ctx := context.Background()
 			s := registrytest.NewStrict(t, tc.rules)
-			open := opener(t, s.Addr+"/a/b")
+			open := indextest.Opener(t, s.Addr+"/a/b")
 			repo := open()
 			for range 2 {
-				c := Open(open(), quick())
+				c := index.Open(open(), indextest.Quick())
 				if err := c.Prepare(ctx); err != nil {
 					t.Fatal(err)
 				}
-				if c.form() != tc.want {
-					t.Errorf("got form %d, want %d", c.form(), tc.want)
+				if c.Form() != tc.want {
+					t.Errorf("got form %d, want %d", c.Form(), tc.want)
 				}
 			}
 			if tags, err := repo.Tags(ctx); err != nil || len(tags) != 0 {
@@ -78,57 +82,68 @@ func TestForms(t *testing.T) {
 			if n := stored(t, s.Storage); n != 1 {
 				t.Errorf("Prepare left %d manifests", n)
 			}
-			if snap, err := Open(open(), quick()).Sweep(ctx); err != nil || len(snap.Segments()) != 0 || snap.Digest() != "" {
+			if snap, err := index.Open(open(), indextest.Quick()).Sweep(ctx); err != nil || len(snap.Segments()) != 0 || snap.Digest() != "" {
 				t.Errorf("after Prepare the cache is not empty: %v", err)
 			}
 
-			a := newEntry(t, repo, "a")
-			publishAt(t, repo, 60, "refs/heads/main", a)
-			publishAt(t, repo, 3, "refs/heads/main", newEntry(t, repo, "b"))
+			a := indextest.NewEntry(t, repo, "a")
+			indextest.PublishAt(t, repo, 60, "refs/heads/main", a)
+			indextest.PublishAt(t, repo, 3, "refs/heads/main", indextest.NewEntry(t, repo, "b"))
 			refused := len(s.Refused())
-			c := Open(open(), quick())
-			if err := c.Prepare(ctx); err != nil || c.form() != tc.want {
-				t.Errorf("with a root: got form %d, %v", c.form(), err)
+			c := index.Open(open(), indextest.Quick())
+			if err := c.Prepare(ctx); err != nil || c.Form() != tc.want {
+				t.Errorf("with a root: got form %d, %v", c.Form(), err)
 			}
-			publishAt(t, repo, 2, "refs/heads/main", newEntry(t, repo, "c"))
-			mustCollect(t, repo, 0, PlanOptions{Delay: 24 * time.Hour, Retention: Retention{Last: 1, Age: time.Hour}})
+			indextest.PublishAt(t, repo, 2, "refs/heads/main", indextest.NewEntry(t, repo, "c"))
+			cleaned := index.Open(repo, indextest.At(0))
+			swept, err := cleaned.Sweep(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			plan, err := collect.NewPlan(swept, collect.PlanOptions{Now: indextest.Noon, Delay: 24 * time.Hour, Retention: collect.Retention{Last: 1, Age: time.Hour}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := collect.Run(ctx, cleaned, plan); err != nil {
+				t.Fatal(err)
+			}
 			if n := len(s.Refused()); n != refused {
 				t.Errorf("a cache with a root had %d manifests refused", n-refused)
 			}
-			for _, read := range []func(*Cache, context.Context) (*Snapshot, error){(*Cache).Refresh, (*Cache).Sweep} {
-				snap, err := read(Open(open(), quick()), ctx)
+			for _, read := range []func(*index.Cache, context.Context) (*index.Snapshot, error){(*index.Cache).Refresh, (*index.Cache).Sweep} {
+				snap, err := read(index.Open(open(), indextest.Quick()), ctx)
 				if err != nil {
 					t.Fatal(err)
 				}
-				has(t, snap, newEntry(t, repo, "c"))
-				lacks(t, snap, a)
-				for _, tag := range append([]string{RootTag}, tagsOf(snap)...) {
+				indextest.Has(t, snap, indextest.NewEntry(t, repo, "c"))
+				indextest.Lacks(t, snap, a)
+				for _, tag := range append([]string{format.RootTag}, tagsOf(snap)...) {
 					f, im := formOf(t, repo, tag)
-					_, annotated := im.Annotations[kindAnnotation]
-					if f != tc.want || annotated == (f == formFull) || (im.Config.MediaType == types.OCIConfigJSON) != (f == formImage) {
+					_, annotated := im.Annotations["vnd.nixoci.type"]
+					if f != tc.want || annotated == (f == format.FormFull) || (im.Config.MediaType == types.OCIConfigJSON) != (f == format.FormImage) {
 						t.Errorf("%s: got form %d: %+v", tag, f, im)
 					}
 				}
 			}
 
 			// without the root the tags tell all
-			digest, err := repo.Resolve(ctx, RootTag)
+			digest, err := repo.Resolve(ctx, format.RootTag)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := repo.DeleteManifest(ctx, RootTag, digest); err != nil {
+			if err := repo.DeleteManifest(ctx, format.RootTag, digest); err != nil {
 				t.Fatal(err)
 			}
-			snap, err := Open(open(), quick()).Refresh(ctx)
+			snap, err := index.Open(open(), indextest.Quick()).Refresh(ctx)
 			if err != nil {
 				t.Fatal(err)
 			}
-			has(t, snap, newEntry(t, repo, "c"))
+			indextest.Has(t, snap, indextest.NewEntry(t, repo, "c"))
 		})
 	}
 }
 
-func tagsOf(s *Snapshot) (tags []string) {
+func tagsOf(s *index.Snapshot) (tags []string) {
 	for _, seg := range s.Segments() {
 		tags = append(tags, seg.Tag)
 	}
@@ -141,20 +156,20 @@ func TestFormChangesMeanwhile(t *testing.T) {
 	for _, rules := range []registrytest.Rules{registrytest.GitLab(), registrytest.Quay()} {
 		for after := range 4 {
 			s := registrytest.NewStrict(t, registrytest.Rules{})
-			repo := opener(t, s.Addr+"/a/b")()
+			repo := indextest.Opener(t, s.Addr+"/a/b")()
 			s.Become(rules, after)
-			entries := []Entry{newEntry(t, repo, "a"), newEntry(t, repo, "b"), newEntry(t, repo, "c")}
-			if r, err := publish(t, repo, WriterOptions{CommitEvery: 1}, entries...); err != nil || r.Committed != 3 {
+			entries := []format.Entry{indextest.NewEntry(t, repo, "a"), indextest.NewEntry(t, repo, "b"), indextest.NewEntry(t, repo, "c")}
+			if r, err := indextest.Publish(t, repo, index.WriterOptions{CommitEvery: 1}, entries...); err != nil || r.Committed != 3 {
 				t.Fatalf("after %d manifests: got %+v, %v", after, r, err)
 			}
 			if len(s.Refused()) == 0 {
 				t.Errorf("after %d manifests: nothing was refused", after)
 			}
-			snap, err := Open(repo, quick()).Refresh(context.Background())
+			snap, err := index.Open(repo, indextest.Quick()).Refresh(context.Background())
 			if err != nil {
 				t.Fatal(err)
 			}
-			has(t, snap, entries...)
+			indextest.Has(t, snap, entries...)
 		}
 	}
 }
@@ -162,24 +177,24 @@ func TestFormChangesMeanwhile(t *testing.T) {
 // Two writers of one cache may use different forms.
 func TestFormsSideBySide(t *testing.T) {
 	ctx := context.Background()
-	for _, plain := range []form{formUntyped, formImage} {
-		repo := opener(t, registrytest.NewDistribution(t).Addr+"/a/b")()
-		var all []Entry
-		caches := []*Cache{Open(repo, quick()), Open(repo, quick())}
-		caches[1].learn(plain)
+	for _, plain := range []format.Form{format.FormUntyped, format.FormImage} {
+		repo := indextest.Opener(t, registrytest.NewDistribution(t).Addr+"/a/b")()
+		var all []format.Entry
+		caches := []*index.Cache{index.Open(repo, indextest.Quick()), index.Open(repo, indextest.Quick())}
+		caches[1].Learn(plain)
 		for i, name := range []string{"a", "b", "c", "d", "e", "f", "g", "h", "i", "j"} {
 			c := caches[i%2]
-			c.taken.Store(int32(i % 2 * (int(plain) + 1))) // as a process that has not read the other's root
+			c.SetTaken(int32(i % 2 * (int(plain) + 1))) // as a process that has not read the other's root
 			base, err := c.Sweep(ctx)
 			if err != nil {
 				t.Fatal(err)
 			}
-			c.taken.Store(int32(i % 2 * (int(plain) + 1)))
-			w, err := c.NewWriter(base, WriterOptions{})
+			c.SetTaken(int32(i % 2 * (int(plain) + 1)))
+			w, err := c.NewWriter(base, index.WriterOptions{})
 			if err != nil {
 				t.Fatal(err)
 			}
-			e := newEntry(t, repo, name)
+			e := indextest.NewEntry(t, repo, name)
 			if err := w.Add(ctx, e); err != nil {
 				t.Fatal(err)
 			}
@@ -187,11 +202,11 @@ func TestFormsSideBySide(t *testing.T) {
 				t.Fatal(err)
 			}
 			all = append(all, e)
-			snap, err := Open(repo, quick()).Refresh(ctx)
+			snap, err := index.Open(repo, indextest.Quick()).Refresh(ctx)
 			if err != nil {
 				t.Fatal(err)
 			}
-			has(t, snap, all...)
+			indextest.Has(t, snap, all...)
 		}
 	}
 }
@@ -201,8 +216,8 @@ func TestFormsSideBySide(t *testing.T) {
 func TestNoForm(t *testing.T) {
 	ctx := context.Background()
 	s := registrytest.NewStrict(t, registrytest.NoArtifacts())
-	repo := opener(t, s.Addr+"/a/b")()
-	err := Open(repo, quick()).Prepare(ctx)
+	repo := indextest.Opener(t, s.Addr+"/a/b")()
+	err := index.Open(repo, indextest.Quick()).Prepare(ctx)
 	if !registry.Refused(err) || registry.Denied(err) || hint.Of(err) == "" {
 		t.Errorf("got %v, hint %q", err, hint.Of(err))
 	}
@@ -212,11 +227,11 @@ func TestNoForm(t *testing.T) {
 	if n := stored(t, s.Storage); n != 0 {
 		t.Errorf("%d manifests were stored", n)
 	}
-	r, err := publish(t, repo, WriterOptions{}, newEntry(t, repo, "a"))
+	r, err := indextest.Publish(t, repo, index.WriterOptions{}, indextest.NewEntry(t, repo, "a"))
 	if !registry.Refused(err) || r.Committed != 0 {
 		t.Errorf("got %+v, %v", r, err)
 	}
-	if err := Open(&crashing{Repository: repo}, quick()).Prepare(ctx); !errors.Is(err, errCrash) || registry.Refused(err) {
+	if err := index.Open(&indextest.Crashing{Repository: repo}, indextest.Quick()).Prepare(ctx); !errors.Is(err, indextest.ErrCrash) || registry.Refused(err) {
 		t.Errorf("got %v", err)
 	}
 }
@@ -225,8 +240,8 @@ func TestNoForm(t *testing.T) {
 func TestPrepareInDirectory(t *testing.T) {
 	ctx := context.Background()
 	dir := t.TempDir()
-	repo := opener(t, "oci:"+dir)()
-	if err := Open(repo, quick()).Prepare(ctx); err != nil {
+	repo := indextest.Opener(t, "oci:"+dir)()
+	if err := index.Open(repo, indextest.Quick()).Prepare(ctx); err != nil {
 		t.Fatal(err)
 	}
 	if tags, err := repo.Tags(ctx); err != nil || len(tags) != 0 {

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/storepath"
 )
 
@@ -28,13 +29,13 @@ type GroupOptions struct {
 	SegmentLayers int
 	// Config is merged into the cache's configuration. The store directory is
 	// that of the cache.
-	Config Config
+	Config format.Config
 }
 
 // Addition is what Group.Add makes durable.
 type Addition struct {
 	// Entry is the path. Its Added counts for nothing.
-	Entry Entry
+	Entry format.Entry
 	// Data is the compressed NAR, if it is not in the repository yet: it is
 	// stored in a blob with others, and Entry.NAR counts for nothing.
 	Data []byte
@@ -60,13 +61,13 @@ type Group struct {
 
 	mu        sync.Mutex
 	queue     []*addition
-	busy      bool              // somebody writes segments
-	recent    map[string]Entry  // by hash part: durable, and perhaps in no snapshot yet
-	files     map[string]string // hash part by file hash, of recent
-	unsettled []SegmentInfo     // that a root may lack
-	written   int               // segments, ever
-	sure      map[string]bool   // by hash part: in the cache, with all it refers to, and young
-	sureSince time.Time         // of the oldest of them
+	busy      bool                    // somebody writes segments
+	recent    map[string]format.Entry // by hash part: durable, and perhaps in no snapshot yet
+	files     map[string]string       // hash part by file hash, of recent
+	unsettled []format.SegmentInfo    // that a root may lack
+	written   int                     // segments, ever
+	sure      map[string]bool         // by hash part: in the cache, with all it refers to, and young
+	sureSince time.Time               // of the oldest of them
 }
 
 type addition struct {
@@ -108,7 +109,7 @@ func (c *Cache) NewGroup(o GroupOptions) *Group {
 	if o.Timeout <= 0 {
 		o.Timeout = 5 * time.Minute
 	}
-	return &Group{cache: c, opts: o, recent: map[string]Entry{}, files: map[string]string{}, sure: map[string]bool{}}
+	return &Group{cache: c, opts: o, recent: map[string]format.Entry{}, files: map[string]string{}, sure: map[string]bool{}}
 }
 
 // Add returns when the entry is durable, or cannot be. What it refers to must
@@ -144,8 +145,8 @@ func (g *Group) enter(ctx context.Context, w *addition) error {
 	}
 }
 
-func whole(data []byte) Location {
-	return Location{Blob: digestOf(data), BlobSize: int64(len(data)), Size: int64(len(data))}
+func whole(data []byte) format.Location {
+	return format.Location{Blob: format.DigestOf(data), BlobSize: int64(len(data)), Size: int64(len(data))}
 }
 
 // work writes one segment after the other until nobody waits.
@@ -185,20 +186,21 @@ func (g *Group) outcome(w *Writer, a *addition, err error) error {
 	if a.failed != nil {
 		return a.failed
 	}
-	if _, pending := w.pending[hashPart]; !pending && w.committed[hashPart] {
-		return a.taken(w.wrote[hashPart])
+	if e, ok := w.tracked(hashPart); ok {
+		return a.taken(e)
 	}
 	if err != nil {
 		return err
 	}
-	for _, e := range w.lost {
+	_, lost, _ := w.outcome()
+	for _, e := range lost {
 		if e.Path.HashPart == hashPart || slices.Contains(a.Entry.References, e.Path.Base()) {
 			return &LostError{e.Path, e.FileHash}
 		}
 	}
 	var missing []string // perhaps because it waits for something in its turn
 	for _, r := range a.Entry.References {
-		if r != a.Entry.Path.Base() && !w.available(r[:storepath.HashPartLen]) {
+		if r != a.Entry.Path.Base() && !w.Available(r[:storepath.HashPartLen]) {
 			missing = append(missing, r)
 		}
 	}
@@ -221,15 +223,12 @@ func (g *Group) write(ctx context.Context, batch []*addition) (*Writer, error) {
 		return nil, err
 	}
 	g.mu.Lock()
-	for hashPart := range g.recent {
-		w.committed[hashPart] = true
-	}
+	w.track(g.recent)
 	if g.cache.opts.Now().Sub(g.sureSince) > sureFor {
 		clear(g.sure)
 		g.sureSince = g.cache.opts.Now()
 	}
 	g.mu.Unlock()
-	w.wrote = map[string]Entry{}
 	g.place(w, batch, upstream)
 	looked := map[string]bool{}
 	for _, a := range batch {
@@ -237,8 +236,8 @@ func (g *Group) write(ctx context.Context, batch []*addition) (*Writer, error) {
 			g.repeat(w, a.Entry.References, looked, upstream)
 		}
 	}
-	err = w.writeSegments(ctx, nil)
-	g.remember(w, looked)
+	written, err := w.write(ctx, nil)
+	g.remember(w, written, looked)
 	return w, err
 }
 
@@ -258,7 +257,7 @@ const sureFor = time.Hour
 func (g *Group) repeat(w *Writer, references []string, looked, upstream map[string]bool) {
 	for _, r := range references {
 		hashPart := r[:storepath.HashPartLen]
-		if _, pending := w.pending[hashPart]; pending || looked[hashPart] || g.sure[hashPart] || w.committed[hashPart] {
+		if looked[hashPart] || g.sure[hashPart] || w.holds(hashPart) {
 			continue
 		}
 		e, ok := w.base.Lookup(hashPart)
@@ -266,9 +265,9 @@ func (g *Group) repeat(w *Writer, references []string, looked, upstream map[stri
 			continue
 		}
 		looked[hashPart] = true
-		if w.opened.Sub(e.Added) >= PinAfter {
+		if w.opened.Sub(e.Added) >= format.PinAfter {
 			e.Added = g.cache.opts.Now()
-			w.pending[hashPart] = e
+			w.place(e, nil)
 		}
 		for _, ref := range e.References {
 			// what an entry refers to is in the cache or on an upstream (rule 4)
@@ -281,16 +280,17 @@ func (g *Group) repeat(w *Writer, references []string, looked, upstream map[stri
 }
 
 // remember keeps what the segments have made durable.
-func (g *Group) remember(w *Writer, looked map[string]bool) {
+func (g *Group) remember(w *Writer, written []format.SegmentInfo, looked map[string]bool) {
+	committed, lost, waiting := w.outcome()
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.unsettled = append(g.unsettled, w.written...)
-	g.written += len(w.written)
-	for hashPart, e := range w.wrote {
+	g.unsettled = append(g.unsettled, written...)
+	g.written += len(written)
+	for hashPart, e := range committed {
 		g.recent[hashPart] = e
 		g.files[e.FileHash] = hashPart
 	}
-	if len(w.pending) == 0 && len(w.lost) == 0 {
+	if waiting == 0 && len(lost) == 0 {
 		for hashPart := range looked {
 			g.sure[hashPart] = true
 		}
@@ -317,7 +317,7 @@ func (g *Group) store(ctx context.Context, base *Snapshot, batch []*addition) er
 		}
 		desc, err := g.cache.repo.PutBlob(ctx, pack)
 		for i, a := range inside {
-			a.Entry.NAR = Location{Blob: desc.Digest, BlobSize: desc.Size, Offset: int64(offsets[i]), Size: int64(len(a.Data))}
+			a.Entry.NAR = format.Location{Blob: desc.Digest, BlobSize: desc.Size, Offset: int64(offsets[i]), Size: int64(len(a.Data))}
 		}
 		pack, offsets, inside = nil, nil, nil
 		return err
@@ -329,7 +329,7 @@ func (g *Group) store(ctx context.Context, base *Snapshot, batch []*addition) er
 		if at[a.Entry.FileHash] != nil {
 			continue
 		}
-		if sum := sha256.Sum256(a.Data); FileHash(sum[:]) != a.Entry.FileHash {
+		if sum := sha256.Sum256(a.Data); format.FileHash(sum[:]) != a.Entry.FileHash {
 			return fmt.Errorf("the NAR of %s does not have its file hash", a.Entry.Path) // never asked for
 		}
 		at[a.Entry.FileHash] = a
@@ -349,22 +349,8 @@ func (g *Group) store(ctx context.Context, base *Snapshot, batch []*addition) er
 	return nil
 }
 
-// finish makes the root show the segments that are unsettled.
-func (w *Writer) finish(ctx context.Context) error {
-	w.committing.Lock()
-	err := w.writeRoot(ctx)
-	w.committing.Unlock()
-	if err != nil {
-		return err
-	}
-	if err := w.compact(ctx); err != nil {
-		w.cache.opts.Logger.Warn("small segments were not merged; the next publish will try again", "error", err)
-	}
-	return w.settle(ctx)
-}
-
 // Lookup returns the entry for a hash part, if it was added lately.
-func (g *Group) Lookup(hashPart string) (Entry, bool) {
+func (g *Group) Lookup(hashPart string) (format.Entry, bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	e, ok := g.recent[hashPart]
@@ -373,7 +359,7 @@ func (g *Group) Lookup(hashPart string) (Entry, bool) {
 
 // LookupNAR returns an entry that was added lately and whose compressed NAR has
 // the given file hash: the 52 characters that stand in its URL.
-func (g *Group) LookupNAR(fileHash string) (Entry, bool) {
+func (g *Group) LookupNAR(fileHash string) (format.Entry, bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	e, ok := g.recent[g.files["sha256:"+fileHash]]
@@ -382,7 +368,7 @@ func (g *Group) LookupNAR(fileHash string) (Entry, bool) {
 
 // Find returns an entry that was added lately and that match wants. It looks at
 // all of them.
-func (g *Group) Find(match func(*Entry) bool) (Entry, bool) {
+func (g *Group) Find(match func(*format.Entry) bool) (format.Entry, bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, e := range g.recent {
@@ -390,11 +376,11 @@ func (g *Group) Find(match func(*Entry) bool) (Entry, bool) {
 			return e, true
 		}
 	}
-	return Entry{}, false
+	return format.Entry{}, false
 }
 
 // Derived is Snapshot.Derived for what was added lately.
-func (g *Group) Derived(drv string) (es []Entry) {
+func (g *Group) Derived(drv string) (es []format.Entry) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, e := range g.recent {
@@ -443,7 +429,7 @@ func (g *Group) Written() int {
 // they have piled up. With a publication it records that first, with those of
 // its roots that the cache has; recorded tells whether it did. Nothing is lost
 // where it fails: it may be called again, and other writers do its work, too.
-func (g *Group) Settle(ctx context.Context, p *Publication) (recorded bool, err error) {
+func (g *Group) Settle(ctx context.Context, p *format.Publication) (recorded bool, err error) {
 	g.settling.Lock()
 	defer g.settling.Unlock()
 	base, err := g.opts.Base(ctx)
@@ -456,30 +442,32 @@ func (g *Group) Settle(ctx context.Context, p *Publication) (recorded bool, err 
 	}
 	g.mu.Lock()
 	todo := slices.Clone(g.unsettled)
-	for hashPart := range g.recent {
-		w.committed[hashPart] = true
-	}
+	w.track(g.recent)
 	g.mu.Unlock()
-	w.unsettled = slices.Clone(todo)
+	w.take(todo)
 	if p != nil {
-		if err := w.writeSegments(ctx, p); err != nil {
+		written, err := w.write(ctx, p)
+		if err != nil {
 			return false, err
 		}
-		recorded = len(w.written) > 0
+		recorded = len(written) > 0
 		g.mu.Lock()
-		g.unsettled = append(g.unsettled, w.written...)
-		g.written += len(w.written)
+		g.unsettled = append(g.unsettled, written...)
+		g.written += len(written)
 		g.mu.Unlock()
-		todo = append(todo, w.written...)
+		todo = append(todo, written...)
 	}
 	if len(todo) == 0 {
 		return recorded, nil
+	}
+	if err := w.WriteRoot(ctx, nil); err != nil {
+		return recorded, err
 	}
 	if err := w.finish(ctx); err != nil {
 		return recorded, err
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.unsettled = slices.DeleteFunc(g.unsettled, func(s SegmentInfo) bool { return slices.ContainsFunc(todo, s.same) })
+	g.unsettled = slices.DeleteFunc(g.unsettled, func(s format.SegmentInfo) bool { return slices.ContainsFunc(todo, s.Same) })
 	return recorded, nil
 }

@@ -2,18 +2,15 @@ package index
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/types"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/hint"
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/retry"
@@ -23,9 +20,9 @@ import (
 // overwriting. After that the next writer will: the segments are durable.
 const settleTries = 8
 
-// settle looks, a moment after the root was written, whether everything live
+// Settle looks, a moment after the root was written, whether everything live
 // is in it, and repairs it while something is missing.
-func (w *Writer) settle(ctx context.Context) error {
+func (w *Writer) Settle(ctx context.Context) error {
 	w.committing.Lock()
 	defer w.committing.Unlock()
 	pause := w.cache.opts.Settle
@@ -44,7 +41,7 @@ func (w *Writer) settle(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if errors.Is(err, ErrForeign) { // it will not go away
+		if errors.Is(err, format.ErrForeign) { // it will not go away
 			return err
 		}
 		if try == settleTries && err != nil {
@@ -73,10 +70,17 @@ func (w *Writer) missing(ctx context.Context) (bool, error) {
 	case list.foreign != nil:
 		return true, nil
 	}
-	return slices.ContainsFunc(w.unsettled, func(s SegmentInfo) bool { return !slices.ContainsFunc(list.Segments, s.same) }), nil
+	return slices.ContainsFunc(w.unsettled, func(s format.SegmentInfo) bool { return !slices.ContainsFunc(list.Segments, s.Same) }), nil
 }
 
-func (s SegmentInfo) same(o SegmentInfo) bool { return s.Manifest == o.Manifest }
+// WriteRoot makes the root show what was written, without the manifests that
+// are given: they were deleted, and are nothing that has been replaced any more.
+func (w *Writer) WriteRoot(ctx context.Context, deleted map[v1.Hash]bool) error {
+	w.committing.Lock()
+	defer w.committing.Unlock()
+	w.deleted = deleted
+	return w.writeRoot(ctx)
+}
 
 // writeRoot merges what the registry shows with this writer's segments and
 // writes the root. What nixcache-oci has written there is adopted first.
@@ -119,14 +123,14 @@ func (w *Writer) mergeRoot(ctx context.Context, hasty bool) (*Snapshot, error) {
 	}
 	// where another writer has merged a segment of ours into its own, there is
 	// nothing left to wait for
-	w.unsettled = slices.DeleteFunc(w.unsettled, func(own SegmentInfo) bool {
-		return slices.ContainsFunc(s.retired, func(r Retired) bool { return r.Manifest == own.Manifest })
+	w.unsettled = slices.DeleteFunc(w.unsettled, func(own format.SegmentInfo) bool {
+		return slices.ContainsFunc(s.retired, func(r format.Retired) bool { return r.Manifest == own.Manifest })
 	})
-	list := segmentList{Segments: s.Segments(), retired: w.retired(s), Config: s.config.merge(w.opts.Config)}
+	list := rootState{SegmentList: format.SegmentList{Segments: s.Segments(), Config: s.config.Merge(w.opts.Config)}, retired: w.retired(s)}
 	if list.compat, err = w.compat(ours, list.Config); err != nil {
 		return s, err
 	}
-	if s.foreign || list.Config.CompatIndex.said() {
+	if s.foreign || list.Config.CompatIndex.Said() {
 		list.over, list.hasty = s.digest, hasty
 	}
 	digest, err := w.putRoot(ctx, list, s.stub)
@@ -136,7 +140,7 @@ func (w *Writer) mergeRoot(ctx context.Context, hasty bool) (*Snapshot, error) {
 	w.root = digest
 	if s.foreign {
 		ours.digest, ours.config, ours.retired = digest, list.Config, list.retired
-		ours.stub = digestOf(list.compat)
+		ours.stub = format.DigestOf(list.compat)
 		c.remember(ours)
 	}
 	return s, nil
@@ -146,8 +150,8 @@ func (w *Writer) mergeRoot(ctx context.Context, hasty bool) (*Snapshot, error) {
 // if that cannot be.
 func (w *Writer) mayAdopt(s, ours *Snapshot) error {
 	theirs := s.segments[s.theirs()]
-	if dir := theirs.header.Config.storeDir(); len(theirs.lines) > 0 && len(ours.segments) > 0 && dir != ours.config.storeDir() {
-		return fmt.Errorf("%w, for the store directory %s", ErrForeign, dir)
+	if dir := theirs.Header.Config.Dir(); theirs.Len() > 0 && len(ours.segments) > 0 && dir != ours.config.Dir() {
+		return fmt.Errorf("%w, for the store directory %s", format.ErrForeign, dir)
 	}
 	if _, missing := w.toAdopt(s); missing {
 		return errOverwritten
@@ -157,19 +161,19 @@ func (w *Writer) mayAdopt(s, ours *Snapshot) error {
 
 // overwritten is errOverwritten if list must not be written over the root that
 // is there now.
-func (w *Writer) overwritten(ctx context.Context, list *segmentList) error {
+func (w *Writer) overwritten(ctx context.Context, list *rootState) error {
 	if list.over == (v1.Hash{}) {
 		return nil
 	}
-	m, err := w.cache.repo.Manifest(ctx, RootTag)
+	m, err := w.cache.repo.Manifest(ctx, format.RootTag)
 	if errors.Is(err, registry.ErrNotFound) || err == nil && m.Digest == list.over {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	layers, err := rootLayers(m)
-	if err == nil && (layers.foreign.Size > 0 || !list.hasty) {
+	layers, err := format.ParseRoot(m.Raw)
+	if err == nil && (layers.Foreign.Size > 0 || !list.hasty) {
 		return errOverwritten
 	}
 	return err
@@ -180,8 +184,8 @@ func (w *Writer) overwritten(ctx context.Context, list *segmentList) error {
 const maxOldRoots = 256
 
 // retired are the manifests that a root written after s will have replaced.
-func (w *Writer) retired(s *Snapshot) []Retired {
-	var rs []Retired
+func (w *Writer) retired(s *Snapshot) []format.Retired {
+	var rs []format.Retired
 	roots := 0
 	for _, r := range slices.Backward(s.retired) {
 		if r.Tag == "" {
@@ -194,21 +198,21 @@ func (w *Writer) retired(s *Snapshot) []Retired {
 	}
 	slices.Reverse(rs)
 	if s.digest != (v1.Hash{}) {
-		rs = append(rs, Retired{Manifest: s.digest, Since: w.cache.opts.Now().UTC().Truncate(time.Second)})
+		rs = append(rs, format.Retired{Manifest: s.digest, Since: w.cache.opts.Now().UTC().Truncate(time.Second)})
 	}
 	return rs
 }
 
 // putRoot writes a root. The first layer is not uploaded if the last root had
 // the same, which for the stub is nearly always.
-func (w *Writer) putRoot(ctx context.Context, list segmentList, oldStub v1.Hash) (v1.Hash, error) {
+func (w *Writer) putRoot(ctx context.Context, list rootState, oldStub v1.Hash) (v1.Hash, error) {
 	now := w.cache.opts.Now()
-	layers, blobs, err := newRoot(list)
+	layers, blobs, err := format.NewRoot(list.compat, list.SegmentList, list.retired)
 	if err != nil {
 		return v1.Hash{}, err
 	}
 	todo := blobs
-	if digestOf(blobs[0]) == oldStub {
+	if format.DigestOf(blobs[0]) == oldStub {
 		todo = blobs[1:]
 	}
 	for try := 1; ; try++ {
@@ -221,41 +225,12 @@ func (w *Writer) putRoot(ctx context.Context, list segmentList, oldStub v1.Hash)
 		if err := w.overwritten(ctx, &list); err != nil {
 			return v1.Hash{}, err
 		}
-		digest, err := w.cache.putManifest(ctx, RootTag, mediaRoot, layers, now)
+		digest, err := w.cache.putManifest(ctx, format.RootTag, format.MediaRoot, layers, now)
 		if try == putTries || !errors.As(err, new(*registry.MissingBlobsError)) {
 			return digest, err
 		}
 		todo, w.configDone = blobs, false // some have been collected, or were never there
 	}
-}
-
-// newRoot makes the layers of a root, and their blobs.
-func newRoot(list segmentList) ([]v1.Descriptor, [][]byte, error) {
-	segments, err := encodeSegmentList(list)
-	if err != nil {
-		return nil, nil, err
-	}
-	blobs := [][]byte{list.compat, segments}
-	layers := []v1.Descriptor{describe(mediaCompat, list.compat), describe(mediaSegmentList, segments)}
-	if len(list.retired) > 0 {
-		retired, err := json.Marshal(list.retired)
-		if err != nil {
-			return nil, nil, err
-		}
-		retired = compress(retired)
-		blobs = append(blobs, retired)
-		layers = append(layers, describe(mediaRetired, retired))
-	}
-	return layers, blobs, nil
-}
-
-func describe(mediaType types.MediaType, blob []byte) v1.Descriptor {
-	return v1.Descriptor{MediaType: mediaType, Digest: digestOf(blob), Size: int64(len(blob))}
-}
-
-func digestOf(b []byte) v1.Hash {
-	sum := sha256.Sum256(b)
-	return v1.Hash{Algorithm: "sha256", Hex: hex.EncodeToString(sum[:])}
 }
 
 func (w *Writer) putBlobs(ctx context.Context, blobs [][]byte) error {

@@ -3,8 +3,7 @@ package index
 import (
 	"unsafe"
 
-	"github.com/klauspost/compress/zstd"
-
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/storepath"
 )
 
@@ -15,31 +14,16 @@ import (
 func (s *Snapshot) Memory() int64 {
 	n := int64(unsafe.Sizeof(*s))
 	for _, seg := range s.segments {
-		n += seg.memory()
+		n += seg.Memory()
 	}
-	const entry = int64(storepath.HashPartLen + unsafe.Sizeof(position{}))
-	const file = int64(hashLen + unsafe.Sizeof(position{}))
+	const entry = int64(storepath.HashPartLen + unsafe.Sizeof(Position{}))
+	const file = int64(format.HashLen + unsafe.Sizeof(Position{}))
 	const removal = int64(storepath.HashPartLen + 8)
 	lines := 0
 	for _, seg := range s.segments {
-		lines += len(seg.lines)
+		lines += seg.Len()
 	}
 	return n + tableSize(lines, entry) + tableSize(len(s.entries), file) + tableSize(len(s.removed), removal)
-}
-
-func (s *segment) memory() int64 {
-	const line = int64(unsafe.Sizeof(span{}) + 8)
-	n := int64(unsafe.Sizeof(*s)) + int64(cap(s.data)) + int64(cap(s.lines))*line
-	for _, p := range s.header.Publications {
-		n += int64(unsafe.Sizeof(p)) + 256 // its strings, roughly
-		for _, r := range p.Roots {
-			n += int64(unsafe.Sizeof(r)) + int64(len(r.Attr)+len(r.Path)+16)
-		}
-	}
-	for _, r := range s.header.Removed {
-		n += int64(unsafe.Sizeof(r)) + int64(len(r.HashPart)+16)
-	}
-	return n + int64(len(s.header.Replaces))*160
 }
 
 // tableSize is what Go's maps take: groups of eight slots, as many as a power
@@ -55,30 +39,24 @@ func tableSize(n int, slot int64) int64 {
 	return slots*slot + slots // a control byte each
 }
 
-// unpackedSize is what a blob says that it takes when it is decompressed, or
-// limit if it says nothing, or more. To decompress it with this as the limit
-// makes it true. What is very short does not say, and is looked at.
-func unpackedSize(blob []byte, limit uint64) uint64 {
-	var h zstd.Header
-	if err := h.Decode(blob); err != nil {
-		return limit
-	}
-	if h.HasFCS {
-		return min(h.FrameContentSize, limit)
-	}
-	if b, err := decompress(blob, min(unsaid, limit)); err == nil {
-		return uint64(len(b))
-	}
-	return limit
-}
-
-// unsaid is the size up to which a blob need not say its own, in bytes.
-const unsaid = 1 << 20
-
 // ask is Options.Reserve.
 func ask(reserve func(int64) error, bytes int64) error {
 	if reserve == nil {
 		return nil
 	}
 	return reserve(max(bytes, 0))
+}
+
+// Total counts store paths and their sizes in bytes.
+type Total struct {
+	Paths    int   `json:"paths"`
+	NarSize  int64 `json:"narSize"`
+	FileSize int64 `json:"fileSize"`
+}
+
+// Add counts a store path with so many bytes, uncompressed and compressed.
+func (t *Total) Add(narSize, fileSize int64) {
+	t.Paths++
+	t.NarSize += narSize
+	t.FileSize += fileSize
 }

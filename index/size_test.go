@@ -1,16 +1,16 @@
-package index
+package index_test
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
 
-	"github.com/klauspost/compress/zstd"
+	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
+	"github.com/org/nixoci-action/internal/indextest"
 )
 
 // What a snapshot is thought to take is what the runtime says that it takes.
@@ -23,11 +23,11 @@ func TestMemory(t *testing.T) {
 		runtime.ReadMemStats(&m)
 		return int64(m.HeapAlloc)
 	}
-	benchSnapshot(t, 5000) // what the compression keeps is not a snapshot's
+	indextest.BenchSnapshot(t, 5000) // what the compression keeps is not a snapshot's
 	for _, n := range []int{1000, 10_000, 60_000, 120_000} {
 		before := heap()
-		s := benchSnapshot(t, n)
-		s.LookupNAR(strings.Repeat("0", hashLen)) // as the proxy does
+		s := indextest.BenchSnapshot(t, n)
+		s.LookupNAR(strings.Repeat("0", 52)) // as the proxy does
 		took := heap() - before
 		estimate := s.Memory()
 		t.Logf("%d entries: %d bytes measured, %d estimated", n, took, estimate)
@@ -41,22 +41,22 @@ func TestMemory(t *testing.T) {
 // The memory for an index is asked for before it is taken, and where there is
 // none the index is not read.
 func TestReserve(t *testing.T) {
-	repo := newMemory()
-	var entries []Entry
+	repo := indextest.NewMemory()
+	var entries []format.Entry
 	for i := range 500 {
 		desc, err := repo.PutBlob(t.Context(), fmt.Append(nil, i))
 		if err != nil {
 			t.Fatal(err)
 		}
-		entries = append(entries, entryFor(fmt.Sprint("path-", i), desc))
+		entries = append(entries, indextest.EntryFor(fmt.Sprint("path-", i), desc))
 	}
-	if _, err := publish(t, repo, WriterOptions{}, entries...); err != nil {
+	if _, err := indextest.Publish(t, repo, index.WriterOptions{}, entries...); err != nil {
 		t.Fatal(err)
 	}
 	var asked atomic.Int64
-	o := quick()
+	o := indextest.Quick()
 	o.Reserve = func(n int64) error { asked.Add(n); return nil }
-	c := Open(repo, o)
+	c := index.Open(repo, o)
 	s, err := c.Refresh(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -78,50 +78,8 @@ func TestReserve(t *testing.T) {
 			}
 			return nil
 		}
-		if s, err := Open(repo, o).Refresh(t.Context()); !errors.Is(err, full) {
+		if s, err := index.Open(repo, o).Refresh(t.Context()); !errors.Is(err, full) {
 			t.Errorf("with %d bytes: got %v, %v", allowed, s, err)
 		}
-	}
-}
-
-// A blob cannot take more than it says.
-func TestUnpackedSize(t *testing.T) {
-	text := bytes.Repeat([]byte("0123456789"), 200_000)
-	small := compress(text[:1000])
-	if got := unpackedSize(small, maxEntries); got != 1000 {
-		t.Errorf("got %d, want 1000", got)
-	}
-	if got := unpackedSize(small, 10); got != 10 {
-		t.Errorf("got %d, want the limit", got)
-	}
-	if got := unpackedSize(compress(text[:20]), maxEntries); got != 20 {
-		t.Errorf("got %d, want 20", got)
-	}
-	if got := unpackedSize([]byte("no zstd"), 10); got != 10 {
-		t.Errorf("got %d, want the limit", got)
-	}
-	hidden := append(bytes.Clone(small), compress(text)...) // a second frame
-	if b, err := decompress(hidden, unpackedSize(hidden, maxEntries)); err == nil {
-		t.Errorf("a blob that says 1000 gave %d bytes", len(b))
-	}
-	var stream bytes.Buffer // does not know its size when it begins
-	w, err := zstd.NewWriter(&stream)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := rand.NewChaCha8([32]byte{}).Read(text); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := w.Write(text); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if got := unpackedSize(stream.Bytes(), maxEntries); got != maxEntries {
-		t.Errorf("got %d, want the limit", got)
-	}
-	if b, err := decompress(stream.Bytes(), maxEntries); err != nil || !bytes.Equal(b, text) {
-		t.Errorf("got %d bytes, %v", len(b), err)
 	}
 }

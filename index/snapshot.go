@@ -8,6 +8,7 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/storepath"
 )
 
@@ -16,32 +17,32 @@ import (
 type Snapshot struct {
 	digest   v1.Hash
 	stub     v1.Hash // the root's first layer
-	config   Config
-	segments []*segment    // oldest first
-	retired  []Retired     // nil if they were not read
-	listed   []SegmentInfo // by the root
-	extra    []SegmentInfo // found by a sweep, unknown to the root
-	foreign  bool          // one of the segments is nixcache-oci's index
-	skipped  []string      // hash parts of entries there that cannot be used
-	oranc    []string      // hash parts of oranc's narinfos
+	config   format.Config
+	segments []*format.Segment    // oldest first
+	retired  []format.Retired     // nil if they were not read
+	listed   []format.SegmentInfo // by the root
+	extra    []format.SegmentInfo // found by a sweep, unknown to the root
+	foreign  bool                 // one of the segments is nixcache-oci's index
+	skipped  []string             // hash parts of entries there that cannot be used
+	oranc    []string             // hash parts of oranc's narinfos
 
-	entries map[[storepath.HashPartLen]byte]position
-	removed map[[storepath.HashPartLen]byte]int64 // see Removal
-	nars    func() map[[hashLen]byte]position     // by NAR hash, made on first use
-	files   func() map[[hashLen]byte]position     // by file hash
+	entries map[[storepath.HashPartLen]byte]Position
+	removed map[[storepath.HashPartLen]byte]int64    // see Removal
+	nars    func() map[[format.HashLen]byte]Position // by NAR hash, made on first use
+	files   func() map[[format.HashLen]byte]Position // by file hash
 
 	extraKeys func() *extraKeys
 }
 
-// position is an entry's place: which segment, which line.
-type position struct{ segment, line int32 }
+// Position is an entry's place: which segment, which line.
+type Position struct{ Segment, Line int32 }
 
-func newSnapshot(digest v1.Hash, list segmentList, segments []*segment, extra []SegmentInfo) *Snapshot {
-	slices.SortFunc(segments, func(a, b *segment) int {
-		if c := a.info.Created.Compare(b.info.Created); c != 0 {
+func newSnapshot(digest v1.Hash, list rootState, segments []*format.Segment, extra []format.SegmentInfo) *Snapshot {
+	slices.SortFunc(segments, func(a, b *format.Segment) int {
+		if c := a.Info.Created.Compare(b.Info.Created); c != 0 {
 			return c
 		}
-		return strings.Compare(a.info.Tag, b.info.Tag)
+		return strings.Compare(a.Info.Tag, b.Info.Tag)
 	})
 	s := &Snapshot{
 		digest: digest, stub: list.stub, segments: segments, retired: list.retired, listed: list.Segments, extra: extra,
@@ -49,14 +50,14 @@ func newSnapshot(digest v1.Hash, list segmentList, segments []*segment, extra []
 	}
 	n := 0
 	for _, seg := range segments {
-		n += len(seg.lines)
-		s.config = s.config.merge(seg.header.Config)
-		s.remove(seg.header.Removed)
+		n += seg.Len()
+		s.config = s.config.Merge(seg.Header.Config)
+		s.remove(seg.Header.Removed)
 	}
-	s.config = s.config.merge(list.Config)
-	s.entries = make(map[[storepath.HashPartLen]byte]position, n)
-	s.each(func(p position, line []byte) {
-		k, _, _, _ := linePrefix(line)
+	s.config = s.config.Merge(list.Config)
+	s.entries = make(map[[storepath.HashPartLen]byte]Position, n)
+	s.each(func(p Position, line []byte) {
+		k, _, _, _ := format.LineKeys(line)
 		key := [storepath.HashPartLen]byte(k)
 		if s.hidden(key, p) {
 			return
@@ -66,22 +67,22 @@ func newSnapshot(digest v1.Hash, list segmentList, segments []*segment, extra []
 		}
 		s.entries[key] = p
 	})
-	byHash := func(pick func(line []byte) []byte) func() map[[hashLen]byte]position {
-		return sync.OnceValue(func() map[[hashLen]byte]position {
-			m := make(map[[hashLen]byte]position, len(s.entries))
+	byHash := func(pick func(line []byte) []byte) func() map[[format.HashLen]byte]Position {
+		return sync.OnceValue(func() map[[format.HashLen]byte]Position {
+			m := make(map[[format.HashLen]byte]Position, len(s.entries))
 			for _, p := range s.entries {
-				m[[hashLen]byte(pick(s.segments[p.segment].line(int(p.line))))] = p
+				m[[format.HashLen]byte(pick(s.segments[p.Segment].Line(int(p.Line))))] = p
 			}
 			return m
 		})
 	}
-	s.nars = byHash(func(line []byte) []byte { _, n, _, _ := linePrefix(line); return n })
-	s.files = byHash(func(line []byte) []byte { _, _, f, _ := linePrefix(line); return f })
+	s.nars = byHash(func(line []byte) []byte { _, n, _, _ := format.LineKeys(line); return n })
+	s.files = byHash(func(line []byte) []byte { _, _, f, _ := format.LineKeys(line); return f })
 	s.extraKeys = sync.OnceValue(s.findExtras)
 	return s
 }
 
-func (s *Snapshot) remove(rs []Removal) {
+func (s *Snapshot) remove(rs []format.Removal) {
 	if s.removed == nil && len(rs) > 0 {
 		s.removed = make(map[[storepath.HashPartLen]byte]int64, len(rs))
 	}
@@ -94,35 +95,38 @@ func (s *Snapshot) remove(rs []Removal) {
 }
 
 // hidden reports whether the entry at p has been removed.
-func (s *Snapshot) hidden(key [storepath.HashPartLen]byte, p position) bool {
+func (s *Snapshot) hidden(key [storepath.HashPartLen]byte, p Position) bool {
 	until, ok := s.removed[key]
 	if !ok {
 		return false
 	}
 	added := s.added(p)
-	return added != addedNever && added <= until
+	return added != format.AddedNever && added <= until
 }
 
 // newer reports whether the entry at a was added later than the one at b, of a
 // later or the same segment. A merged segment is younger than its entries, so
 // the age of segments decides only where the entries' own does not.
-func (s *Snapshot) newer(a, b position) bool { return s.added(a) > s.added(b) }
+func (s *Snapshot) newer(a, b Position) bool { return s.added(a) > s.added(b) }
 
-func (s *Snapshot) added(p position) int64 { return s.segments[p.segment].addedAt(int(p.line)) }
+func (s *Snapshot) added(p Position) int64 { return s.segments[p.Segment].AddedAt(int(p.Line)) }
 
-func (s *Snapshot) each(f func(position, []byte)) {
+func (s *Snapshot) each(f func(Position, []byte)) {
 	for i, seg := range s.segments {
-		for j := range seg.lines {
-			f(position{int32(i), int32(j)}, seg.line(j))
+		for j := range seg.Len() {
+			f(Position{int32(i), int32(j)}, seg.Line(j))
 		}
 	}
 }
 
-func (s *Snapshot) at(p position, ok bool) (Entry, bool) {
+// At decodes the entry at a place, if that is one.
+func (s *Snapshot) At(p Position) (format.Entry, bool) { return s.at(p, true) }
+
+func (s *Snapshot) at(p Position, ok bool) (format.Entry, bool) {
 	if !ok {
-		return Entry{}, false
+		return format.Entry{}, false
 	}
-	e, err := decodeLine(s.segments[p.segment].line(int(p.line)), s.config.storeDir())
+	e, err := format.DecodeLine(s.segments[p.Segment].Line(int(p.Line)), s.config.Dir())
 	return e, err == nil
 }
 
@@ -137,9 +141,9 @@ func (s *Snapshot) Has(hashPart string) bool {
 
 // Lookup returns the entry for a hash part. An entry that does not decode
 // counts as absent.
-func (s *Snapshot) Lookup(hashPart string) (Entry, bool) {
+func (s *Snapshot) Lookup(hashPart string) (format.Entry, bool) {
 	if len(hashPart) != storepath.HashPartLen {
-		return Entry{}, false
+		return format.Entry{}, false
 	}
 	p, ok := s.entries[[storepath.HashPartLen]byte([]byte(hashPart))]
 	return s.at(p, ok)
@@ -147,19 +151,21 @@ func (s *Snapshot) Lookup(hashPart string) (Entry, bool) {
 
 // LookupNAR returns an entry whose compressed NAR has the given file hash: the
 // 52 characters of Nix base32 that stand in its URL.
-func (s *Snapshot) LookupNAR(fileHash string) (Entry, bool) { return s.byHash(s.files, fileHash) }
+func (s *Snapshot) LookupNAR(fileHash string) (format.Entry, bool) {
+	return s.byHash(s.files, fileHash)
+}
 
 // LookupNARHash returns an entry whose uncompressed NAR has the given hash
 // ("sha256:" and 52 characters of Nix base32).
-func (s *Snapshot) LookupNARHash(narHash string) (Entry, bool) {
+func (s *Snapshot) LookupNARHash(narHash string) (format.Entry, bool) {
 	return s.byHash(s.nars, strings.TrimPrefix(narHash, "sha256:"))
 }
 
-func (s *Snapshot) byHash(m func() map[[hashLen]byte]position, hash string) (Entry, bool) {
-	if len(hash) != hashLen {
-		return Entry{}, false
+func (s *Snapshot) byHash(m func() map[[format.HashLen]byte]Position, hash string) (format.Entry, bool) {
+	if len(hash) != format.HashLen {
+		return format.Entry{}, false
 	}
-	p, ok := m()[[hashLen]byte([]byte(hash))]
+	p, ok := m()[[format.HashLen]byte([]byte(hash))]
 	return s.at(p, ok)
 }
 
@@ -168,7 +174,7 @@ func (s *Snapshot) Len() int { return len(s.entries) }
 
 // All calls yield for each entry, in no particular order, until it returns
 // false.
-func (s *Snapshot) All(yield func(Entry) bool) {
+func (s *Snapshot) All(yield func(format.Entry) bool) {
 	for _, p := range s.entries {
 		if e, ok := s.at(p, true); ok && !yield(e) {
 			return
@@ -177,7 +183,7 @@ func (s *Snapshot) All(yield func(Entry) bool) {
 }
 
 // Config returns the cache's configuration.
-func (s *Snapshot) Config() Config { return s.config }
+func (s *Snapshot) Config() format.Config { return s.config }
 
 // Digest returns the root's digest, or "" if there is no root.
 func (s *Snapshot) Digest() string {
@@ -188,22 +194,41 @@ func (s *Snapshot) Digest() string {
 }
 
 // Segments returns the live segments, oldest first.
-func (s *Snapshot) Segments() []SegmentInfo {
-	infos := make([]SegmentInfo, 0, len(s.segments))
+func (s *Snapshot) Segments() []format.SegmentInfo {
+	infos := make([]format.SegmentInfo, 0, len(s.segments))
 	for _, seg := range s.segments {
-		if seg.info.Tag != "" { // not nixcache-oci's index
-			infos = append(infos, seg.info)
+		if seg.Info.Tag != "" { // not nixcache-oci's index
+			infos = append(infos, seg.Info)
 		}
 	}
 	return infos
 }
 
+// Loaded returns the live segments as they were read, oldest first. Of a
+// snapshot that is Foreign one of them is nixcache-oci's index; it has no tag.
+// The caller must not change them.
+func (s *Snapshot) Loaded() []*format.Segment { return s.segments }
+
+// Complete reports whether the root names all live segments.
+func (s *Snapshot) Complete() bool { return len(s.extra) == 0 }
+
+// Retired returns the manifests that do not count any more; nil if they were
+// not read: see Cache.Sweep.
+func (s *Snapshot) Retired() []format.Retired { return s.retired }
+
+// RemovedUntil tells that a collection has removed the entries of a hash part
+// that were added until then, in Unix seconds.
+func (s *Snapshot) RemovedUntil(hashPart string) (int64, bool) {
+	until, ok := s.removed[[storepath.HashPartLen]byte([]byte(hashPart))]
+	return until, ok
+}
+
 // Publications returns the records of what was published, oldest segment
 // first.
-func (s *Snapshot) Publications() []Publication {
-	var ps []Publication
+func (s *Snapshot) Publications() []format.Publication {
+	var ps []format.Publication
 	for _, seg := range s.segments {
-		ps = append(ps, seg.header.Publications...)
+		ps = append(ps, seg.Header.Publications...)
 	}
 	return ps
 }
@@ -211,13 +236,58 @@ func (s *Snapshot) Publications() []Publication {
 // Published reports whether the newest publication of p's line says the same
 // as p and was recorded at or after since, so that recording it again would
 // tell nobody anything.
-func (s *Snapshot) Published(p Publication, since time.Time) bool {
-	own := p.line()
-	line := slices.DeleteFunc(s.Publications(), func(q Publication) bool { return q.line() != own })
+func (s *Snapshot) Published(p format.Publication, since time.Time) bool {
+	own := p.Line()
+	line := slices.DeleteFunc(s.Publications(), func(q format.Publication) bool { return q.Line() != own })
 	if len(line) == 0 {
 		return false
 	}
-	newest := slices.MaxFunc(line, func(a, b Publication) int { return a.Time.Compare(b.Time) })
-	unpinned := slices.ContainsFunc(s.Unpinned(), func(u Unpin) bool { return u.Name == newest.Pin && !u.Time.Before(newest.Time) })
-	return newest.same(p) && !newest.Time.Before(since) && !unpinned
+	newest := slices.MaxFunc(line, func(a, b format.Publication) int { return a.Time.Compare(b.Time) })
+	unpinned := slices.ContainsFunc(s.Unpinned(), func(u format.Unpin) bool { return u.Name == newest.Pin && !u.Time.Before(newest.Time) })
+	return newest.Same(p) && !newest.Time.Before(since) && !unpinned
+}
+
+// PinEnds returns those of the ends of pins that still end one.
+func (s *Snapshot) PinEnds(ends []format.Unpin) []format.Unpin {
+	ends = slices.DeleteFunc(slices.Clone(ends), func(u format.Unpin) bool {
+		return !slices.ContainsFunc(s.Publications(), func(p format.Publication) bool { return p.Pin == u.Name && !p.Time.After(u.Time) })
+	})
+	slices.SortFunc(ends, func(a, b format.Unpin) int {
+		if c := strings.Compare(a.Name, b.Name); c != 0 {
+			return c
+		}
+		return b.Time.Compare(a.Time)
+	})
+	return slices.CompactFunc(ends, func(a, b format.Unpin) bool { return a.Name == b.Name })
+}
+
+// Unpinned returns the ends of pins, of each name the latest.
+func (s *Snapshot) Unpinned() []format.Unpin {
+	var ends []format.Unpin
+	for _, seg := range s.segments {
+		ends = append(ends, seg.Header.Unpinned...)
+	}
+	return s.PinEnds(ends)
+}
+
+// Position finds the line of a store path that counts, by the path's base name
+// or hash part.
+func (s *Snapshot) Position(base string) (Position, bool) {
+	if len(base) < storepath.HashPartLen {
+		return Position{}, false
+	}
+	p, ok := s.entries[[storepath.HashPartLen]byte([]byte(base))]
+	return p, ok
+}
+
+// Oranc returns the number of store paths that oranc has put into the
+// repository, as far as the tag list was read for this snapshot, and how many
+// of them the cache has, too.
+func (s *Snapshot) Oranc() (paths, present int) {
+	for _, hashPart := range s.oranc {
+		if s.Has(hashPart) {
+			present++
+		}
+	}
+	return len(s.oranc), present
 }

@@ -1,4 +1,4 @@
-package index
+package index_test
 
 import (
 	"bytes"
@@ -7,6 +7,10 @@ import (
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
+	"github.com/org/nixoci-action/internal/indextest"
 )
 
 // Of several entries for a path the one that was added last counts, of those
@@ -28,32 +32,32 @@ func TestWhichEntryCounts(t *testing.T) {
 		{[]int{damaged, damaged, 1}, 2},
 		{[]int{damaged, damaged}, damaged},
 	} {
-		var segments []*segment
+		var segments []*format.Segment
 		for i, added := range tc.added {
-			e := entryFor("x", v1.Descriptor{Digest: emptyConfig.Digest, Size: 2})
+			e := indextest.EntryFor("x", v1.Descriptor{Digest: format.EmptyConfig.Digest, Size: 2})
 			e.Added, e.NarSize = time.Unix(int64(1_700_000_000+added), 0), int64(100+i)
-			line, err := appendLine(nil, &e)
+			line, err := format.AppendLine(nil, &e)
 			if err != nil {
 				t.Fatal(err)
 			}
 			if added == damaged {
 				line = bytes.Replace(line, []byte(`"narSize":`), []byte(`"narSize":-`), 1)
 			}
-			blob, err := encodeSegment(Header{}, line)
+			blob, err := format.EncodeSegment(format.Header{}, line)
 			if err != nil {
 				t.Fatal(err)
 			}
-			s, err := parseSegment(blob)
+			s, err := format.ParseSegment(blob)
 			if err != nil {
 				t.Fatal(err)
 			}
-			s.info.Tag = fmt.Sprint("segment-", i)
+			s.Info.Tag = fmt.Sprint("segment-", i)
 			segments = append(segments, s)
 		}
-		hashPart := entryFor("x", v1.Descriptor{}).Path.HashPart
+		hashPart := indextest.EntryFor("x", v1.Descriptor{}).Path.HashPart
 		for range 2 { // segments remember what they were asked
 			got := damaged
-			if e, ok := newSnapshot(v1.Hash{}, segmentList{}, segments, nil).Lookup(hashPart); ok {
+			if e, ok := index.SnapshotOf(segments...).Lookup(hashPart); ok {
 				got = int(e.NarSize) - 100
 			}
 			if got != tc.want {

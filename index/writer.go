@@ -13,6 +13,7 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/storepath"
 )
@@ -33,13 +34,15 @@ type WriterOptions struct {
 	// cache; nil means none is. It is called from several goroutines.
 	OnUpstream func(hashPart string) bool
 	// Config is merged into the cache's configuration.
-	Config Config
+	Config format.Config
 	// Committed is called after each segment has become durable, never
 	// concurrently; nil means nobody listens.
 	Committed func(tag string, entries int)
 }
 
-const defaultSegmentLayers = 2000
+// DefaultSegmentLayers is the largest number of NAR blobs in a segment, unless
+// another one is chosen.
+const DefaultSegmentLayers = 2000
 
 // Writer adds entries to a cache index. Add may be called concurrently; Close
 // once, after the last Add has returned.
@@ -51,19 +54,19 @@ type Writer struct {
 	opened time.Time
 
 	mu        sync.Mutex
-	pending   map[string]Entry // by hash part: uploaded, not yet in a segment
-	committed map[string]bool  // by hash part: in a segment of this writer
-	added     int              // since the last commit
-	documents documents        // of pending entries, not yet in the registry
-	last      time.Time        // of the last commit
-	lost      []Entry          // whose blobs the registry has lost
-	wrote     map[string]Entry // by hash part: committed, as it stands in the segment; nil if nobody asks
+	pending   map[string]format.Entry // by hash part: uploaded, not yet in a segment
+	committed map[string]bool         // by hash part: in a segment of this writer
+	added     int                     // since the last commit
+	documents documents               // of pending entries, not yet in the registry
+	last      time.Time               // of the last commit
+	lost      []format.Entry          // whose blobs the registry has lost
+	wrote     map[string]format.Entry // by hash part: committed, as it stands in the segment; nil if nobody asks
 
 	committing sync.Mutex
-	written    []SegmentInfo
-	unsettled  []SegmentInfo    // those written that a root may still lack
-	root       v1.Hash          // the last root this writer wrote
-	deleted    map[v1.Hash]bool // manifests that a root need not list as retired any more
+	written    []format.SegmentInfo
+	unsettled  []format.SegmentInfo // those written that a root may still lack
+	root       v1.Hash              // the last root this writer wrote
+	deleted    map[v1.Hash]bool     // manifests that a root need not list as retired any more
 	adoption   adoption
 	warned     bool // of what the compat index leaves out
 	configDone bool // the config blob is known to be there
@@ -73,16 +76,16 @@ type Writer struct {
 // add to the cache meanwhile, and collections remove from it: an entry that is
 // older than PinAfter counts as there only once it has been added again.
 func (c *Cache) NewWriter(base *Snapshot, o WriterOptions) (*Writer, error) {
-	if err := o.Config.validate(); err != nil {
+	if err := o.Config.Validate(); err != nil {
 		return nil, err
 	}
 	if base.foreign {
-		return nil, ErrForeign
+		return nil, format.ErrForeign
 	}
-	if len(base.segments) > 0 && o.Config.storeDir() != base.config.storeDir() {
-		return nil, fmt.Errorf("the cache is for the store directory %s, not %s", base.config.storeDir(), o.Config.storeDir())
+	if len(base.segments) > 0 && o.Config.Dir() != base.config.Dir() {
+		return nil, fmt.Errorf("the cache is for the store directory %s, not %s", base.config.Dir(), o.Config.Dir())
 	}
-	o.Config.CompatIndex = o.Config.CompatIndex.after(base.config.CompatIndex)
+	o.Config.CompatIndex = o.Config.CompatIndex.After(base.config.CompatIndex)
 	return c.newWriter(base, o), nil
 }
 
@@ -94,14 +97,14 @@ func (c *Cache) newWriter(base *Snapshot, o WriterOptions) *Writer {
 		o.CommitInterval = 5 * time.Minute
 	}
 	if o.SegmentLayers <= 0 {
-		o.SegmentLayers = defaultSegmentLayers
+		o.SegmentLayers = DefaultSegmentLayers
 	}
 	if o.OnUpstream == nil {
 		o.OnUpstream = func(string) bool { return false }
 	}
 	return &Writer{
 		cache: c, opts: o, base: base, opened: c.opts.Now(),
-		pending: map[string]Entry{}, committed: map[string]bool{}, last: c.opts.Now(),
+		pending: map[string]format.Entry{}, committed: map[string]bool{}, last: c.opts.Now(),
 		configDone: c.prepared.Load() || len(base.segments) > 0 && !base.foreign,
 	}
 }
@@ -110,24 +113,24 @@ func (c *Cache) newWriter(base *Snapshot, o WriterOptions) *Writer {
 // one is due. An entry becomes visible only when everything it refers to is in
 // the cache or on an upstream; until then it waits. It keeps the extras of an
 // older entry for the same contents.
-func (w *Writer) Add(ctx context.Context, e Entry) error { return w.add(ctx, e, nil) }
+func (w *Writer) Add(ctx context.Context, e format.Entry) error { return w.add(ctx, e, nil) }
 
-func (w *Writer) add(ctx context.Context, e Entry, d *encoded) error {
+func (w *Writer) add(ctx context.Context, e format.Entry, d *encoded) error {
 	if err := e.Validate(); err != nil {
 		return err
 	}
 	e.Added = w.cache.opts.Now()
 	w.mu.Lock()
 	if old, ok := w.pending[e.Path.HashPart]; ok {
-		e.inherit(&old)
+		e.Inherit(&old)
 	} else if old, ok := w.base.Lookup(e.Path.HashPart); ok {
-		e.inherit(&old)
+		e.Inherit(&old)
 		e.Added = later(e.Added, old.Added)
 	}
 	w.pending[e.Path.HashPart] = e
 	w.documents.put(e.Path.HashPart, d)
 	w.added++
-	full := w.documents.size >= extrasSize
+	full := w.documents.size >= format.ExtrasSize
 	due := w.added >= w.opts.CommitEvery || w.cache.opts.Now().Sub(w.last) >= w.opts.CommitInterval
 	if due {
 		w.added, w.last = 0, w.cache.opts.Now()
@@ -142,18 +145,83 @@ func (w *Writer) add(ctx context.Context, e Entry, d *encoded) error {
 	return nil
 }
 
+// track makes the writer remember what it commits, and takes for committed what
+// others have committed since its snapshot was read.
+func (w *Writer) track(others map[string]format.Entry) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.wrote = map[string]format.Entry{}
+	for hashPart := range others {
+		w.committed[hashPart] = true
+	}
+}
+
+// take makes the root show segments of others, as if this writer had written
+// them.
+func (w *Writer) take(segments []format.SegmentInfo) {
+	w.committing.Lock()
+	defer w.committing.Unlock()
+	w.unsettled = append(w.unsettled, segments...)
+}
+
+// waiting returns the entry of a path that waits for the next segment, and the
+// documents that have to be stored before.
+func (w *Writer) waiting(hashPart string) (format.Entry, *encoded, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	e, ok := w.pending[hashPart]
+	return e, w.documents.of[hashPart], ok
+}
+
+// place makes an entry wait for the next segment, with its documents, and with
+// nothing of what there is of its path. Unlike Add it commits nothing.
+func (w *Writer) place(e format.Entry, d *encoded) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	hashPart := e.Path.HashPart
+	w.documents.drop(hashPart)
+	w.documents.put(hashPart, d)
+	w.pending[hashPart] = e
+	delete(w.committed, hashPart) // it may be there already, and is to be replaced
+}
+
+// holds reports whether a path is committed, or waits for that.
+func (w *Writer) holds(hashPart string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	_, waits := w.pending[hashPart]
+	return waits || w.committed[hashPart]
+}
+
+// tracked returns the entry of a path as it stands in a segment, if the path is
+// committed and nothing newer waits. The entry is zero if others committed it.
+func (w *Writer) tracked(hashPart string) (format.Entry, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	_, waits := w.pending[hashPart]
+	return w.wrote[hashPart], !waits && w.committed[hashPart]
+}
+
+// outcome returns what was committed since track, by hash part, what was lost,
+// and how many entries still wait.
+func (w *Writer) outcome() (committed map[string]format.Entry, lost []format.Entry, waiting int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return maps.Clone(w.wrote), slices.Clone(w.lost), len(w.pending)
+}
+
 // Result tells what a Writer did.
 type Result struct {
 	// Committed is the number of entries that are durable and visible.
 	Committed int
 	// Incomplete are entries that were left out because something they refer
 	// to is neither in the cache nor on an upstream.
-	Incomplete []Entry
+	Incomplete []format.Entry
 	// Lost are entries whose blobs the registry no longer had. Their NARs must
 	// be uploaded again.
-	Lost []Entry
+	Lost []format.Entry
 	// Segments are the segments that were written.
-	Segments []SegmentInfo
+	Segments []format.SegmentInfo
 	// Adopted is what was taken over because nixcache-oci had written the
 	// root meanwhile.
 	Adopted Adopted
@@ -163,16 +231,13 @@ type Result struct {
 // makes sure that the root shows it. It may be called again after more Adds,
 // to bring back what was Lost; as long as something is, the publication is not
 // recorded.
-func (w *Writer) Close(ctx context.Context, p *Publication) (Result, error) {
+func (w *Writer) Close(ctx context.Context, p *format.Publication) (Result, error) {
 	err := w.commit(ctx, p)
 	if err == nil {
 		err = w.say(ctx)
 	}
 	if err == nil && len(w.written) > 0 {
-		if err := w.compact(ctx); err != nil {
-			w.cache.opts.Logger.Warn("small segments were not merged; the next publish will try again", "error", err)
-		}
-		err = w.settle(ctx)
+		err = w.finish(ctx)
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -184,28 +249,42 @@ func (w *Writer) Close(ctx context.Context, p *Publication) (Result, error) {
 	return r, err
 }
 
-// commit writes segments with all complete pending entries, then the root.
-func (w *Writer) commit(ctx context.Context, p *Publication) error {
-	w.committing.Lock()
-	defer w.committing.Unlock()
-	before := len(w.written)
-	if err := w.writeSegments(ctx, p); err != nil {
-		return err
+// finish merges small segments where they have piled up, and makes sure that
+// the root shows what was written.
+func (w *Writer) finish(ctx context.Context) error {
+	if err := w.compact(ctx); err != nil {
+		w.cache.opts.Logger.Warn("small segments were not merged; the next publish will try again", "error", err)
 	}
-	if len(w.written) == before {
-		return nil
+	return w.Settle(ctx)
+}
+
+// commit writes segments with all complete pending entries, then the root.
+func (w *Writer) commit(ctx context.Context, p *format.Publication) error {
+	written, err := w.write(ctx, p)
+	if err != nil || len(written) == 0 {
+		return err
 	}
 	// From here on everything is durable; the root is a hint. A failure that
 	// stays is met again in settle.
-	if err := w.writeRoot(ctx); err != nil {
+	if err := w.WriteRoot(ctx, nil); err != nil {
 		w.cache.opts.Logger.Warn("the root was not written yet", "error", err)
 	}
 	return nil
 }
 
+// write writes segments with all complete pending entries, the last with the
+// publication. It returns those that are there, also if there is an error.
+func (w *Writer) write(ctx context.Context, p *format.Publication) ([]format.SegmentInfo, error) {
+	w.committing.Lock()
+	defer w.committing.Unlock()
+	before := len(w.written)
+	err := w.writeSegments(ctx, p)
+	return slices.Clone(w.written[before:]), err
+}
+
 // writeSegments writes segments with all complete pending entries, the last
 // with the publication.
-func (w *Writer) writeSegments(ctx context.Context, p *Publication) error {
+func (w *Writer) writeSegments(ctx context.Context, p *format.Publication) error {
 	if err := w.store(ctx); err != nil {
 		return fmt.Errorf("storing documents: %w", err)
 	}
@@ -215,7 +294,7 @@ func (w *Writer) writeSegments(ctx context.Context, p *Publication) error {
 			break
 		}
 		// the publication belongs to the last segment: it speaks for all
-		var pub *Publication
+		var pub *format.Publication
 		if len(batches) == 1 && !w.losing() {
 			pub = p
 		}
@@ -242,11 +321,17 @@ func (w *Writer) writeSegments(ctx context.Context, p *Publication) error {
 // say writes a segment for a change of the configuration alone: a word that
 // stood only in the root could be lost with it.
 func (w *Writer) say(ctx context.Context) error {
-	w.committing.Lock()
-	defer w.committing.Unlock()
-	if len(w.written) > 0 || !w.opts.Config.CompatIndex.said() {
+	if len(w.written) > 0 || !w.opts.Config.CompatIndex.Said() {
 		return nil
 	}
+	return w.RecordConfig(ctx)
+}
+
+// RecordConfig writes a segment for the configuration alone, which no entry may
+// bring. Close makes the root show it.
+func (w *Writer) RecordConfig(ctx context.Context) error {
+	w.committing.Lock()
+	defer w.committing.Unlock()
 	if err := w.writeSegment(ctx, nil, nil); err != nil {
 		return fmt.Errorf("recording the configuration: %w", err)
 	}
@@ -263,7 +348,7 @@ func (w *Writer) losing() bool {
 
 // visible returns p with only those roots that clients can get once batch is
 // committed; nil if none are left.
-func (w *Writer) visible(p *Publication, batch []Entry) *Publication {
+func (w *Writer) visible(p *format.Publication, batch []format.Entry) *format.Publication {
 	if p == nil {
 		return nil
 	}
@@ -274,7 +359,7 @@ func (w *Writer) visible(p *Publication, batch []Entry) *Publication {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	q := *p
-	q.Roots = slices.DeleteFunc(slices.Clone(p.Roots), func(r Root) bool {
+	q.Roots = slices.DeleteFunc(slices.Clone(p.Roots), func(r format.Root) bool {
 		path, err := storepath.ParseBase(r.Path)
 		return err != nil || !inBatch[path.HashPart] && !w.available(path.HashPart)
 	})
@@ -282,6 +367,14 @@ func (w *Writer) visible(p *Publication, batch []Entry) *Publication {
 		return nil
 	}
 	return &q
+}
+
+// Available reports whether clients can get a path without what is added to
+// this writer and not yet committed, and will when it is done.
+func (w *Writer) Available(hashPart string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.available(hashPart)
 }
 
 // available reports whether clients can get a path, and will when this writer
@@ -292,12 +385,12 @@ func (w *Writer) available(hashPart string) bool {
 		return true
 	}
 	e, ok := w.base.Lookup(hashPart)
-	return ok && w.opened.Sub(e.Added) < PinAfter
+	return ok && w.opened.Sub(e.Added) < format.PinAfter
 }
 
 // batches returns the complete pending entries, references first, cut so that
 // each batch fits a segment.
-func (w *Writer) batches() [][]Entry {
+func (w *Writer) batches() [][]format.Entry {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return divide(w.complete(), w.opts.SegmentLayers)
@@ -305,13 +398,13 @@ func (w *Writer) batches() [][]Entry {
 
 // divide cuts entries into batches of at most so many blobs, but of one entry
 // at least.
-func divide(order []Entry, maxLayers int) [][]Entry {
-	var out [][]Entry
+func divide(order []format.Entry, maxLayers int) [][]format.Entry {
+	var out [][]format.Entry
 	blobs := map[v1.Hash]bool{}
 	start := 0
 	for i := range order {
 		more := 0
-		for _, b := range order[i].blobs() {
+		for _, b := range order[i].Blobs() {
 			if !blobs[b] {
 				more++
 			}
@@ -320,7 +413,7 @@ func divide(order []Entry, maxLayers int) [][]Entry {
 			out = append(out, order[start:i])
 			start, blobs = i, map[v1.Hash]bool{}
 		}
-		for _, b := range order[i].blobs() {
+		for _, b := range order[i].Blobs() {
 			blobs[b] = true
 		}
 	}
@@ -332,21 +425,21 @@ func divide(order []Entry, maxLayers int) [][]Entry {
 
 // complete returns the pending entries whose closure is available, references
 // first.
-func (w *Writer) complete() []Entry {
+func (w *Writer) complete() []format.Entry {
 	ready := w.pending
 	if len(w.documents.of) > 0 { // their entries wait for them
 		ready = maps.Clone(ready)
-		maps.DeleteFunc(ready, func(k string, _ Entry) bool { return w.documents.of[k] != nil })
+		maps.DeleteFunc(ready, func(k string, _ format.Entry) bool { return w.documents.of[k] != nil })
 	}
-	return closed(ready, w.available)
+	return Closed(ready, w.available)
 }
 
-// closed returns those of the entries, by hash part, whose references are among
+// Closed returns those of the entries, by hash part, whose references are among
 // them, closed as well, or available; references first.
-func closed(entries map[string]Entry, available func(hashPart string) bool) []Entry {
+func Closed(entries map[string]format.Entry, available func(hashPart string) bool) []format.Entry {
 	const visiting, yes, no = 1, 2, 3
 	state := make(map[string]int, len(entries))
-	var order []Entry
+	var order []format.Entry
 	var visit func(hashPart string) bool
 	visit = func(hashPart string) bool {
 		e, ok := entries[hashPart]
@@ -390,7 +483,7 @@ func (w *Writer) forget(blobs []v1.Hash) bool {
 			found = true
 			continue
 		}
-		if e.without(blobs) {
+		if e.DropDocuments(blobs) {
 			w.pending[k], found = e, true
 		}
 	}
@@ -398,12 +491,12 @@ func (w *Writer) forget(blobs []v1.Hash) bool {
 }
 
 // writeSegment makes entries durable.
-func (w *Writer) writeSegment(ctx context.Context, entries []Entry, p *Publication) error {
-	h := Header{Config: w.opts.Config}
+func (w *Writer) writeSegment(ctx context.Context, entries []format.Entry, p *format.Publication) error {
+	h := format.Header{Config: w.opts.Config}
 	if p != nil {
-		h.Publications = []Publication{*p}
+		h.Publications = []format.Publication{*p}
 	}
-	c, err := newContent(entries)
+	c, err := format.NewContent(entries)
 	if err != nil {
 		return err
 	}
@@ -429,32 +522,42 @@ func (w *Writer) writeSegment(ctx context.Context, entries []Entry, p *Publicati
 	return nil
 }
 
+// Put writes a segment as it is given, without a look at what its entries refer
+// to, and sets the header's Nonce and Created. From then on it is durable, and
+// WriteRoot makes it visible. It is for who knows what the cache has, like a
+// collection: Add is for all others.
+func (w *Writer) Put(ctx context.Context, h format.Header, c format.Content) (format.SegmentInfo, error) {
+	w.committing.Lock()
+	defer w.committing.Unlock()
+	return w.putSegment(ctx, h, c)
+}
+
 // putSegment writes a segment: the entries blob, then the manifest under a tag
 // of its own. From then on it is durable.
-func (w *Writer) putSegment(ctx context.Context, h Header, c content) (SegmentInfo, error) {
+func (w *Writer) putSegment(ctx context.Context, h format.Header, c format.Content) (format.SegmentInfo, error) {
 	nonce := make([]byte, 8)
 	_, _ = rand.Read(nonce)
 	h.Nonce, h.Created = hex.EncodeToString(nonce), w.cache.opts.Now().UTC()
-	blob, err := encodeSegment(h, c.lines)
+	blob, err := format.EncodeSegment(h, c.Lines)
 	if err != nil {
-		return SegmentInfo{}, err
+		return format.SegmentInfo{}, err
 	}
-	if len(blob) > maxEntriesBlob {
-		return SegmentInfo{}, fmt.Errorf("the entries of %d paths take %d bytes", c.count, len(blob))
+	if len(blob) > format.MaxEntriesBlob {
+		return format.SegmentInfo{}, fmt.Errorf("the entries of %d paths take %d bytes", c.Count, len(blob))
 	}
-	info := SegmentInfo{
+	info := format.SegmentInfo{
 		// in small letters: Gitea's and Forgejo's lists of tags have no others
-		Tag:   segmentTagPrefix + h.Created.Format("20060102t150405z") + "-" + h.Nonce,
-		Count: c.count, Layers: len(c.layers), Created: h.Created,
+		Tag:   format.SegmentTagPrefix + h.Created.Format("20060102t150405z") + "-" + h.Nonce,
+		Count: c.Count, Layers: len(c.Layers), Created: h.Created,
 	}
 	for try := 1; ; try++ {
-		err := w.putSegmentManifest(ctx, &info, blob, c.layers)
+		err := w.putSegmentManifest(ctx, &info, blob, c.Layers)
 		if err == nil {
 			break
 		}
 		// a registry's collector may run between the blob and the manifest
 		if try == putTries || !w.ownMissing(err, info.Entries) {
-			return SegmentInfo{}, err
+			return format.SegmentInfo{}, err
 		}
 	}
 	w.written = append(w.written, info)
@@ -472,7 +575,7 @@ const putTries = 5
 
 // putSegmentManifest writes a segment's blobs and its manifest, and completes
 // info with their digests.
-func (w *Writer) putSegmentManifest(ctx context.Context, info *SegmentInfo, entries []byte, layers []v1.Descriptor) error {
+func (w *Writer) putSegmentManifest(ctx context.Context, info *format.SegmentInfo, entries []byte, layers []v1.Descriptor) error {
 	if err := w.putConfig(ctx); err != nil {
 		return err
 	}
@@ -480,9 +583,9 @@ func (w *Writer) putSegmentManifest(ctx context.Context, info *SegmentInfo, entr
 	if err != nil {
 		return err
 	}
-	desc.MediaType = mediaEntries
+	desc.MediaType = format.MediaEntries
 	info.Entries, info.EntriesSize = desc.Digest, desc.Size
-	info.Manifest, err = w.cache.putManifest(ctx, info.Tag, mediaSegment, append([]v1.Descriptor{desc}, layers...), info.Created)
+	info.Manifest, err = w.cache.putManifest(ctx, info.Tag, format.MediaSegment, append([]v1.Descriptor{desc}, layers...), info.Created)
 	return err
 }
 
@@ -494,17 +597,17 @@ func (w *Writer) ownMissing(err error, entries v1.Hash) bool {
 	if !errors.As(err, &missing) {
 		return false
 	}
-	if len(missing.Digests) == 0 || slices.ContainsFunc(missing.Digests, isConfig) {
+	if len(missing.Digests) == 0 || slices.ContainsFunc(missing.Digests, format.IsConfig) {
 		w.configDone = false
 	}
-	return !slices.ContainsFunc(missing.Digests, func(h v1.Hash) bool { return h != entries && !isConfig(h) })
+	return !slices.ContainsFunc(missing.Digests, func(h v1.Hash) bool { return h != entries && !format.IsConfig(h) })
 }
 
 func (w *Writer) putConfig(ctx context.Context) error {
 	if w.configDone {
 		return nil
 	}
-	_, config := w.cache.form().config()
+	_, config := w.cache.form().Config()
 	_, err := w.cache.repo.PutBlob(ctx, config)
 	w.configDone = err == nil
 	return err

@@ -6,7 +6,7 @@ import (
 	"runtime"
 	"testing"
 
-	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/collect"
 )
 
 func BenchmarkPage(b *testing.B) {
@@ -59,7 +59,7 @@ func BenchmarkClosures(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			f := newFake(b)
 			f.large(100_000, pick)
-			paths := f.snapshot().Catalogue(index.PlanOptions{}).Paths
+			paths := collect.NewCatalogue(f.snapshot(), collect.PlanOptions{}).Paths
 			for b.Loop() {
 				closures(paths)
 			}

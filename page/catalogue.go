@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/collect"
 	"github.com/org/nixoci-action/internal/storepath"
 )
 
@@ -19,7 +20,7 @@ type catalogue struct {
 	day      string // the verdicts are of this day
 	key      string // changes with everything that is in here
 
-	paths     []index.CataloguePath
+	paths     []collect.CataloguePath
 	referrers [][]int32
 	// closures and the order by them are there when summed is closed; nil if
 	// there are too many paths.
@@ -46,7 +47,7 @@ type catalogue struct {
 
 // newCatalogue reads a snapshot. At 100,000 paths it takes about a second.
 func newCatalogue(snap *index.Snapshot, now time.Time) *catalogue {
-	list := snap.Catalogue(index.PlanOptions{Now: now, Retention: index.DefaultRetention(), Delay: index.DefaultDelay})
+	list := collect.NewCatalogue(snap, collect.PlanOptions{Now: now, Retention: collect.DefaultRetention(), Delay: collect.DefaultDelay})
 	c := &catalogue{snapshot: snap, day: day(now), paths: list.Paths, key: key(snap, now), stored: snap.Stored(), summed: make(chan struct{})}
 	if snap.Foreign() && len(snap.Segments()) == 0 {
 		for i := range c.paths { // no collection of ours touches it

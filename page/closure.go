@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/collect"
 )
 
 // maxSums is the largest number of paths whose closures are all added up. The
@@ -22,7 +23,7 @@ const blockWords = 16
 // To walk each closure would take minutes where they overlap much. Here each
 // pass finds out which paths of a block are in which closures, by one OR for
 // each reference, in an order in which references come first.
-func closures(paths []index.CataloguePath) []index.Total {
+func closures(paths []collect.CataloguePath) []index.Total {
 	n := len(paths)
 	if n > maxSums {
 		return nil
@@ -87,7 +88,7 @@ func closures(paths []index.CataloguePath) []index.Total {
 // subsets.
 type blockSums [blockWords * 8][256]struct{ nar, file int64 }
 
-func (s *blockSums) fill(paths []index.CataloguePath, block []int32) {
+func (s *blockSums) fill(paths []collect.CataloguePath, block []int32) {
 	for group := range s {
 		for subset := 1; subset < 256; subset++ {
 			low := bits.TrailingZeros8(uint8(subset))
@@ -114,7 +115,7 @@ func (s *blockSums) add(t *index.Total, set *[blockWords]uint64) {
 
 // referencesFirst orders paths so that references come first. It reports
 // whether that is impossible: Nix makes no cycles, but an index could have one.
-func referencesFirst(paths []index.CataloguePath) (order []int32, cyclic bool) {
+func referencesFirst(paths []collect.CataloguePath) (order []int32, cyclic bool) {
 	const entered, left = 1, 2
 	state := make([]byte, len(paths))
 	order = make([]int32, 0, len(paths))

@@ -15,6 +15,7 @@ import (
 	"github.com/nix-community/go-nix/pkg/nixbase32"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/storepath"
 )
@@ -57,14 +58,14 @@ func (f *fake) random(n int) []byte {
 	return b[:n]
 }
 
-func (f *fake) entry(name string, refs ...string) index.Entry {
+func (f *fake) entry(name string, refs ...string) format.Entry {
 	size := int64(4096 + f.rng.IntN(100_000))
-	e := index.Entry{
+	e := format.Entry{
 		Path:    storepath.Path{Dir: storepath.DefaultDir, HashPart: nixbase32.EncodeToString(f.random(20)), Name: name},
-		NarHash: index.FileHash(f.random(32)), NarSize: 3 * size, References: slices.Sorted(slices.Values(refs)),
+		NarHash: format.FileHash(f.random(32)), NarSize: 3 * size, References: slices.Sorted(slices.Values(refs)),
 		Signatures:  []string{"test-1:" + base64.StdEncoding.EncodeToString(f.random(64))},
-		Compression: index.CompressionZstd, FileHash: index.FileHash(f.random(32)),
-		NAR: index.Location{Blob: f.blob.Digest, BlobSize: f.blob.Size, Offset: f.rng.Int64N(f.blob.Size - size), Size: size},
+		Compression: format.CompressionZstd, FileHash: format.FileHash(f.random(32)),
+		NAR: format.Location{Blob: f.blob.Digest, BlobSize: f.blob.Size, Offset: f.rng.Int64N(f.blob.Size - size), Size: size},
 	}
 	e.Deriver = nixbase32.EncodeToString(f.random(20)) + "-" + name + ".drv"
 	f.refs = append(f.refs, e.Path.Base())
@@ -72,7 +73,7 @@ func (f *fake) entry(name string, refs ...string) index.Entry {
 }
 
 // publish adds entries at the time of a publication, and records it.
-func (f *fake) publish(p index.Publication, entries ...index.Entry) {
+func (f *fake) publish(p format.Publication, entries ...format.Entry) {
 	f.tb.Helper()
 	c := index.Open(f.repo, index.Options{Settle: time.Nanosecond, Now: func() time.Time { return p.Time }})
 	base, err := c.Sweep(context.Background())
@@ -80,7 +81,7 @@ func (f *fake) publish(p index.Publication, entries ...index.Entry) {
 		f.tb.Fatal(err)
 	}
 	w, err := c.NewWriter(base, index.WriterOptions{
-		Config:     index.Config{PublicKeys: []string{testKey}},
+		Config:     format.Config{PublicKeys: []string{testKey}},
 		OnUpstream: func(string) bool { return true },
 	})
 	if err != nil {
@@ -133,7 +134,7 @@ func tangled(f *fake) string {
 // publications over 80 days.
 func (f *fake) large(n int, pick func(*fake) string) {
 	for part := range 10 {
-		var entries []index.Entry
+		var entries []format.Entry
 		for range n / 10 {
 			var refs []string
 			for range min(len(f.refs), f.rng.IntN(7)) {
@@ -143,14 +144,14 @@ func (f *fake) large(n int, pick func(*fake) string) {
 			}
 			entries = append(entries, f.entry(fmt.Sprintf("%s-%d.%d", packageNames[f.rng.IntN(len(packageNames))], f.rng.IntN(20), f.rng.IntN(100)), refs...))
 		}
-		f.publish(index.Publication{
-			Time: daysAgo(float64(80 - 8*part)), Ref: "refs/heads/main", Systems: []string{"x86_64-linux"}, Roots: []index.Root{{Attr: "packages.x86_64-linux.default", Path: f.refs[len(f.refs)-1]}},
+		f.publish(format.Publication{
+			Time: daysAgo(float64(80 - 8*part)), Ref: "refs/heads/main", Systems: []string{"x86_64-linux"}, Roots: []format.Root{{Attr: "packages.x86_64-linux.default", Path: f.refs[len(f.refs)-1]}},
 		}, entries...)
 	}
 }
 
 // small is a cache with something of everything.
-func (f *fake) small() (app, lib index.Entry) {
+func (f *fake) small() (app, lib format.Entry) {
 	libc := f.entry("glibc-2.40")
 	libc.References = []string{libc.Path.Base()}
 	lib = f.entry("libfoo-1.2", libc.Path.Base())
@@ -159,13 +160,13 @@ func (f *fake) small() (app, lib index.Entry) {
 	pr := f.entry("app-1.2-pre", lib.Path.Base())
 	pinned := f.entry("release-1.0", old.Path.Base())
 	orphan := f.entry("orphan-0.1")
-	root := func(e index.Entry) []index.Root {
-		return []index.Root{{Attr: "packages.x86_64-linux.app", Path: e.Path.Base()}}
+	root := func(e format.Entry) []format.Root {
+		return []format.Root{{Attr: "packages.x86_64-linux.app", Path: e.Path.Base()}}
 	}
-	f.publish(index.Publication{Time: daysAgo(70), Ref: "refs/heads/main", Flake: "github:acme/app", Revision: "0123456789abcdef0123456789abcdef01234567", RunURL: "https://ci.example.org/runs/1", Systems: []string{"x86_64-linux"}, Roots: root(old)}, libc, lib, old)
-	f.publish(index.Publication{Time: daysAgo(60), Ref: "refs/tags/v1.0", Pin: "production", PinKeep: 1, Systems: []string{"x86_64-linux"}, Roots: root(pinned)}, pinned)
-	f.publish(index.Publication{Time: daysAgo(50), Ref: "refs/heads/main", Systems: []string{"x86_64-linux"}, Roots: root(app)}, app)
-	f.publish(index.Publication{Time: daysAgo(40), Ref: "refs/heads/x", Roots: nil}, orphan)
-	f.publish(index.Publication{Time: daysAgo(20), Ref: "refs/pull/7/merge", Partial: true, Systems: []string{"x86_64-linux"}, Roots: root(pr)}, pr)
+	f.publish(format.Publication{Time: daysAgo(70), Ref: "refs/heads/main", Flake: "github:acme/app", Revision: "0123456789abcdef0123456789abcdef01234567", RunURL: "https://ci.example.org/runs/1", Systems: []string{"x86_64-linux"}, Roots: root(old)}, libc, lib, old)
+	f.publish(format.Publication{Time: daysAgo(60), Ref: "refs/tags/v1.0", Pin: "production", PinKeep: 1, Systems: []string{"x86_64-linux"}, Roots: root(pinned)}, pinned)
+	f.publish(format.Publication{Time: daysAgo(50), Ref: "refs/heads/main", Systems: []string{"x86_64-linux"}, Roots: root(app)}, app)
+	f.publish(format.Publication{Time: daysAgo(40), Ref: "refs/heads/x", Roots: nil}, orphan)
+	f.publish(format.Publication{Time: daysAgo(20), Ref: "refs/pull/7/merge", Partial: true, Systems: []string{"x86_64-linux"}, Roots: root(pr)}, pr)
 	return app, lib
 }

@@ -9,7 +9,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
-	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/registry"
 )
 
@@ -21,12 +21,12 @@ func TestForeignCache(t *testing.T) {
 	lib := f.entry("lib-1")
 	app := f.entry("app-1", lib.Path.Base())
 	entries := map[string]any{}
-	for _, e := range []*index.Entry{&lib, &app} {
+	for _, e := range []*format.Entry{&lib, &app} {
 		blob, err := f.repo.PutBlob(t.Context(), f.random(1000))
 		if err != nil {
 			t.Fatal(err)
 		}
-		e.NAR = index.Location{Blob: blob.Digest, BlobSize: blob.Size, Size: blob.Size}
+		e.NAR = format.Location{Blob: blob.Digest, BlobSize: blob.Size, Size: blob.Size}
 		entries[e.Path.HashPart] = map[string]any{"name": e.Path.Name, "narinfo": e.Narinfo(), "nar_digest": blob.Digest.String(), "nar_size": blob.Size, "added": "2026-01-02T03:04:05Z"}
 	}
 	text, err := json.Marshal(map[string]any{"version": 1, "repo": "o/r", "entries": entries, "gc_roots": []string{}, "public_key": testKey})
@@ -48,7 +48,7 @@ func TestForeignCache(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.repo.PutManifest(t.Context(), index.RootTag, registry.Manifest{MediaType: string(types.OCIManifestSchema1), Raw: raw}); err != nil {
+	if _, err := f.repo.PutManifest(t.Context(), format.RootTag, registry.Manifest{MediaType: string(types.OCIManifestSchema1), Raw: raw}); err != nil {
 		t.Fatal(err)
 	}
 	p := f.page()

@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/collect"
+	"github.com/org/nixoci-action/index/format"
 )
 
 var href = regexp.MustCompile(`(?:href|src|action)="([^"]*)"`)
@@ -195,10 +197,10 @@ func TestHostileText(t *testing.T) {
 	e.Signatures = nil
 	bads := []string{"javascript:alert(1)", "https://user:secret@ci.example.org/", "data:text/html,x", "//evil.example.org/x", "https://ci.example.org/\"><script>"}
 	for i, run := range bads {
-		f.publish(index.Publication{
+		f.publish(format.Publication{
 			Time: daysAgo(float64(i)), Ref: "refs/heads/" + bad + strconv.Itoa(i), Origin: bad, Flake: bad, Revision: bad, RunURL: run, Systems: []string{bad}, Pin: bad,
-			Roots: []index.Root{{Attr: bad, Path: e.Path.Base()}, {Attr: "x", Path: bad}, {Attr: "short", Path: "x"}},
-		}, map[bool][]index.Entry{true: {e}}[i == 0]...)
+			Roots: []format.Root{{Attr: bad, Path: e.Path.Base()}, {Attr: "x", Path: bad}, {Attr: "short", Path: "x"}},
+		}, map[bool][]format.Entry{true: {e}}[i == 0]...)
 	}
 	p := f.page(func(o *Options) {
 		o.Cache = bad
@@ -266,7 +268,7 @@ func TestHeaders(t *testing.T) {
 		t.Error("the page says nothing of the registry")
 	}
 	health.Err = nil
-	f.publish(index.Publication{Time: now, Ref: "refs/heads/new"}, f.entry("new-1"))
+	f.publish(format.Publication{Time: now, Ref: "refs/heads/new"}, f.entry("new-1"))
 	if got := request(f.page(), "GET", target).Header.Get("ETag"); got == etag || got == "" {
 		t.Errorf("after a publish: got %s again", got)
 	}
@@ -320,7 +322,7 @@ func TestSearch(t *testing.T) {
 	t.Parallel()
 	f := newFake(t)
 	app, _ := f.small()
-	f.publish(index.Publication{Time: now}, f.entry("App-Upper-9"))
+	f.publish(format.Publication{Time: now}, f.entry("App-Upper-9"))
 	c := f.page().mustCurrent()
 	names := func(query string) string {
 		numbers, count := c.list(c.inOrder, c.search(query), 0, 100)
@@ -359,9 +361,9 @@ func TestClosures(t *testing.T) {
 	t.Parallel()
 	for _, cycles := range []bool{false, true} {
 		f := newFake(t)
-		paths := make([]index.CataloguePath, 3000)
+		paths := make([]collect.CataloguePath, 3000)
 		for i := range paths {
-			paths[i] = index.CataloguePath{NarSize: int64(1 + f.rng.IntN(1000)), FileSize: int64(1 + f.rng.IntN(1000))}
+			paths[i] = collect.CataloguePath{NarSize: int64(1 + f.rng.IntN(1000)), FileSize: int64(1 + f.rng.IntN(1000))}
 			for range f.rng.IntN(14) {
 				// in no order of numbers, and a self-reference now and then
 				if to := f.rng.IntN(len(paths)); cycles || to*7919%3001 <= i*7919%3001 {
@@ -458,7 +460,7 @@ func TestGrowth(t *testing.T) {
 		t.Errorf("got %+v, want %+v of %d paths, all but the orphan", last, want, len(c.paths))
 	}
 	again := &catalogue{paths: c.paths, hashes: c.hashes}
-	var verdicts []index.Verdict
+	var verdicts []collect.Verdict
 	for _, p := range slices.Backward(c.publications) {
 		verdicts = append(verdicts, p.Verdict, p.Verdict)
 	}

@@ -11,12 +11,14 @@ import (
 	"time"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/collect"
+	"github.com/org/nixoci-action/index/format"
 )
 
 // publication is a record of a publish, and what it has to do with the cache
 // as it is now.
 type publication struct {
-	index.Verdict
+	collect.Verdict
 	// ID is the same in each catalogue, and fit for an address.
 	ID    string
 	roots []int32 // of Publication.Roots those that the cache has
@@ -33,7 +35,7 @@ type growth struct {
 }
 
 // publish takes in the publications, oldest first.
-func (c *catalogue) publish(verdicts []index.Verdict) {
+func (c *catalogue) publish(verdicts []collect.Verdict) {
 	c.byID = make(map[string]*publication, len(verdicts))
 	seen := make([]bool, len(c.paths))
 	var sum index.Total
@@ -83,7 +85,7 @@ func (c *catalogue) spread(from []int32, seen []bool) (t index.Total) {
 	return t
 }
 
-func identify(p index.Publication) string {
+func identify(p format.Publication) string {
 	text, _ := json.Marshal(p) // a year that JSON cannot write makes no page of its own
 	sum := sha256.Sum256(text)
 	return p.Time.UTC().Format("20060102T150405Z-") + hex.EncodeToString(sum[:6])

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/collect"
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/storepath"
 	"github.com/org/nixoci-action/internal/ui"
 )
@@ -66,7 +68,7 @@ func (l links) rows() int {
 
 // pathRow is a store path in a list.
 type pathRow struct {
-	*index.CataloguePath
+	*collect.CataloguePath
 	Href    string
 	Closure *index.Total // nil if it is not shown
 	AddedAt time.Time
@@ -197,7 +199,7 @@ func both(a, b []bool) []bool {
 
 type pathPage struct {
 	pathRow
-	Entry        *index.Entry
+	Entry        *format.Entry
 	Keys         []string // names of the keys that have signed it
 	Publications []*publication
 	More         int // publications that are not listed
@@ -253,7 +255,7 @@ func (p *Page) path(c *catalogue, l links, hashPart string) (pathPage, bool) {
 }
 
 // copyCommand gets a path without the cache being in nix.conf.
-func (p *Page) copyCommand(conf index.Config, e *index.Entry) string {
+func (p *Page) copyCommand(conf format.Config, e *format.Entry) string {
 	how := "nix copy --from " + p.opts.URL
 	switch {
 	case len(conf.PublicKeys) > 0 && len(e.Signatures) > 0:
@@ -311,7 +313,7 @@ type usePage struct {
 	Keys                 []string
 }
 
-func (p *Page) use(conf index.Config) usePage {
+func (p *Page) use(conf format.Config) usePage {
 	u := usePage{Config: p.nixConf(conf), Keys: conf.PublicKeys, Start: "nix run github:org/nixoci-action#proxy -- --cache " + quoteShell(p.opts.Cache)}
 	var b strings.Builder
 	b.WriteString("nix.settings = {\n  extra-substituters = [ " + quoteNix(p.substituter(conf)) + " ];\n")
@@ -328,7 +330,7 @@ func (p *Page) use(conf index.Config) usePage {
 }
 
 // nixConf are the lines for nix.conf.
-func (p *Page) nixConf(conf index.Config) string {
+func (p *Page) nixConf(conf format.Config) string {
 	lines := "extra-substituters = " + p.substituter(conf)
 	if len(conf.PublicKeys) > 0 {
 		lines += "\nextra-trusted-public-keys = " + strings.Join(conf.PublicKeys, " ")
@@ -338,7 +340,7 @@ func (p *Page) nixConf(conf index.Config) string {
 
 // substituter is the cache's address for Nix. Without a key nothing would be
 // taken from it unless Nix is told to.
-func (p *Page) substituter(conf index.Config) string {
+func (p *Page) substituter(conf format.Config) string {
 	if len(conf.PublicKeys) == 0 {
 		return p.opts.URL + "?trusted=1"
 	}

@@ -6,7 +6,7 @@ import (
 	"net/http"
 	"testing"
 
-	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/registrytest"
 )
 
@@ -46,11 +46,11 @@ func BenchmarkNarinfo(b *testing.B) {
 	const n = 20_000
 	repo := openRepo(b, "oci:"+b.TempDir())
 	putBlob(b, repo, []byte("x"))
-	entries := make([]index.Entry, n)
+	entries := make([]format.Entry, n)
 	for i := range entries {
 		entries[i] = fileEntry(fmt.Sprintf("p-%d", i), []byte("x"), "00000000000000000000000000000000-a", "00000000000000000000000000000001-b")
 	}
-	publish(b, repo, index.Config{}, entries...)
+	publish(b, repo, format.Config{}, entries...)
 	url := start(b, newServer(b, repo))
 	c := client()
 	defer c.CloseIdleConnections()
@@ -91,7 +91,7 @@ func BenchmarkNAR(b *testing.B) {
 	data := randomBytes(50, 128<<20)
 	putBlob(b, repo, data)
 	e := fileEntry("large", data)
-	publish(b, repo, index.Config{}, e)
+	publish(b, repo, format.Config{}, e)
 	url := start(b, newServer(b, repo))
 	disk := openDisk(b, repo, b.TempDir(), 1<<30)
 	lan := start(b, newServer(b, repo, func(o *Options) { o.Blobs = disk }))
@@ -120,16 +120,16 @@ func BenchmarkPackedNARs(b *testing.B) {
 	repo := openRepo(b, cache)
 	packed := packEntries(b, "p", n, size)
 	putBlob(b, repo, packData(n, size))
-	apart := make([]index.Entry, n)
+	apart := make([]format.Entry, n)
 	for i := range apart {
 		data := randomBytes(uint64(5000+i), size)
 		putBlob(b, repo, data)
 		apart[i] = fileEntry(fmt.Sprintf("apart-%d", i), data)
 	}
-	publish(b, repo, index.Config{}, append(packed, apart...)...)
+	publish(b, repo, format.Config{}, append(packed, apart...)...)
 	for _, bc := range []struct {
 		name    string
-		entries []index.Entry
+		entries []format.Entry
 	}{{"packed", packed}, {"apart", apart}} {
 		b.Run(bc.name, func(b *testing.B) {
 			c := client()
@@ -137,7 +137,7 @@ func BenchmarkPackedNARs(b *testing.B) {
 			for b.Loop() {
 				// a new proxy has nothing in memory
 				url := start(b, newServer(b, repo))
-				work := make(chan index.Entry)
+				work := make(chan format.Entry)
 				done := make(chan struct{})
 				for range connections {
 					go func() {

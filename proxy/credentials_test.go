@@ -11,7 +11,7 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/authn"
 
-	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/registrytest"
 )
 
@@ -70,7 +70,7 @@ func TestCredentialIsolation(t *testing.T) {
 		r := newRouter(t, reg.Addr)
 		url := start(t, r)
 
-		paths := func(cache string, e index.Entry) []string {
+		paths := func(cache string, e format.Entry) []string {
 			at := url + "/" + reg.Addr + "/" + cache + "/"
 			return []string{at + "nix-cache-info", at + e.Path.HashPart + ".narinfo", at + e.URL(), at + "public-key", at + "_status"}
 		}
@@ -149,16 +149,16 @@ func TestPacksAreNotShared(t *testing.T) {
 	reg.User("alice", "wonderland", "alice/")
 	reg.User("mallory", "x", "mallory/")
 	pack := randomBytes(9, 4000)
-	entries := make([]index.Entry, 2)
+	entries := make([]format.Entry, 2)
 	for i := range entries {
 		part := pack[i*2000 : (i+1)*2000]
 		entries[i] = fileEntry(fmt.Sprint("packed-", i), part)
-		entries[i].NAR = index.Location{Blob: digestOf(pack), BlobSize: 4000, Offset: int64(i * 2000), Size: 2000}
+		entries[i].NAR = format.Location{Blob: digestOf(pack), BlobSize: 4000, Offset: int64(i * 2000), Size: 2000}
 	}
 	repo := openRepo(t, backend+"/alice/cache")
 	putBlob(t, repo, pack)
-	publish(t, repo, index.Config{}, entries...)
-	publish(t, openRepo(t, backend+"/mallory/cache"), index.Config{}, entries...) // go-containerregistry's takes it without the blob
+	publish(t, repo, format.Config{}, entries...)
+	publish(t, openRepo(t, backend+"/mallory/cache"), format.Config{}, entries...) // go-containerregistry's takes it without the blob
 
 	r := newRouter(t, reg.Addr)
 	nar := func(user, password string, i int) (int, string) {

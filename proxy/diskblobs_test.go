@@ -21,7 +21,7 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
-	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/hint"
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/registrytest"
@@ -39,7 +39,7 @@ func openDisk(tb testing.TB, next Blobs, dir string, size int64) *DiskBlobs {
 }
 
 // withDisk is withBlobs with a directory before the blobs.
-func withDisk(tb testing.TB, blobs *fakeBlobs, size int64, entries ...index.Entry) (*Server, *DiskBlobs) {
+func withDisk(tb testing.TB, blobs *fakeBlobs, size int64, entries ...format.Entry) (*Server, *DiskBlobs) {
 	tb.Helper()
 	d := openDisk(tb, blobs, tb.TempDir(), size)
 	return withBlobs(tb, blobs, entries, func(o *Options) { o.Blobs, o.Logger = d, logTo(tb) }), d
@@ -119,7 +119,7 @@ func TestDiskSharesFetches(t *testing.T) {
 	repo := openRepo(t, cache)
 	putBlob(t, repo, large)
 	e := fileEntry("large", large)
-	publish(t, repo, index.Config{}, e)
+	publish(t, repo, format.Config{}, e)
 	gets := &blobGets{blob: e.NAR.Blob}
 	counted, err := registry.Open(cache, registry.Options{Transport: gets})
 	if err != nil {

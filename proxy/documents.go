@@ -13,14 +13,14 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sync/singleflight"
 
-	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/registry"
 )
 
 const (
 	// documentsMemory is how many bytes of blobs with documents are held: some
 	// ordinary ones, or the largest.
-	documentsMemory = index.MaxExtrasBlob
+	documentsMemory = format.MaxExtrasBlob
 	// documentsReads is how many of them are read at once, each into memory.
 	documentsReads = 2
 	// documentsTimeout bounds the reading of one.
@@ -51,7 +51,7 @@ func newDocuments() *documents {
 var errMissing = errors.New("the registry does not have the document, or another one in its place")
 
 // read returns the compressed document at l.
-func (d *documents) read(ctx context.Context, s *Server, l index.Location) ([]byte, error) {
+func (d *documents) read(ctx context.Context, s *Server, l format.Location) ([]byte, error) {
 	data, ok := d.get(l.Blob)
 	if !ok {
 		// others wait for it too, so it outlives the request that began it

@@ -10,7 +10,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/storepath"
 )
 
@@ -56,37 +56,37 @@ func serveJSON(w http.ResponseWriter, r *http.Request, text string) {
 }
 
 // recent returns an entry that was pushed just now and that match wants.
-func (s *Server) recent(match func(*index.Entry) bool) (index.Entry, bool) {
+func (s *Server) recent(match func(*format.Entry) bool) (format.Entry, bool) {
 	if s.push == nil {
-		return index.Entry{}, false
+		return format.Entry{}, false
 	}
 	return s.push.group.Find(match)
 }
 
 // buildLog is where the log of a derivation is; drv is its base name, with or
 // without ".drv".
-func (s *Server) buildLog(drv string) index.Location {
+func (s *Server) buildLog(drv string) format.Location {
 	drv = strings.TrimSuffix(drv, ".drv") + ".drv"
-	if e, ok := s.recent(func(e *index.Entry) bool { return e.Deriver == drv && e.Log.Size > 0 }); ok {
+	if e, ok := s.recent(func(e *format.Entry) bool { return e.Deriver == drv && e.Log.Size > 0 }); ok {
 		return e.Log
 	}
 	if snap := s.snapshot.Load(); snap != nil {
 		e, _ := snap.LookupLog(drv)
 		return e.Log
 	}
-	return index.Location{}
+	return format.Location{}
 }
 
 // realisation returns what the cache has under the name of r, and of which path.
-func (s *Server) realisation(r index.Realisation) (found index.Realisation, e index.Entry, ok bool) {
-	same := func(o index.Realisation) bool { return o.ID == r.ID && o.Drv == r.Drv && o.Output == r.Output }
-	if e, ok = s.recent(func(e *index.Entry) bool { return slices.ContainsFunc(e.Realisations, same) }); ok {
+func (s *Server) realisation(r format.Realisation) (found format.Realisation, e format.Entry, ok bool) {
+	same := func(o format.Realisation) bool { return o.ID == r.ID && o.Drv == r.Drv && o.Output == r.Output }
+	if e, ok = s.recent(func(e *format.Entry) bool { return slices.ContainsFunc(e.Realisations, same) }); ok {
 		return e.Realisations[slices.IndexFunc(e.Realisations, same)], e, true
 	}
 	snap := s.snapshot.Load()
 	switch {
 	case snap == nil:
-		return index.Realisation{}, index.Entry{}, false
+		return format.Realisation{}, format.Entry{}, false
 	case r.ID != "":
 		return snap.LookupRealisation(r.ID)
 	}
@@ -101,7 +101,7 @@ func (s *Server) realisationJSON(path string) string {
 	if !ok {
 		return ""
 	}
-	var r index.Realisation
+	var r format.Realisation
 	if id, old := strings.CutPrefix(path, prefixRealisations); old {
 		r.ID = id
 	} else {
@@ -122,10 +122,10 @@ func (s *Server) realisationJSON(path string) string {
 // ".debug"; debuggers' tools ask for it without.
 func (s *Server) debugInfo(name string) string {
 	id := strings.TrimSuffix(name, suffixDebug)
-	if !index.ValidBuildID(id) {
+	if !format.ValidBuildID(id) {
 		return ""
 	}
-	e, ok := s.recent(func(e *index.Entry) bool { return slices.Contains(e.BuildIDs, id) })
+	e, ok := s.recent(func(e *format.Entry) bool { return slices.Contains(e.BuildIDs, id) })
 	if snap := s.snapshot.Load(); !ok && snap != nil {
 		e, ok = snap.LookupBuildID(id)
 	}
@@ -138,7 +138,7 @@ func (s *Server) debugInfo(name string) string {
 
 // serveDocument answers with a listing or a log. The status waits for its
 // first piece.
-func (s *Server) serveDocument(w http.ResponseWriter, r *http.Request, contentType string, l index.Location) {
+func (s *Server) serveDocument(w http.ResponseWriter, r *http.Request, contentType string, l format.Location) {
 	if l.Size == 0 {
 		notFound(w)
 		return
@@ -165,12 +165,12 @@ func (s *Server) serveDocument(w http.ResponseWriter, r *http.Request, contentTy
 	}
 }
 
-func (s *Server) sendDocument(w http.ResponseWriter, r *http.Request, contentType string, l index.Location) (begun bool, err error) {
+func (s *Server) sendDocument(w http.ResponseWriter, r *http.Request, contentType string, l format.Location) (begun bool, err error) {
 	frame, err := s.documents.read(r.Context(), s, l)
 	if err != nil {
 		return false, err
 	}
-	doc, size, err := index.OpenDocument(frame)
+	doc, size, err := format.OpenDocument(frame)
 	if err != nil {
 		return false, err
 	}

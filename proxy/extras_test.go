@@ -12,6 +12,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/registry"
 )
 
@@ -25,7 +26,7 @@ var testRealisation = "sha256:" + strings.Repeat("ab", 32) + "!out"
 
 // withExtras publishes an entry that has everything, and returns it as it is
 // in the index.
-func withExtras(t *testing.T, repo registry.Repository, log string) index.Entry {
+func withExtras(t *testing.T, repo registry.Repository, log string) format.Entry {
 	t.Helper()
 	ctx := context.Background()
 	data := randomBytes(1, 1000)
@@ -33,7 +34,7 @@ func withExtras(t *testing.T, repo registry.Repository, log string) index.Entry 
 	e := fileEntry("hello-1.0", data)
 	sig := "test-1:" + strings.Repeat("A", 86) + "=="
 	e.Deriver, e.BuildIDs = testDrv, []string{testBuildID}
-	e.Realisations = []index.Realisation{{ID: testRealisation, Signatures: []string{sig}}, {Drv: testDrv, Output: "out", Signatures: []string{sig}}}
+	e.Realisations = []format.Realisation{{ID: testRealisation, Signatures: []string{sig}}, {Drv: testDrv, Output: "out", Signatures: []string{sig}}}
 	c := index.Open(repo, index.Options{Settle: time.Millisecond})
 	base, err := c.Sweep(ctx)
 	if err != nil {

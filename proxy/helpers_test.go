@@ -21,6 +21,7 @@ import (
 	"github.com/nix-community/go-nix/pkg/nixbase32"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/httpd"
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/storepath"
@@ -46,17 +47,17 @@ func randomBytes(seed uint64, n int) []byte {
 }
 
 // fileEntry is an entry whose compressed NAR is data, in a blob of its own.
-func fileEntry(name string, data []byte, refs ...string) index.Entry {
+func fileEntry(name string, data []byte, refs ...string) format.Entry {
 	sum := sha256.Sum256([]byte("path " + name))
 	file := sha256.Sum256(data)
-	return index.Entry{
+	return format.Entry{
 		Path:        storepath.Path{Dir: storepath.DefaultDir, HashPart: nixbase32.EncodeToString(sum[:20]), Name: name},
-		NarHash:     index.FileHash(sum[:]),
+		NarHash:     format.FileHash(sum[:]),
 		NarSize:     int64(len(data)),
 		References:  refs,
-		Compression: index.CompressionZstd,
-		FileHash:    index.FileHash(file[:]),
-		NAR:         index.Location{Blob: digestOf(data), BlobSize: int64(len(data)), Size: int64(len(data))},
+		Compression: format.CompressionZstd,
+		FileHash:    format.FileHash(file[:]),
+		NAR:         format.Location{Blob: digestOf(data), BlobSize: int64(len(data)), Size: int64(len(data))},
 	}
 }
 
@@ -74,7 +75,7 @@ func putBlob(tb testing.TB, repo registry.Repository, data []byte) {
 
 // publish makes entries visible. Their blobs are there; what they refer to may
 // be elsewhere.
-func publish(tb testing.TB, repo registry.Repository, conf index.Config, entries ...index.Entry) {
+func publish(tb testing.TB, repo registry.Repository, conf format.Config, entries ...format.Entry) {
 	tb.Helper()
 	ctx := context.Background()
 	c := index.Open(repo, index.Options{Settle: time.Millisecond})
@@ -206,7 +207,7 @@ func (f *fakeBlobs) Blob(ctx context.Context, digest v1.Hash, offset, length int
 }
 
 // withBlobs is a server whose index lists entries, and whose blobs are fake.
-func withBlobs(tb testing.TB, blobs *fakeBlobs, entries []index.Entry, change ...func(*Options)) *Server {
+func withBlobs(tb testing.TB, blobs *fakeBlobs, entries []format.Entry, change ...func(*Options)) *Server {
 	tb.Helper()
 	repo := openRepo(tb, "oci:"+tb.TempDir())
 	for _, e := range entries { // the layout insists on what a segment names
@@ -214,7 +215,7 @@ func withBlobs(tb testing.TB, blobs *fakeBlobs, entries []index.Entry, change ..
 			putBlob(tb, repo, data)
 		}
 	}
-	publish(tb, repo, index.Config{}, entries...)
+	publish(tb, repo, format.Config{}, entries...)
 	return newServer(tb, repo, append([]func(*Options){func(o *Options) { o.Blobs = blobs }}, change...)...)
 }
 

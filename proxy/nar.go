@@ -12,7 +12,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/registry"
 )
 
@@ -119,7 +119,7 @@ func (s *Server) serveNAR(w http.ResponseWriter, r *http.Request, url string) {
 	}
 }
 
-func (s *Server) lookupNAR(fileHash string) (index.Entry, bool) {
+func (s *Server) lookupNAR(fileHash string) (format.Entry, bool) {
 	if s.push != nil {
 		if e, ok := s.push.group.LookupNAR(fileHash); ok {
 			return e, true
@@ -128,12 +128,12 @@ func (s *Server) lookupNAR(fileHash string) (index.Entry, bool) {
 	if snap := s.snapshot.Load(); snap != nil {
 		return snap.LookupNAR(fileHash)
 	}
-	return index.Entry{}, false
+	return format.Entry{}, false
 }
 
 // sendNAR sends a part of e's NAR. It calls begin when the first bytes are in
 // hand, and returns how many it has sent.
-func (s *Server) sendNAR(ctx context.Context, w http.ResponseWriter, e index.Entry, part byteRange, begin func()) (int64, error) {
+func (s *Server) sendNAR(ctx context.Context, w http.ResponseWriter, e format.Entry, part byteRange, begin func()) (int64, error) {
 	src, err := s.open(ctx, e.NAR, part)
 	if err != nil {
 		return 0, err
@@ -163,7 +163,7 @@ func (s *Server) sendNAR(ctx context.Context, w http.ResponseWriter, e index.Ent
 		if sum != nil {
 			sum.Write(p)
 			// before the last piece goes out: a wrong NAR never looks complete
-			if last && index.FileHash(sum.Sum(nil)) != e.FileHash {
+			if last && format.FileHash(sum.Sum(nil)) != e.FileHash {
 				return sent, errCorrupt
 			}
 		}
@@ -188,7 +188,7 @@ type clientError struct{ error }
 var errUnwell = errors.New("the registry did not answer lately")
 
 // open begins to read a part of a NAR, from memory or from the registry.
-func (s *Server) open(ctx context.Context, l index.Location, part byteRange) (reader, error) {
+func (s *Server) open(ctx context.Context, l format.Location, part byteRange) (reader, error) {
 	if nar, ok := s.packs.nar(ctx, l, !s.registry.open()); ok {
 		m := memory(nar[part.start : part.start+part.length])
 		return &m, nil
@@ -220,7 +220,7 @@ func (s *Server) report(ctx context.Context, err error) {
 	}
 }
 
-func (s *Server) narFailed(ctx context.Context, e index.Entry, err error) {
+func (s *Server) narFailed(ctx context.Context, e format.Entry, err error) {
 	if ctx.Err() != nil || errors.As(err, new(*clientError)) {
 		return
 	}

@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/registrytest"
 )
 
@@ -39,7 +39,7 @@ func TestNARRanges(t *testing.T) {
 	data := randomBytes(2, 300_000)
 	blobs.put(data)
 	e := fileEntry("ranged", data)
-	s := withBlobs(t, blobs, []index.Entry{e})
+	s := withBlobs(t, blobs, []format.Entry{e})
 	for _, tc := range []struct {
 		header       string
 		status       int
@@ -83,7 +83,7 @@ func TestNARsFromRegistries(t *testing.T) {
 			entries := packEntries(t, "packed", 20, 5000)
 			putBlob(t, repo, large)
 			putBlob(t, repo, packData(20, 5000))
-			publish(t, repo, index.Config{}, append(entries, fileEntry("large", large))...)
+			publish(t, repo, format.Config{}, append(entries, fileEntry("large", large))...)
 			url := start(t, newServer(t, repo))
 
 			for i, e := range entries {
@@ -185,7 +185,7 @@ func TestNARFailures(t *testing.T) {
 			blobs := &fakeBlobs{hook: tc.hook}
 			blobs.put(data)
 			e := fileEntry("nar", data)
-			s := withBlobs(t, blobs, []index.Entry{e}, func(o *Options) { o.FirstByte, o.Stall = 300*time.Millisecond, 300*time.Millisecond })
+			s := withBlobs(t, blobs, []format.Entry{e}, func(o *Options) { o.FirstByte, o.Stall = 300*time.Millisecond, 300*time.Millisecond })
 			url := start(t, s) + "/" + e.URL()
 			resp, body, err := fetch(t, url)
 			if got := outcome(resp, body, err, data); got != tc.want {
@@ -225,7 +225,7 @@ func TestSmallCorruptNARIsNotFound(t *testing.T) {
 	}}
 	blobs.put(data)
 	e := fileEntry("small", data)
-	s := withBlobs(t, blobs, []index.Entry{e})
+	s := withBlobs(t, blobs, []format.Entry{e})
 	if got := get(s, "GET", "/"+e.URL()); got.Code != 404 {
 		t.Errorf("got %d with %d bytes, want 404", got.Code, got.Body.Len())
 	}
@@ -236,7 +236,7 @@ func TestMissingBlobIsNotFound(t *testing.T) {
 	data := randomBytes(6, 1000)
 	blobs.put(data)
 	e := fileEntry("gone", data)
-	s := withBlobs(t, blobs, []index.Entry{e})
+	s := withBlobs(t, blobs, []format.Entry{e})
 	clear(blobs.data)
 	for range 5 { // an answer is an answer: the registry is not left alone for it
 		if got := get(s, "GET", "/"+e.URL()); got.Code != 404 {
@@ -257,7 +257,7 @@ func TestHangingRegistryIsLeftAlone(t *testing.T) {
 	data := randomBytes(7, 1000)
 	blobs.put(data)
 	e := fileEntry("hangs", data)
-	s := withBlobs(t, blobs, []index.Entry{e}, func(o *Options) { o.FirstByte = 200 * time.Millisecond })
+	s := withBlobs(t, blobs, []format.Entry{e}, func(o *Options) { o.FirstByte = 200 * time.Millisecond })
 	var wg sync.WaitGroup
 	for range breakerFails {
 		wg.Go(func() { get(s, "GET", "/"+e.URL()) })
@@ -283,7 +283,7 @@ func TestImpatientClientsDoNotCount(t *testing.T) {
 	data := randomBytes(8, 1000)
 	blobs.put(data)
 	e := fileEntry("slow", data)
-	s := withBlobs(t, blobs, []index.Entry{e}, func(o *Options) { o.FirstByte = time.Minute })
+	s := withBlobs(t, blobs, []format.Entry{e}, func(o *Options) { o.FirstByte = time.Minute })
 	url := start(t, s) + "/" + e.URL()
 	client := &http.Client{Timeout: 50 * time.Millisecond}
 	for range 5 {

@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
 )
 
 // Scripts that read nixcache-oci's answers find the same names.
@@ -15,7 +15,7 @@ func TestStatusHasNixcacheNames(t *testing.T) {
 	repo := openRepo(t, "oci:"+t.TempDir())
 	data := randomBytes(1, 1000)
 	putBlob(t, repo, data)
-	publish(t, repo, index.Config{}, fileEntry("hello-1.0", data))
+	publish(t, repo, format.Config{}, fileEntry("hello-1.0", data))
 	s := newServer(t, repo, func(o *Options) {
 		o.Cache, o.Upstreams, o.Refresh = "ghcr.io/own/repo/nix-cache", []string{"https://a.example/"}, 90*time.Second
 	})

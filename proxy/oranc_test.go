@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/oranc"
 	"github.com/org/nixoci-action/internal/oranctest"
 )
@@ -24,7 +24,7 @@ func TestOrancIsNoticed(t *testing.T) {
 	}
 	data := randomBytes(1, 1000)
 	putBlob(t, repo, data)
-	publish(t, repo, index.Config{}, fileEntry("ours", data))
+	publish(t, repo, format.Config{}, fileEntry("ours", data))
 	for range 2 {
 		if err := s.reload(t.Context(), true); err != nil {
 			t.Fatal(err)

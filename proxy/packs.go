@@ -12,7 +12,7 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
-	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
 )
 
 const (
@@ -63,7 +63,7 @@ func newPacks(o Options) *packs {
 
 // nar returns the compressed NAR at l if its pack is in memory, or comes there
 // soon. fetch tells whether the registry may be asked.
-func (c *packs) nar(ctx context.Context, l index.Location, fetch bool) ([]byte, bool) {
+func (c *packs) nar(ctx context.Context, l format.Location, fetch bool) ([]byte, bool) {
 	if !l.Packed() || l.BlobSize > min(maxPack, c.max) {
 		return nil, false
 	}
@@ -90,7 +90,7 @@ func (c *packs) nar(ctx context.Context, l index.Location, fetch bool) ([]byte, 
 
 // pack returns l's pack, which may still be on its way; nil if it should not
 // be waited for.
-func (c *packs) pack(ctx context.Context, l index.Location, fetch bool) *pack {
+func (c *packs) pack(ctx context.Context, l format.Location, fetch bool) *pack {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.tick++

@@ -8,7 +8,7 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
 )
 
 func packMember(i, size int) []byte { return randomBytes(uint64(1000+i), size) }
@@ -22,13 +22,13 @@ func packData(n, size int) []byte {
 }
 
 // packEntries are n entries whose NARs share one blob.
-func packEntries(tb testing.TB, name string, n, size int) []index.Entry {
+func packEntries(tb testing.TB, name string, n, size int) []format.Entry {
 	tb.Helper()
 	pack := packData(n, size)
-	entries := make([]index.Entry, n)
+	entries := make([]format.Entry, n)
 	for i := range n {
 		e := fileEntry(fmt.Sprintf("%s-%d", name, i), packMember(i, size))
-		e.NAR = index.Location{Blob: digestOf(pack), BlobSize: int64(len(pack)), Offset: int64(i * size), Size: int64(size)}
+		e.NAR = format.Location{Blob: digestOf(pack), BlobSize: int64(len(pack)), Offset: int64(i * size), Size: int64(size)}
 		entries[i] = e
 	}
 	return entries
@@ -68,20 +68,20 @@ func TestPackIsReadOnce(t *testing.T) {
 func TestPackMemoryIsBounded(t *testing.T) {
 	const n, size = 4, 1000
 	blobs := &fakeBlobs{}
-	var entries []index.Entry
+	var entries []format.Entry
 	for p := range 10 { // packs of different contents
 		pack := packData(n+p, size)
 		blobs.put(pack)
 		for i := range 2 {
 			e := fileEntry(fmt.Sprintf("%d-%d", p, i), packMember(i, size))
-			e.NAR = index.Location{Blob: digestOf(pack), BlobSize: int64(len(pack)), Offset: int64(i * size), Size: size}
+			e.NAR = format.Location{Blob: digestOf(pack), BlobSize: int64(len(pack)), Offset: int64(i * size), Size: size}
 			entries = append(entries, e)
 		}
 	}
 	c := newPacks(Options{Blobs: blobs, PackMemory: 20_000, Logger: logTo(t)})
 	for range 3 {
 		for _, e := range entries {
-			if nar, ok := c.nar(t.Context(), e.NAR, true); ok && index.FileHash(sum(nar)) != e.FileHash {
+			if nar, ok := c.nar(t.Context(), e.NAR, true); ok && format.FileHash(sum(nar)) != e.FileHash {
 				t.Fatalf("%s: wrong bytes", e.Path.Name)
 			}
 			c.mu.Lock()

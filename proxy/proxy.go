@@ -26,6 +26,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
 )
 
 // Index is where the proxy learns what the cache holds; *index.Cache is one.
@@ -169,8 +170,8 @@ func orDefault(d *time.Duration, value time.Duration) {
 }
 
 // Config returns what the cache says about itself, as far as it is known.
-func (s *Server) Config() index.Config {
-	var c index.Config
+func (s *Server) Config() format.Config {
+	var c format.Config
 	if snap := s.snapshot.Load(); snap != nil {
 		c = snap.Config()
 	}

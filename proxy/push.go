@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/hint"
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/secret"
@@ -104,7 +105,7 @@ func newPush(s *Server, o PushOptions) *push {
 	p.session.pushed = map[string][]string{}
 	p.group = o.Cache.NewGroup(index.GroupOptions{
 		Base:   s.fresh,
-		Config: index.Config{PublicKeys: o.Keys.PublicKeys(), Upstreams: s.opts.Upstreams},
+		Config: format.Config{PublicKeys: o.Keys.PublicKeys(), Upstreams: s.opts.Upstreams},
 	})
 	return p
 }

@@ -21,6 +21,8 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/collect"
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/registry"
 )
 
@@ -171,7 +173,7 @@ func (h *history) client(n int, random *rand.Rand) {
 				}
 			}
 		}
-		how := []string{index.CompressionZstd, index.CompressionNone}[random.IntN(2)]
+		how := []string{format.CompressionZstd, format.CompressionNone}[random.IntN(2)]
 		p := newPushed(h.t, fmt.Sprintf("c%d-%d", n, i), how, randomBytes(random.Uint64(), size), refs...)
 		p.entry.References = slices.Compact(p.entry.References)
 		for try := 0; try < 3; try++ {
@@ -203,12 +205,12 @@ func (h *history) publisher(random *rand.Rand) {
 			h.t.Error(err)
 			return
 		}
-		p := newPushed(h.t, fmt.Sprintf("published-%d", i), index.CompressionNone, randomBytes(uint64(i), 500))
+		p := newPushed(h.t, fmt.Sprintf("published-%d", i), format.CompressionNone, randomBytes(uint64(i), 500))
 		putBlob(h.t, h.repo, p.file)
 		if err := w.Add(ctx, p.entry); err != nil {
 			h.t.Error(err)
 		}
-		if _, err := w.Close(ctx, &index.Publication{Time: time.Now(), Ref: "refs/heads/main", Roots: []index.Root{{Path: p.base()}}}); err != nil {
+		if _, err := w.Close(ctx, &format.Publication{Time: time.Now(), Ref: "refs/heads/main", Roots: []format.Root{{Path: p.base()}}}); err != nil {
 			h.t.Error(err)
 		} else {
 			h.ack(p)
@@ -228,9 +230,9 @@ func (h *history) collector() {
 			h.t.Error(err)
 			return
 		}
-		p, err := s.Plan(index.PlanOptions{Now: time.Now(), Retention: index.Retention{Last: 1, Age: time.Hour}, Delay: 3 * time.Second})
+		p, err := collect.NewPlan(s, collect.PlanOptions{Now: time.Now(), Retention: collect.Retention{Last: 1, Age: time.Hour}, Delay: 3 * time.Second})
 		if err == nil {
-			_, err = c.Collect(ctx, p)
+			_, err = collect.Run(ctx, c, p)
 		}
 		if err != nil {
 			h.t.Errorf("collecting: %v", err)
@@ -270,7 +272,7 @@ func (h *history) check() {
 		}
 		b, err := io.ReadAll(body)
 		body.Close()
-		if index.FileHash(sum(b)) != e.FileHash {
+		if format.FileHash(sum(b)) != e.FileHash {
 			h.t.Errorf("the NAR of %s is not what it should be: %v", e.Path, err)
 		}
 	}
@@ -360,5 +362,5 @@ func newHashOf(t *testing.T, size int64) string {
 	if _, err := io.Copy(sum, nar); err != nil {
 		t.Fatal(err)
 	}
-	return strings.TrimPrefix(index.FileHash(sum.Sum(nil)), "sha256:")
+	return strings.TrimPrefix(format.FileHash(sum.Sum(nil)), "sha256:")
 }

@@ -24,6 +24,7 @@ import (
 	"github.com/ulikunitz/xz"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/registrytest"
 	"github.com/org/nixoci-action/internal/signing"
@@ -46,11 +47,11 @@ func compressed(tb testing.TB, how string, data []byte) []byte {
 	var w io.WriteCloser
 	var err error
 	switch how {
-	case index.CompressionZstd:
+	case format.CompressionZstd:
 		w, err = zstd.NewWriter(&b)
-	case index.CompressionXZ:
+	case format.CompressionXZ:
 		w, err = xz.NewWriter(&b)
-	case index.CompressionGzip:
+	case format.CompressionGzip:
 		w = gzip.NewWriter(&b)
 	default:
 		return data
@@ -69,7 +70,7 @@ func compressed(tb testing.TB, how string, data []byte) []byte {
 
 // pushed is a path as a client sends it.
 type pushed struct {
-	entry index.Entry
+	entry format.Entry
 	file  []byte // the compressed NAR
 }
 
@@ -79,7 +80,7 @@ func newPushed(tb testing.TB, name, how string, contents []byte, refs ...string)
 	file := compressed(tb, how, nar)
 	e := fileEntry(name, file, refs...)
 	slices.Sort(e.References)
-	e.NarHash, e.NarSize, e.Compression = index.FileHash(sum(nar)), int64(len(nar)), how
+	e.NarHash, e.NarSize, e.Compression = format.FileHash(sum(nar)), int64(len(nar)), how
 	return pushed{e, file}
 }
 
@@ -146,7 +147,7 @@ func TestPush(t *testing.T) {
 		go func() { defer close(ended); s.Run(ctx) }()
 		var all []pushed
 		var refs []string
-		for i, how := range []string{index.CompressionZstd, index.CompressionXZ, index.CompressionGzip, index.CompressionNone} {
+		for i, how := range []string{format.CompressionZstd, format.CompressionXZ, format.CompressionGzip, format.CompressionNone} {
 			for _, size := range []int{1000, smallNAR + 1000} {
 				p := newPushed(t, fmt.Sprintf("p%d-%d", i, size), how, randomBytes(uint64(i), size), refs...)
 				refs = []string{p.base()}
@@ -168,7 +169,7 @@ func TestPush(t *testing.T) {
 			t.Helper()
 			for _, p := range all {
 				w := get(h, http.MethodGet, p.narinfo())
-				e, url, err := index.ParseNarinfo(w.Body.String())
+				e, url, err := format.ParseNarinfo(w.Body.String())
 				if w.Code != http.StatusOK || err != nil || e.Fingerprint() != p.entry.Fingerprint() || !signing.SignedBy([]string{public}, e.Fingerprint(), e.Signatures) {
 					t.Errorf("%s: got %d, %s", p.entry.Path, w.Code, w.Body)
 				}
@@ -189,7 +190,7 @@ func TestPush(t *testing.T) {
 		if len(pubs) != 1 || len(pubs[0].Roots) != 1 || pubs[0].Roots[0].Path != refs[0] || pubs[0].Selection != "package=p3" {
 			t.Errorf("got the publications %+v, want %s", pubs, refs[0])
 		}
-		if w := copyTo(s, newPushed(t, "late", index.CompressionNone, nil)); w.Code != http.StatusServiceUnavailable {
+		if w := copyTo(s, newPushed(t, "late", format.CompressionNone, nil)); w.Code != http.StatusServiceUnavailable {
 			t.Errorf("after the end: got %d", w.Code)
 		}
 	})
@@ -204,8 +205,8 @@ func TestPushComesToRest(t *testing.T) {
 	ended := make(chan struct{})
 	go func() { defer close(ended); s.Run(ctx) }()
 	defer func() { cancel(); <-ended }()
-	a := newPushed(t, "a", index.CompressionNone, []byte("a"))
-	b := newPushed(t, "b", index.CompressionNone, []byte("b"), a.base())
+	a := newPushed(t, "a", format.CompressionNone, []byte("a"))
+	b := newPushed(t, "b", format.CompressionNone, []byte("b"), a.base())
 	for _, p := range []pushed{a, b} {
 		if w := copyTo(s, p); w.Code != http.StatusCreated {
 			t.Fatalf("got %d, %s", w.Code, w.Body)
@@ -235,7 +236,7 @@ func TestPushComesToRest(t *testing.T) {
 
 func TestPushIsOffByDefault(t *testing.T) {
 	s := newServer(t, openRepo(t, "oci:"+t.TempDir()))
-	p := newPushed(t, "p", index.CompressionNone, nil)
+	p := newPushed(t, "p", format.CompressionNone, nil)
 	for _, path := range []string{p.url(), p.narinfo(), "/nix-cache-info", "/x"} {
 		if w := request(s, http.MethodPut, path, []byte("x")); w.Code != http.StatusMethodNotAllowed || w.Header().Get("Allow") != "GET, HEAD" {
 			t.Errorf("%s: got %d, %v", path, w.Code, w.Header())
@@ -272,7 +273,7 @@ func TestPushAuthorization(t *testing.T) {
 		{"the token in a page", closed, "10.0.0.1:1", []string{"Authorization", basic(token), "Origin", "null"}, 403},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			p := newPushed(t, tc.name[:2], index.CompressionNone, []byte(tc.name))
+			p := newPushed(t, tc.name[:2], format.CompressionNone, []byte(tc.name))
 			r := httptest.NewRequest(http.MethodPut, p.url(), bytes.NewReader(p.file))
 			r.RemoteAddr = tc.from
 			for i := 0; i < len(tc.header); i += 2 {
@@ -306,7 +307,7 @@ func TestPushRefuses(t *testing.T) {
 	tmp := filepath.Join(t.TempDir(), "tmp")
 	s := newPushServer(t, repo, func(o *Options) { o.Push.Dir = tmp; o.Push.MaxBlobSize = 2 << 20 })
 	big := randomBytes(1, smallNAR+1)
-	there := newPushed(t, "there", index.CompressionNone, []byte("there"))
+	there := newPushed(t, "there", format.CompressionNone, []byte("there"))
 	if w := copyTo(s, there); w.Code != http.StatusCreated {
 		t.Fatalf("got %d, %s", w.Code, w.Body)
 	}
@@ -321,7 +322,7 @@ func TestPushRefuses(t *testing.T) {
 	}
 	raw := func(data []byte) (string, []byte) {
 		e := fileEntry("x", data)
-		e.Compression = index.CompressionNone
+		e.Compression = format.CompressionNone
 		return "/" + e.URL(), data
 	}
 	nars := map[string]struct {
@@ -354,7 +355,7 @@ func TestPushRefuses(t *testing.T) {
 	}
 	t.Run("another hash", func(t *testing.T) {
 		for _, data := range [][]byte{narOf(nil), narOf(big)} {
-			p := newPushed(t, "x", index.CompressionNone, []byte("y"))
+			p := newPushed(t, "x", format.CompressionNone, []byte("y"))
 			refused(t, request(s, http.MethodPut, p.url(), data), 400, "not what its name says")
 		}
 	})
@@ -364,7 +365,7 @@ func TestPushRefuses(t *testing.T) {
 		}
 	})
 	t.Run("no length", func(t *testing.T) {
-		p := newPushed(t, "x", index.CompressionNone, []byte("y"))
+		p := newPushed(t, "x", format.CompressionNone, []byte("y"))
 		r := httptest.NewRequest(http.MethodPut, p.url(), io.MultiReader(bytes.NewReader(p.file)))
 		r.RemoteAddr = "127.0.0.1:1"
 		w := httptest.NewRecorder()
@@ -372,13 +373,13 @@ func TestPushRefuses(t *testing.T) {
 		refused(t, w, 411, "length")
 	})
 
-	p := newPushed(t, "p", index.CompressionZstd, []byte("p"), there.base())
+	p := newPushed(t, "p", format.CompressionZstd, []byte("p"), there.base())
 	if w := request(s, http.MethodPut, p.url(), p.file); w.Code != http.StatusCreated {
 		t.Fatalf("got %d, %s", w.Code, w.Body)
 	}
 	info := p.entry.Narinfo()
 	replace := func(pairs ...string) string { return strings.NewReplacer(pairs...).Replace(info) }
-	unknown := newPushed(t, "unknown", index.CompressionZstd, []byte("z"))
+	unknown := newPushed(t, "unknown", format.CompressionZstd, []byte("z"))
 	for name, tc := range map[string]struct {
 		info string
 		want int
@@ -447,9 +448,9 @@ func TestPushBzip2(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := newPushed(t, "p", index.CompressionNone, []byte("x"))
+	p := newPushed(t, "p", format.CompressionNone, []byte("x"))
 	e := fileEntry("p", file)
-	p.file, p.entry.FileHash, p.entry.NAR, p.entry.Compression = file, e.FileHash, e.NAR, index.CompressionBzip2
+	p.file, p.entry.FileHash, p.entry.NAR, p.entry.Compression = file, e.FileHash, e.NAR, format.CompressionBzip2
 	s := newPushServer(t, openRepo(t, "oci:"+t.TempDir()))
 	if w := copyTo(s, p); w.Code != http.StatusCreated {
 		t.Fatalf("got %d, %s", w.Code, w.Body)
@@ -502,14 +503,14 @@ func TestPushSignatures(t *testing.T) {
 	ours, public := newKeys(t, "cache-1")
 	theirs, theirPublic := newKeys(t, "other-1")
 	strict := func(o *Options) { o.Push.RequireSignatures, o.Push.TrustedKeys = true, []string{public} }
-	p := newPushed(t, "p", index.CompressionNone, []byte("p"))
+	p := newPushed(t, "p", format.CompressionNone, []byte("p"))
 	putBlob(t, repo, []byte("x"))
 	// whoever can write to the cache can make it name his key
-	publish(t, repo, index.Config{PublicKeys: []string{public, theirPublic}}, fileEntry("first", []byte("x")))
+	publish(t, repo, format.Config{PublicKeys: []string{public, theirPublic}}, fileEntry("first", []byte("x")))
 	s := newPushServer(t, repo, strict)
 	refused(t, copyTo(s, p), 403, "is not signed by a key that the proxy trusts")
 	signed := p
-	sign := func(k signing.Keys, e index.Entry) []string {
+	sign := func(k signing.Keys, e format.Entry) []string {
 		sigs, err := k.Sign(e.Fingerprint(), nil)
 		if err != nil {
 			t.Fatal(err)
@@ -536,7 +537,7 @@ func TestPushSignatures(t *testing.T) {
 	}
 
 	// the same path, built with other contents
-	other := newPushed(t, "p", index.CompressionNone, []byte("another build"))
+	other := newPushed(t, "p", format.CompressionNone, []byte("another build"))
 	if !s.push.settle(context.Background(), false, time.Minute) {
 		t.Fatal("not settled")
 	}
@@ -547,7 +548,7 @@ func TestPushSignatures(t *testing.T) {
 	if e, _ := lax.lookup(p.entry.Path.HashPart); e.NarHash != p.entry.NarHash {
 		t.Error("what is signed has given way to what is not")
 	}
-	q, q2 := newPushed(t, "q", index.CompressionNone, []byte("q")), newPushed(t, "q", index.CompressionNone, []byte("q2"))
+	q, q2 := newPushed(t, "q", format.CompressionNone, []byte("q")), newPushed(t, "q", format.CompressionNone, []byte("q2"))
 	q2.entry.Signatures = sign(ours, q2.entry)
 	for _, x := range []pushed{q, q2} {
 		if w := copyTo(lax, x); w.Code != http.StatusCreated {
@@ -561,7 +562,7 @@ func TestPushSignatures(t *testing.T) {
 
 // What an upstream has is not asked for, and may be referred to.
 func TestPushUpstream(t *testing.T) {
-	dep := newPushed(t, "dep", index.CompressionNone, []byte("dep"))
+	dep := newPushed(t, "dep", format.CompressionNone, []byte("dep"))
 	up := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != dep.narinfo() {
 			http.NotFound(w, r)
@@ -571,7 +572,7 @@ func TestPushUpstream(t *testing.T) {
 	}))
 	defer up.Close()
 	repo := openRepo(t, "oci:"+t.TempDir())
-	p := newPushed(t, "p", index.CompressionNone, []byte("p"), dep.base())
+	p := newPushed(t, "p", format.CompressionNone, []byte("p"), dep.base())
 	s := newPushServer(t, repo)
 	refused(t, copyTo(s, p), 409, dep.base())
 	s = newPushServer(t, repo, func(o *Options) { o.Upstreams = []string{up.URL} })
@@ -586,7 +587,7 @@ func TestPushUpstream(t *testing.T) {
 	}
 	// from now on the cache itself names the upstream
 	s = newPushServer(t, repo)
-	q := newPushed(t, "q", index.CompressionNone, []byte("q"), dep.base(), p.base())
+	q := newPushed(t, "q", format.CompressionNone, []byte("q"), dep.base(), p.base())
 	if w := copyTo(s, q); w.Code != http.StatusCreated {
 		t.Errorf("got %d, %s", w.Code, w.Body)
 	}
@@ -597,8 +598,8 @@ func TestPushUpstream(t *testing.T) {
 func TestPushWithoutTheRegistry(t *testing.T) {
 	k := &killable{Repository: openRepo(t, "oci:"+t.TempDir())}
 	s := newPushServer(t, k)
-	small := newPushed(t, "small", index.CompressionNone, []byte("x"))
-	large := newPushed(t, "large", index.CompressionNone, randomBytes(1, 2*smallNAR))
+	small := newPushed(t, "small", format.CompressionNone, []byte("x"))
+	large := newPushed(t, "large", format.CompressionNone, randomBytes(1, 2*smallNAR))
 	k.dead.Store(true)
 	for _, p := range []pushed{small, large} {
 		if w := copyTo(s, p); w.Code != http.StatusBadGateway || !strings.Contains(w.Body.String(), errKilled.Error()) {
@@ -633,7 +634,7 @@ func TestPushAfterALoss(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	p := newPushed(t, "p", index.CompressionNone, randomBytes(1, 2*smallNAR))
+	p := newPushed(t, "p", format.CompressionNone, randomBytes(1, 2*smallNAR))
 	if w := request(s, http.MethodPut, p.url(), p.file); w.Code != http.StatusCreated {
 		t.Fatalf("got %d, %s", w.Code, w.Body)
 	}
@@ -646,7 +647,7 @@ func TestPushAfterALoss(t *testing.T) {
 		t.Fatalf("got %d, %s", w.Code, w.Body)
 	}
 	lose(p)
-	same := newPushed(t, "same", index.CompressionNone, randomBytes(1, 2*smallNAR))
+	same := newPushed(t, "same", format.CompressionNone, randomBytes(1, 2*smallNAR))
 	refused(t, copyTo(s, same), 502, "copy it again")
 	if w := copyTo(s, same); w.Code != http.StatusCreated {
 		t.Errorf("got %d, %s", w.Code, w.Body)

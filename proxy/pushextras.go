@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/signing"
 	"github.com/org/nixoci-action/internal/storepath"
 )
@@ -36,7 +37,7 @@ const (
 // putListing takes the listing of a path, which Nix sends before the NAR: 201
 // if it is durable, 200 if it waits for the path, or is not needed.
 func (p *push) putListing(w http.ResponseWriter, r *http.Request, hashPart string) (int, error) {
-	if r.ContentLength > maxListing && r.ContentLength <= index.MaxDocument {
+	if r.ContentLength > maxListing && r.ContentLength <= format.MaxDocument {
 		// without it the path is as good, while a refusal would end `nix copy`
 		p.log.Info("a listing is too large, and left out", "hash", hashPart, "size", r.ContentLength)
 		return http.StatusOK, receive(discard{}, w, r)
@@ -76,17 +77,17 @@ func (discard) Write(b []byte) (int, error) { return len(b), nil }
 func (p *push) checkListing(doc []byte) (*listing, error) {
 	p.checking.Lock()
 	defer p.checking.Unlock()
-	ids, end, err := index.CheckListing(doc)
+	ids, end, err := format.CheckListing(doc)
 	if err != nil {
 		return nil, err
 	}
 	l := &listing{buildIDs: ids, end: end, since: time.Now()}
-	l.doc, err = index.EncodeDocument(doc)
+	l.doc, err = format.EncodeDocument(doc)
 	return l, err
 }
 
 // has reports whether the cache has a document, as far as is known.
-func (p *push) has(l index.Location) bool { return l.Size > 0 && !p.s.corrupt.has(l.Blob.Hex) }
+func (p *push) has(l format.Location) bool { return l.Size > 0 && !p.s.corrupt.has(l.Blob.Hex) }
 
 // putLog takes the log of a build, for the paths that it has made: 201 when it
 // is durable, 200 if there is nothing to store.
@@ -107,11 +108,11 @@ func (p *push) putLog(w http.ResponseWriter, r *http.Request, name string) (int,
 	if len(paths) == 0 {
 		return 0, &refusal{http.StatusConflict, "the cache has no path that " + drv.Base() + " has made; copy one first, then the log"}
 	}
-	paths = slices.DeleteFunc(paths, func(e index.Entry) bool { return p.has(e.Log) })
+	paths = slices.DeleteFunc(paths, func(e format.Entry) bool { return p.has(e.Log) })
 	if len(paths) == 0 {
 		return http.StatusOK, nil
 	}
-	enc, err := index.EncodeDocument(doc)
+	enc, err := format.EncodeDocument(doc)
 	if err != nil {
 		return 0, &refusal{http.StatusRequestEntityTooLarge, err.Error()}
 	}
@@ -126,7 +127,7 @@ func (p *push) putLog(w http.ResponseWriter, r *http.Request, name string) (int,
 }
 
 // derived are the entries that a derivation has made.
-func (p *push) derived(drv string) []index.Entry {
+func (p *push) derived(drv string) []format.Entry {
 	es := p.group.Derived(drv)
 	snap := p.s.snapshot.Load()
 	if snap == nil {
@@ -147,7 +148,7 @@ func (p *push) putRealisation(w http.ResponseWriter, r *http.Request, name strin
 	if err != nil {
 		return 0, err
 	}
-	real, base, err := index.ParseRealisation(name, []byte(text))
+	real, base, err := format.ParseRealisation(name, []byte(text))
 	if err != nil {
 		return 0, &refusal{http.StatusBadRequest, err.Error()}
 	}
@@ -167,11 +168,11 @@ func (p *push) putRealisation(w http.ResponseWriter, r *http.Request, name strin
 	if real.Signatures, err = p.opts.Keys.Sign(real.Fingerprint(base), real.Signatures); err != nil {
 		return 0, err
 	}
-	rs := []index.Realisation{real}
+	rs := []format.Realisation{real}
 	if _, output, ok := strings.Cut(real.ID, "!"); ok && strings.HasSuffix(e.Deriver, ".drv") && !p.opts.RequireSignatures {
 		// The same for Nix since 2.35, as publish does. It is not signed: the
 		// client has not said it, and anybody may have written the deriver.
-		rs = append(rs, index.Realisation{Drv: e.Deriver, Output: output})
+		rs = append(rs, format.Realisation{Drv: e.Deriver, Output: output})
 	}
 	if now := e; !now.Realise(rs...) {
 		return http.StatusOK, nil
@@ -185,7 +186,7 @@ func (p *push) putRealisation(w http.ResponseWriter, r *http.Request, name strin
 // putDebugInfo answers for what the listing says already.
 func (p *push) putDebugInfo(w http.ResponseWriter, r *http.Request, name string) (int, error) {
 	id := strings.TrimSuffix(name, suffixDebug)
-	if !index.ValidBuildID(id) {
+	if !format.ValidBuildID(id) {
 		return 0, &refusal{http.StatusBadRequest, "debug info is named by a build ID of 40 hex digits"}
 	}
 	text, err := p.text(w, r, maxSmallExtra)
@@ -203,7 +204,7 @@ func (p *push) putDebugInfo(w http.ResponseWriter, r *http.Request, name string)
 }
 
 // attach makes durable what belongs to a path.
-func (p *push) attach(ctx context.Context, e index.Entry, x index.Attachment) error {
+func (p *push) attach(ctx context.Context, e format.Entry, x index.Attachment) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, commitTimeout, fmt.Errorf("the registry did not take it within %s", commitTimeout))
 	defer cancel()
 	err := p.group.Attach(ctx, e, x)
@@ -221,7 +222,7 @@ func (p *push) attach(ctx context.Context, e index.Entry, x index.Attachment) er
 		return &refusal{http.StatusConflict, lost.Error() + ": copy the path again"}
 	case errors.As(err, &incomplete):
 		return missing(incomplete.Path, incomplete.Missing)
-	case errors.Is(err, index.ErrForeign):
+	case errors.Is(err, format.ErrForeign):
 		return errForeign
 	}
 	return fmt.Errorf("storing what belongs to %s: %w", e.Path, err)

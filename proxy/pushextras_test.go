@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/secret"
 	"github.com/org/nixoci-action/internal/signing"
@@ -44,8 +44,8 @@ func TestPushExtras(t *testing.T) {
 	onBackends(t, func(t *testing.T, repo registry.Repository) {
 		keys, public := newKeys(t, "server-1")
 		s := newPushServer(t, repo, func(o *Options) { o.Push.Keys = keys })
-		out := newPushed(t, "multi", index.CompressionZstd, []byte("out"))
-		dev := newPushed(t, "multi-dev", index.CompressionNone, []byte("dev"), out.base())
+		out := newPushed(t, "multi", format.CompressionZstd, []byte("out"))
+		dev := newPushed(t, "multi-dev", format.CompressionNone, []byte("dev"), out.base())
 		for _, p := range []*pushed{&out, &dev} {
 			p.entry.Deriver = testDrv
 		}
@@ -94,12 +94,12 @@ func TestPushExtras(t *testing.T) {
 			answers(t, h, "/debuginfo/"+testBuildID, 200, info)
 		}
 		check(s)
-		r, _, ok := s.realisation(index.Realisation{ID: testRealisation})
+		r, _, ok := s.realisation(format.Realisation{ID: testRealisation})
 		if !ok || len(r.Signatures) != 1 || !signing.SignedBy([]string{public}, r.Fingerprint(out.base()), r.Signatures) {
 			t.Errorf("the realisation has the signatures %q", r.Signatures)
 		}
 		// whose deriver that is, the client has not said
-		if r, _, ok := s.realisation(index.Realisation{Drv: testDrv, Output: "out"}); !ok || len(r.Signatures) != 0 {
+		if r, _, ok := s.realisation(format.Realisation{Drv: testDrv, Output: "out"}); !ok || len(r.Signatures) != 0 {
 			t.Errorf("by the derivation: got %v, the signatures %q", ok, r.Signatures)
 		}
 		if st := s.status().Pushed; st.Extras != 4 || st.Paths != 2 || st.Refused != 3 {
@@ -129,7 +129,7 @@ func TestPushExtras(t *testing.T) {
 // when another one adds to the same path.
 func TestPushExtrasAfterACrash(t *testing.T) {
 	repo := openRepo(t, "oci:"+t.TempDir())
-	p := newPushed(t, "p", index.CompressionNone, []byte("p"))
+	p := newPushed(t, "p", format.CompressionNone, []byte("p"))
 	p.entry.Deriver = testDrv
 	first := newPushServer(t, repo)
 	if w := copyTo(first, p); w.Code != http.StatusCreated || !first.push.settle(context.Background(), true, time.Minute) {
@@ -146,7 +146,7 @@ func TestPushExtrasAfterACrash(t *testing.T) {
 func TestPushExtrasRefuses(t *testing.T) {
 	k := &killable{Repository: openRepo(t, "oci:"+t.TempDir())}
 	s := newPushServer(t, k)
-	p := newPushed(t, "p", index.CompressionNone, []byte("p"))
+	p := newPushed(t, "p", format.CompressionNone, []byte("p"))
 	p.entry.Deriver = testDrv
 	if w := copyTo(s, p); w.Code != http.StatusCreated {
 		t.Fatalf("got %d, %s", w.Code, w.Body)
@@ -209,7 +209,7 @@ func TestPushRealisationSignatures(t *testing.T) {
 	repo := openRepo(t, "oci:"+t.TempDir())
 	keys, public := newKeys(t, "cache-1")
 	s := newPushServer(t, repo, func(o *Options) { o.Push.Keys = keys })
-	p := newPushed(t, "p", index.CompressionNone, []byte("p"))
+	p := newPushed(t, "p", format.CompressionNone, []byte("p"))
 	if w := copyTo(s, p); w.Code != http.StatusCreated || !s.push.settle(context.Background(), true, time.Minute) {
 		t.Fatalf("got %d, %s", w.Code, w.Body)
 	}
@@ -218,7 +218,7 @@ func TestPushRealisationSignatures(t *testing.T) {
 	none := newPushServer(t, repo, func(o *Options) { o.Push.RequireSignatures = true }) // the cache names the key
 	refused(t, request(none, http.MethodPut, path, []byte(doc)), 403, "not signed")
 	refused(t, request(strict, http.MethodPut, path, []byte(doc)), 403, "not signed")
-	r := index.Realisation{ID: testRealisation}
+	r := format.Realisation{ID: testRealisation}
 	sigs, err := keys.Sign(r.Fingerprint(p.base()), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -264,10 +264,10 @@ func TestListingsMemory(t *testing.T) {
 
 	// too large, which must not end a copy
 	s := newPushServer(t, openRepo(t, "oci:"+t.TempDir()))
-	p := newPushed(t, "p", index.CompressionNone, []byte("p"))
+	p := newPushed(t, "p", format.CompressionNone, []byte("p"))
 	put(t, s, "/"+p.entry.Path.HashPart+".ls", strings.Repeat("x", maxListing+1), 200)
 	// of another path
-	q := newPushed(t, "q", index.CompressionNone, []byte("q"))
+	q := newPushed(t, "q", format.CompressionNone, []byte("q"))
 	put(t, s, "/"+q.entry.Path.HashPart+".ls", strings.Replace(testListing, `"size":1`, `"size":100000`, 1), 200)
 	for _, p := range []pushed{p, q} {
 		if w := copyTo(s, p); w.Code != http.StatusCreated {
@@ -284,12 +284,12 @@ func TestPushedTextsWithSecrets(t *testing.T) {
 	secrets.Add("a push token", token)
 	repo := openRepo(t, "oci:"+t.TempDir())
 	s := newPushServer(t, repo, func(o *Options) { o.Push.Secrets = secrets })
-	p := newPushed(t, "good", index.CompressionZstd, []byte("good"))
+	p := newPushed(t, "good", format.CompressionZstd, []byte("good"))
 	p.entry.Deriver = testDrv
 	if w := copyTo(s, p); w.Code != 201 {
 		t.Fatalf("got %d %s", w.Code, w.Body)
 	}
-	named := newPushed(t, "x-"+token, index.CompressionZstd, []byte("other"))
+	named := newPushed(t, "x-"+token, format.CompressionZstd, []byte("other"))
 	for path, body := range map[string]string{
 		"/log/" + testDrv:                        "the token is " + token,
 		"/" + p.entry.Path.HashPart + ".ls":      `{"version":1,"root":{"type":"directory","entries":{"` + token + `":{"type":"regular","size":1}}}}`,

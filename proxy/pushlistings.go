@@ -13,7 +13,7 @@ const listingsMemory = 16 << 20
 // listing is what a client says is in a path that is not here yet. Nobody
 // checks it against the NAR.
 type listing struct {
-	doc      []byte // as index.EncodeDocument makes it
+	doc      []byte // as format.EncodeDocument makes it
 	buildIDs []string
 	end      int64 // least size of the NAR
 	since    time.Time

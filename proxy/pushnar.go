@@ -11,7 +11,7 @@ import (
 
 	"github.com/nix-community/go-nix/pkg/nixbase32"
 
-	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
 )
 
 // pendingNAR is a NAR that was pushed, until a path has it.
@@ -19,7 +19,7 @@ type pendingNAR struct {
 	contents
 	// at is where it is in the repository; held is the NAR itself if it is not
 	// there yet.
-	at    index.Location
+	at    format.Location
 	held  *spool
 	since time.Time
 }
@@ -94,7 +94,7 @@ func (p *push) storeNAR(ctx context.Context, s *spool) (*pendingNAR, error) {
 		_, err := io.Copy(w, s.reader())
 		return err
 	})
-	n.at = index.Location{Blob: desc.Digest, BlobSize: desc.Size, Size: desc.Size}
+	n.at = format.Location{Blob: desc.Digest, BlobSize: desc.Size, Size: desc.Size}
 	return n, err
 }
 

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/signing"
 	"github.com/org/nixoci-action/internal/storepath"
 )
@@ -59,7 +60,7 @@ func (p *push) putNarinfo(w http.ResponseWriter, r *http.Request, hashPart strin
 		return 0, fmt.Errorf("%w: copy it again", lost)
 	case errors.As(err, &incomplete):
 		return 0, missing(incomplete.Path, incomplete.Missing)
-	case errors.Is(err, index.ErrForeign):
+	case errors.Is(err, format.ErrForeign):
 		return 0, errForeign
 	}
 	return 0, fmt.Errorf("storing %s: %w", a.Entry.Path, err)
@@ -78,7 +79,7 @@ func (p *push) addition(ctx context.Context, text, hashPart string, held *listin
 	bad := func(format string, args ...any) error {
 		return &refusal{http.StatusBadRequest, fmt.Sprintf(format, args...)}
 	}
-	e, url, err := index.ParseNarinfo(text)
+	e, url, err := format.ParseNarinfo(text)
 	if err != nil {
 		return nil, "", nil, bad("%v", err)
 	}
@@ -103,7 +104,7 @@ func (p *push) addition(ctx context.Context, text, hashPart string, held *listin
 	a := &index.Addition{Entry: e}
 	if n.held != nil {
 		a.Data = n.held.data
-		e.NAR = index.Location{Blob: v1.Hash{Algorithm: "sha256", Hex: strings.Repeat("0", 64)}, BlobSize: n.held.size, Size: n.held.size} // not yet
+		e.NAR = format.Location{Blob: v1.Hash{Algorithm: "sha256", Hex: strings.Repeat("0", 64)}, BlobSize: n.held.size, Size: n.held.size} // not yet
 	}
 	if err := e.Validate(); err != nil {
 		return nil, "", nil, bad("%v", err)
@@ -127,7 +128,7 @@ func (p *push) addition(ctx context.Context, text, hashPart string, held *listin
 }
 
 // sign checks an entry's signatures and adds the server's.
-func (p *push) sign(e *index.Entry) (err error) {
+func (p *push) sign(e *format.Entry) (err error) {
 	if p.opts.RequireSignatures && !signing.SignedBy(p.trusted, e.Fingerprint(), e.Signatures) {
 		return &refusal{http.StatusForbidden, fmt.Sprintf("%s is not signed by a key that the proxy trusts; sign it with `nix store sign`", e.Path.Base())}
 	}
@@ -137,7 +138,7 @@ func (p *push) sign(e *index.Entry) (err error) {
 
 // renew compares an addition with what the cache has of that path. It returns
 // what is left to store: nothing, if clients can use what there is.
-func (p *push) renew(a *index.Addition, old index.Entry) *index.Addition {
+func (p *push) renew(a *index.Addition, old format.Entry) *index.Addition {
 	now := a.Entry
 	if old.Fingerprint() != now.Fingerprint() {
 		// another build of the same derivation, with other contents
@@ -165,7 +166,7 @@ func (p *push) renew(a *index.Addition, old index.Entry) *index.Addition {
 	} else if len(old.BuildIDs) == 0 {
 		old.BuildIDs = now.BuildIDs
 	}
-	if len(sigs) == len(old.Signatures) && a.Listing == nil && time.Since(old.Added) < index.PinAfter {
+	if len(sigs) == len(old.Signatures) && a.Listing == nil && time.Since(old.Added) < format.PinAfter {
 		return nil
 	}
 	old.Signatures = sigs
@@ -177,7 +178,7 @@ const askJobs = 16
 
 // onUpstream returns the hash parts of the references that are on an upstream
 // cache, of those that the cache does not have.
-func (p *push) onUpstream(ctx context.Context, e index.Entry) ([]string, error) {
+func (p *push) onUpstream(ctx context.Context, e format.Entry) ([]string, error) {
 	var mu sync.Mutex
 	var found []string
 	g, gctx := errgroup.WithContext(ctx)

@@ -6,7 +6,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
 )
 
 const (
@@ -55,7 +55,7 @@ func (s *session) touch() {
 }
 
 // add notes a path that has become durable.
-func (s *session) add(e index.Entry) {
+func (s *session) add(e format.Entry) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.pushed[e.Path.Base()] = e.References
@@ -127,7 +127,7 @@ func (s *session) recorded(roots []string) {
 
 // acknowledge notes a path that has become durable, and sees to it that others
 // will see it.
-func (p *push) acknowledge(e index.Entry) {
+func (p *push) acknowledge(e format.Entry) {
 	p.s.counts.pushedPaths.Add(1)
 	p.session.add(e)
 	p.kickRoot()
@@ -187,15 +187,15 @@ func (p *push) run(ctx context.Context) {
 func (p *push) settle(ctx context.Context, record bool, limit time.Duration) bool {
 	ctx, cancel := within(ctx, limit)
 	defer cancel()
-	var pub *index.Publication
+	var pub *format.Publication
 	roots := p.session.roots()
 	if record && len(roots) > 0 {
-		pub = &index.Publication{
+		pub = &format.Publication{
 			Time:      time.Now().UTC().Truncate(time.Millisecond),
-			Selection: index.Selection(index.SelectPaths(p.opts.Series, roots)),
+			Selection: format.Selection(format.SelectPaths(p.opts.Series, roots)),
 		}
 		for _, r := range roots {
-			pub.Roots = append(pub.Roots, index.Root{Path: r})
+			pub.Roots = append(pub.Roots, format.Root{Path: r})
 		}
 	}
 	recorded, err := p.group.Settle(ctx, pub)

@@ -14,7 +14,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"github.com/ulikunitz/xz"
 
-	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/secret"
 )
 
@@ -34,11 +34,11 @@ const narMagic = "\x0d\x00\x00\x00\x00\x00\x00\x00nix-archive-1\x00\x00\x00"
 // magics of compressions, by their names in a narinfo. The name of a NAR does
 // not tell: Nix gives gzip no extension.
 var magics = map[string]string{
-	index.CompressionZstd:  "\x28\xb5\x2f\xfd",
-	index.CompressionXZ:    "\xfd7zXZ\x00",
-	index.CompressionBzip2: "BZh",
-	index.CompressionGzip:  "\x1f\x8b",
-	index.CompressionNone:  narMagic,
+	format.CompressionZstd:  "\x28\xb5\x2f\xfd",
+	format.CompressionXZ:    "\xfd7zXZ\x00",
+	format.CompressionBzip2: "BZh",
+	format.CompressionGzip:  "\x1f\x8b",
+	format.CompressionNone:  narMagic,
 }
 
 var errCompression = &refusal{http.StatusUnsupportedMediaType, "the cache takes NARs compressed with zstd, xz, bzip2, gzip or none: append ?compression=zstd to its URL"}
@@ -77,7 +77,7 @@ func (p *push) verify(ctx context.Context, s *spool) (contents, error) {
 	if err != nil {
 		return contents{}, err
 	}
-	if compression == index.CompressionXZ {
+	if compression == format.CompressionXZ {
 		if err := checkXZ(s.reader()); err != nil {
 			return contents{}, bad(err)
 		}
@@ -114,24 +114,24 @@ func (p *push) verify(ctx context.Context, s *spool) (contents, error) {
 	case err != nil:
 		return contents{}, bad(err)
 	}
-	return contents{compression, index.FileHash(sum.Sum(nil)), n + int64(len(head))}, nil
+	return contents{compression, format.FileHash(sum.Sum(nil)), n + int64(len(head))}, nil
 }
 
 func decompress(r io.Reader, compression string) (io.Reader, func(), error) {
 	nothing := func() {}
 	switch compression {
-	case index.CompressionZstd:
+	case format.CompressionZstd:
 		d, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxWindow))
 		if err != nil {
 			return nil, nothing, err
 		}
 		return d, d.Close, nil
-	case index.CompressionXZ:
+	case format.CompressionXZ:
 		d, err := xz.ReaderConfig{SingleStream: true}.NewReader(r)
 		return d, nothing, err
-	case index.CompressionBzip2:
+	case format.CompressionBzip2:
 		return bzip2.NewReader(r), nothing, nil
-	case index.CompressionGzip:
+	case format.CompressionGzip:
 		d, err := gzip.NewReader(r)
 		return d, nothing, err
 	}

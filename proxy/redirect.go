@@ -8,7 +8,7 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
-	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
 )
 
 // Redirector knows where the registry's storage has a blob, at a URL that is
@@ -92,7 +92,7 @@ func (x *redirects) learn(blob v1.Hash, url string, expires time.Time) {
 // whether it has. It does not for packed NARs, of which the storage knows
 // nothing, nor for HEAD, for which a signed URL does not hold. All failures
 // are left to the transfer through the proxy, which has its own.
-func (s *Server) redirect(w http.ResponseWriter, r *http.Request, e index.Entry) bool {
+func (s *Server) redirect(w http.ResponseWriter, r *http.Request, e format.Entry) bool {
 	if s.redirects == nil || e.NAR.Packed() || r.Method != http.MethodGet {
 		return false
 	}

@@ -12,7 +12,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/authn"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
-	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/registrytest"
 )
@@ -34,7 +34,7 @@ func TestRedirects(t *testing.T) {
 	putBlob(t, repo, packData(3, 1000))
 	e := fileEntry("large", large)
 	packed := packEntries(t, "p", 3, 1000)
-	publish(t, repo, index.Config{}, append(packed, e)...)
+	publish(t, repo, format.Config{}, append(packed, e)...)
 	questions := &asked{Redirector: repo.(Redirector)}
 	asked := func() int64 { return questions.n.Swap(0) }
 	s := newServer(t, repo, func(o *Options) { o.Redirect = questions })
@@ -108,7 +108,7 @@ func TestRedirectsToNobody(t *testing.T) {
 	data := randomBytes(82, 300_000)
 	putBlob(t, repo, data)
 	e := fileEntry("nar", data)
-	publish(t, repo, index.Config{}, e)
+	publish(t, repo, format.Config{}, e)
 	asked := &asked{Redirector: repo.(Redirector)}
 	s := newServer(t, repo, func(o *Options) { o.Redirect = asked })
 	for range 5 {

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
 )
 
 // fakeIndex is an Index with scripted answers.
@@ -58,7 +59,7 @@ func snapshotOf(tb testing.TB, names ...string) reading {
 	repo := openRepo(tb, "oci:"+tb.TempDir())
 	for _, name := range names {
 		putBlob(tb, repo, []byte(name))
-		publish(tb, repo, index.Config{}, fileEntry(name, []byte(name)))
+		publish(tb, repo, format.Config{}, fileEntry(name, []byte(name)))
 	}
 	snap, err := index.Open(repo, index.Options{}).Refresh(context.Background())
 	return func(context.Context) (*index.Snapshot, error) { return snap, err }
@@ -216,7 +217,7 @@ func TestStopLetsTransfersFinish(t *testing.T) {
 	}}
 	blobs.put(data)
 	e := fileEntry("nar", data)
-	s := withBlobs(t, blobs, []index.Entry{e})
+	s := withBlobs(t, blobs, []format.Entry{e})
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

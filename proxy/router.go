@@ -11,7 +11,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
 )
 
 // Access is how a Router wants a cache to be opened.
@@ -156,9 +156,9 @@ func (r *Router) Prepare(ctx context.Context) error {
 }
 
 // Config is that of Home: each cache has its own.
-func (r *Router) Config() index.Config {
+func (r *Router) Config() format.Config {
 	if r.opts.Home == nil {
-		return index.Config{}
+		return format.Config{}
 	}
 	return r.opts.Home.Config()
 }

@@ -21,6 +21,7 @@ import (
 	ggcr "github.com/google/go-containerregistry/pkg/registry"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/registry"
 )
 
@@ -38,7 +39,7 @@ func newCounted(tb testing.TB) *counted {
 	next := ggcr.New(ggcr.Logger(log.New(io.Discard, "", 0)))
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c.all.Add(1)
-		if r.Method == http.MethodGet && strings.HasSuffix(r.URL.Path, "/manifests/"+index.RootTag) {
+		if r.Method == http.MethodGet && strings.HasSuffix(r.URL.Path, "/manifests/"+format.RootTag) {
 			c.roots.Add(1)
 		}
 		if f := c.fault.Load(); f != nil {
@@ -94,7 +95,7 @@ func newRouter(tb testing.TB, addr string, change ...func(*RouterOptions)) *Rout
 			if err != nil {
 				return err
 			}
-			_, err = repo.Resolve(ctx, index.RootTag)
+			_, err = repo.Resolve(ctx, format.RootTag)
 			return err
 		},
 		Wait:   5 * time.Second,
@@ -137,13 +138,13 @@ func (l *boundedLog) Write(p []byte) (int, error) {
 }
 
 // hello publishes one path and returns its entry.
-func hello(tb testing.TB, cache string, seed uint64) index.Entry {
+func hello(tb testing.TB, cache string, seed uint64) format.Entry {
 	tb.Helper()
 	data := randomBytes(seed, 1000)
 	e := fileEntry(fmt.Sprint("hello-", seed), data)
 	repo := openRepo(tb, cache)
 	putBlob(tb, repo, data)
-	publish(tb, repo, index.Config{PublicKeys: []string{testKey}}, e)
+	publish(tb, repo, format.Config{PublicKeys: []string{testKey}}, e)
 	return e
 }
 
@@ -315,7 +316,7 @@ func TestOpeningsAreBounded(t *testing.T) {
 func TestIndexMemoryIsBounded(t *testing.T) {
 	const caches, paths = 300, 250
 	reg := newCounted(t)
-	var entries []index.Entry
+	var entries []format.Entry
 	for i := range paths {
 		entries = append(entries, fileEntry(fmt.Sprint("p", i), fmt.Append(nil, "data", i)))
 	}
@@ -324,7 +325,7 @@ func TestIndexMemoryIsBounded(t *testing.T) {
 		putBlob(t, repo, fmt.Append(nil, "data", i))
 	}
 	for i := range caches {
-		publish(t, openRepo(t, fmt.Sprintf("%s/org/c%d", reg.addr, i)), index.Config{}, entries...)
+		publish(t, openRepo(t, fmt.Sprintf("%s/org/c%d", reg.addr, i)), format.Config{}, entries...)
 	}
 	one := newServer(t, repo).memory()
 	limit := 40 * one
@@ -379,14 +380,14 @@ func TestIndexMemoryIsBounded(t *testing.T) {
 func TestIndexTooLarge(t *testing.T) {
 	reg := newCounted(t)
 	small := hello(t, reg.addr+"/org/small", 1)
-	var entries []index.Entry
+	var entries []format.Entry
 	repo := openRepo(t, reg.addr+"/org/large")
 	for i := range 3000 {
 		e := fileEntry(fmt.Sprint("p", i), []byte("data"))
 		entries = append(entries, e)
 	}
 	putBlob(t, repo, []byte("data"))
-	publish(t, repo, index.Config{}, entries...)
+	publish(t, repo, format.Config{}, entries...)
 	var buf bytes.Buffer
 	r := newRouter(t, reg.addr, func(o *RouterOptions) {
 		o.IndexMemory = 1 << 20
@@ -439,7 +440,7 @@ func TestRouterRefreshes(t *testing.T) {
 	reg := newCounted(t)
 	e := hello(t, reg.addr+"/org/a", 1)
 	r := newRouter(t, reg.addr, func(o *RouterOptions) { o.Refresh = 200 * time.Millisecond })
-	ask := func(e index.Entry) int {
+	ask := func(e format.Entry) int {
 		return get(r, "GET", "/"+reg.addr+"/org/a/"+e.Path.HashPart+".narinfo").Code
 	}
 	if got := ask(e); got != 200 {
@@ -502,7 +503,7 @@ func TestRouterHome(t *testing.T) {
 	data := randomBytes(7, 100)
 	putBlob(t, homeRepo, data)
 	e := fileEntry("home", data)
-	publish(t, homeRepo, index.Config{}, e)
+	publish(t, homeRepo, format.Config{}, e)
 	home := newServer(t, homeRepo)
 	r := newRouter(t, reg.addr, func(o *RouterOptions) { o.Home = home })
 	for path, want := range map[string]int{

@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/registrytest"
 )
 
@@ -240,7 +240,7 @@ func TestNixSubstitutesThroughTheProxy(t *testing.T) {
 			putBlob(t, s.repo, []byte("x"))
 			e := fileEntry("x", []byte("x"))
 			e.Path.Dir = s.env.Store
-			publish(t, s.repo, index.Config{StoreDir: s.env.Store}, e)
+			publish(t, s.repo, format.Config{StoreDir: s.env.Store}, e)
 			o := s.options()
 			o.Upstreams, o.UpstreamNARs = []string{front.url}, mode
 			if got := s.build(d, s.proxy(o)); got != "substituted" {

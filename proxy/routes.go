@@ -8,7 +8,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/storepath"
 )
 
@@ -144,7 +144,7 @@ func (s *Server) serveNarinfo(w http.ResponseWriter, r *http.Request, hashPart s
 
 // lookup returns the entry for a hash part: what has just been pushed, or else
 // what the index has.
-func (s *Server) lookup(hashPart string) (index.Entry, bool) {
+func (s *Server) lookup(hashPart string) (format.Entry, bool) {
 	if s.push != nil {
 		if e, ok := s.push.group.Lookup(hashPart); ok {
 			return e, true
@@ -153,5 +153,5 @@ func (s *Server) lookup(hashPart string) (index.Entry, bool) {
 	if snap := s.snapshot.Load(); snap != nil {
 		return snap.Lookup(hashPart)
 	}
-	return index.Entry{}, false
+	return format.Entry{}, false
 }

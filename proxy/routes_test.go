@@ -5,7 +5,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
 )
 
 const testKey = "test-1:Yeaqy3FM9MFKA/J0HCnQqZm7LfZ9lCcS3Mqf7JYLb9s="
@@ -15,7 +15,7 @@ func TestRoutes(t *testing.T) {
 	data := randomBytes(1, 1000)
 	e := fileEntry("hello-1.0", data)
 	putBlob(t, repo, data)
-	publish(t, repo, index.Config{PublicKeys: []string{testKey}, Priority: 25}, e)
+	publish(t, repo, format.Config{PublicKeys: []string{testKey}, Priority: 25}, e)
 	s := newServer(t, repo)
 	absent := strings.Repeat("0", 32)
 

@@ -4,7 +4,7 @@ import (
 	"context"
 	"net/http"
 
-	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
 )
 
 // Service is what a proxy serves: one cache, a Union of several, or a Router.
@@ -17,7 +17,7 @@ type Service interface {
 	// Run keeps what is served fresh until ctx is cancelled.
 	Run(ctx context.Context)
 	// Config is what it says about itself, as far as it is known.
-	Config() index.Config
+	Config() format.Config
 	// Len is the number of store paths that can be served.
 	Len() int
 	// Refresh reads anew what is served, as long as it is served without a

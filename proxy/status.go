@@ -6,7 +6,7 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
 )
 
 // counts is what has been served since the start.
@@ -31,13 +31,13 @@ func (c *counts) countIn(sum *counts) {
 
 // status is the answer to /_status and /_refresh.
 type status struct {
-	Cache    string              `json:"cache"`
-	Version  string              `json:"version"`
-	Started  time.Time           `json:"started"`
-	Entries  int                 `json:"entries"`
-	Root     string              `json:"root"`
-	Segments []index.SegmentInfo `json:"segments"`
-	Refresh  refreshStatus       `json:"refresh"`
+	Cache    string               `json:"cache"`
+	Version  string               `json:"version"`
+	Started  time.Time            `json:"started"`
+	Entries  int                  `json:"entries"`
+	Root     string               `json:"root"`
+	Segments []format.SegmentInfo `json:"segments"`
+	Refresh  refreshStatus        `json:"refresh"`
 	// RegistryUnwell tells that NARs are not asked for at the moment.
 	RegistryUnwell bool         `json:"registryUnwell"`
 	Served         servedStatus `json:"served"`
@@ -85,7 +85,7 @@ type servedStatus struct {
 func (s *Server) status() status {
 	st := status{
 		Cache: s.opts.Cache, Version: s.opts.Version, Started: s.started.UTC(),
-		Segments:       []index.SegmentInfo{},
+		Segments:       []format.SegmentInfo{},
 		RegistryUnwell: s.registry.open(),
 		Served: servedStatus{
 			s.counts.hits.Load(), s.counts.upstreamHits.Load(), s.counts.misses.Load(),

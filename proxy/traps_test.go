@@ -21,6 +21,7 @@ import (
 	ggcr "github.com/google/go-containerregistry/pkg/registry"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/nix/nixtest"
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/storepath"
@@ -123,11 +124,11 @@ func (s *site) publish(d drv) {
 	s.Helper()
 	lib := s.entry(d.lib, []byte("substituted\n"))
 	app := s.entry(d.app, append([]byte("substituted "+d.lib+"\n"), randomBytes(40, 1<<20)...), filepath.Base(d.lib))
-	publish(s, s.repo, index.Config{StoreDir: s.env.Store}, lib, app)
+	publish(s, s.repo, format.Config{StoreDir: s.env.Store}, lib, app)
 }
 
 // entry uploads the NAR of a file.
-func (s *site) entry(path string, content []byte, refs ...string) index.Entry {
+func (s *site) entry(path string, content []byte, refs ...string) format.Entry {
 	s.Helper()
 	file := filepath.Join(s.TempDir(), "file")
 	if err := os.WriteFile(file, content, 0o600); err != nil {
@@ -141,10 +142,10 @@ func (s *site) entry(path string, content []byte, refs ...string) index.Entry {
 		s.Fatal(err)
 	}
 	sum := sha256.Sum256(nar)
-	return index.Entry{
-		Path: p, NarHash: index.FileHash(sum[:]), NarSize: int64(len(nar)), References: refs, Compression: index.CompressionNone,
-		FileHash: index.FileHash(sum[:]),
-		NAR:      index.Location{Blob: digestOf(nar), BlobSize: int64(len(nar)), Size: int64(len(nar))},
+	return format.Entry{
+		Path: p, NarHash: format.FileHash(sum[:]), NarSize: int64(len(nar)), References: refs, Compression: format.CompressionNone,
+		FileHash: format.FileHash(sum[:]),
+		NAR:      format.Location{Blob: digestOf(nar), BlobSize: int64(len(nar)), Size: int64(len(nar))},
 	}
 }
 
@@ -348,7 +349,7 @@ func TestNixSubstitutesFromTheUpstream(t *testing.T) {
 	putBlob(t, s.repo, []byte("x"))
 	e := fileEntry("x", []byte("x"))
 	e.Path.Dir = s.env.Store
-	publish(t, s.repo, index.Config{StoreDir: s.env.Store}, e)
+	publish(t, s.repo, format.Config{StoreDir: s.env.Store}, e)
 	o := s.options()
 	o.Upstreams = []string{upstreamURL}
 	if got := s.build(d, s.proxy(o)); got != "substituted" {

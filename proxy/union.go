@@ -11,7 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/storepath"
 )
 
@@ -106,8 +106,8 @@ func (u *Union) Len() int {
 }
 
 // Config merges what the caches say: all public keys, and the best priority.
-func (u *Union) Config() index.Config {
-	var c index.Config
+func (u *Union) Config() format.Config {
+	var c format.Config
 	for m := range u.serving {
 		if m.blank() {
 			continue

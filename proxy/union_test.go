@@ -11,17 +11,17 @@ import (
 	"testing"
 	"time"
 
-	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
 )
 
 const otherKey = "other-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="
 
 // shelf is a repository with entries whose NARs are there.
-func shelf(tb testing.TB, conf index.Config, entries map[string]uint64) (*Server, map[string]*index.Entry) {
+func shelf(tb testing.TB, conf format.Config, entries map[string]uint64) (*Server, map[string]*format.Entry) {
 	tb.Helper()
 	repo := openRepo(tb, "oci:"+tb.TempDir())
-	all := map[string]*index.Entry{}
-	var list []index.Entry
+	all := map[string]*format.Entry{}
+	var list []format.Entry
 	for name, seed := range entries {
 		data := randomBytes(seed, 300_000)
 		putBlob(tb, repo, data)
@@ -46,9 +46,9 @@ func newUnion(tb testing.TB, servers ...*Server) *Union {
 }
 
 func TestUnion(t *testing.T) {
-	first, a := shelf(t, index.Config{PublicKeys: []string{testKey}, Priority: 45}, map[string]uint64{"both": 1, "only-first": 2, "same": 3})
-	second, b := shelf(t, index.Config{PublicKeys: []string{otherKey, testKey}, Priority: 35}, map[string]uint64{"both": 11, "only-second": 12, "same": 3})
-	third, _ := shelf(t, index.Config{}, map[string]uint64{})
+	first, a := shelf(t, format.Config{PublicKeys: []string{testKey}, Priority: 45}, map[string]uint64{"both": 1, "only-first": 2, "same": 3})
+	second, b := shelf(t, format.Config{PublicKeys: []string{otherKey, testKey}, Priority: 35}, map[string]uint64{"both": 11, "only-second": 12, "same": 3})
+	third, _ := shelf(t, format.Config{}, map[string]uint64{})
 	u := newUnion(t, first, second, third)
 	if err := u.Prepare(t.Context()); err != nil {
 		t.Fatal(err)
@@ -100,8 +100,8 @@ func TestUnion(t *testing.T) {
 // A cache that is down takes nothing from the others, and where two have a NAR
 // the second one gives it.
 func TestUnionWithoutOne(t *testing.T) {
-	bare, a := shelf(t, index.Config{}, map[string]uint64{"same": 3, "lost": 4})
-	up, _ := shelf(t, index.Config{}, map[string]uint64{"same": 3, "other": 5})
+	bare, a := shelf(t, format.Config{}, map[string]uint64{"same": 3, "lost": 4})
+	up, _ := shelf(t, format.Config{}, map[string]uint64{"same": 3, "other": 5})
 	bare.opts.Blobs = &fakeBlobs{} // has none
 	never, err := New(Options{Index: newFakeIndex(none, down), Blobs: &fakeBlobs{}, Cache: "never"})
 	if err != nil {
@@ -133,8 +133,8 @@ func TestUnionWithoutOne(t *testing.T) {
 
 // Paths of two stores cannot be served as one.
 func TestUnionOfTwoStores(t *testing.T) {
-	here, a := shelf(t, index.Config{}, map[string]uint64{"a": 1})
-	there, b := shelf(t, index.Config{StoreDir: "/gnu/store", PublicKeys: []string{otherKey}}, map[string]uint64{"b": 2})
+	here, a := shelf(t, format.Config{}, map[string]uint64{"a": 1})
+	there, b := shelf(t, format.Config{StoreDir: "/gnu/store", PublicKeys: []string{otherKey}}, map[string]uint64{"b": 2})
 	u := newUnion(t, here, there)
 	var differs *StoreDirError
 	if err := u.Prepare(t.Context()); !errors.As(err, &differs) || differs.StoreDir != "/nix/store" || differs.OtherStoreDir != "/gnu/store" {
@@ -155,7 +155,7 @@ func TestUnionOfTwoStores(t *testing.T) {
 	}
 	data := randomBytes(2, 300_000)
 	putBlob(t, late, data)
-	publish(t, late, index.Config{StoreDir: "/gnu/store", PublicKeys: []string{otherKey}}, *b["b"])
+	publish(t, late, format.Config{StoreDir: "/gnu/store", PublicKeys: []string{otherKey}}, *b["b"])
 	if got := get(u, "POST", "/_refresh").Code; got != 200 {
 		t.Fatalf("refresh: got %d", got)
 	}
@@ -180,8 +180,8 @@ func TestUnionOfTwoStores(t *testing.T) {
 
 // What no cache has is looked up on the upstreams, once.
 func TestUnionWithUpstreams(t *testing.T) {
-	first, a := shelf(t, index.Config{}, map[string]uint64{"a": 1})
-	second, _ := shelf(t, index.Config{}, map[string]uint64{"b": 2})
+	first, a := shelf(t, format.Config{}, map[string]uint64{"a": 1})
+	second, _ := shelf(t, format.Config{}, map[string]uint64{"b": 2})
 	e := fileEntry("elsewhere", randomBytes(20, 100))
 	up := newUpstreamCache(t, narinfoOf(e, *a["a"]))
 	u, err := NewUnion([]*Server{first, second}, Options{Upstreams: []string{up.url}})
@@ -211,9 +211,9 @@ func TestUnionWithUpstreams(t *testing.T) {
 // Each request of many goes to the cache that has it, while all are refreshed.
 func TestUnionInParallel(t *testing.T) {
 	var servers []*Server
-	var entries []*index.Entry
+	var entries []*format.Entry
 	for i := range 4 {
-		s, all := shelf(t, index.Config{}, map[string]uint64{fmt.Sprint("p", i): uint64(i + 1)})
+		s, all := shelf(t, format.Config{}, map[string]uint64{fmt.Sprint("p", i): uint64(i + 1)})
 		servers = append(servers, s)
 		for _, e := range all {
 			entries = append(entries, e)

@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
 )
 
 // upstreamCache is another binary cache. answer is called for every request.
@@ -32,7 +32,7 @@ func newUpstreamCache(tb testing.TB, answer http.HandlerFunc) *upstreamCache {
 	return u
 }
 
-func narinfoOf(entries ...index.Entry) http.HandlerFunc {
+func narinfoOf(entries ...format.Entry) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		for _, e := range entries {
 			if strings.HasSuffix(r.URL.Path, "/"+e.Path.HashPart+".narinfo") {

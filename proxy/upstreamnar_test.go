@@ -10,12 +10,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
 )
 
 // narUpstream is an upstream cache with NARs, which answer serves once it is
 // asked for one.
-func narUpstream(tb testing.TB, e index.Entry, answer http.HandlerFunc) *upstreamCache {
+func narUpstream(tb testing.TB, e format.Entry, answer http.HandlerFunc) *upstreamCache {
 	tb.Helper()
 	return newUpstreamCache(tb, func(w http.ResponseWriter, r *http.Request) {
 		if strings.HasPrefix(r.URL.Path, "/nar/") {
@@ -37,7 +37,7 @@ func streaming(tb testing.TB, url string) *Server {
 }
 
 // upstreamURL is the NAR's URL in the narinfo that s serves.
-func upstreamURL(tb testing.TB, s *Server, e index.Entry) string {
+func upstreamURL(tb testing.TB, s *Server, e format.Entry) string {
 	tb.Helper()
 	got := get(s, "GET", "/"+e.Path.HashPart+".narinfo")
 	_, rest, ok := strings.Cut(got.Body.String(), "\nURL: ")
@@ -107,7 +107,7 @@ func TestUpstreamNAROutlivesTheProxy(t *testing.T) {
 	}
 	// but none that has other contents by now: Nix would fail
 	rebuilt := e
-	rebuilt.NarHash = index.FileHash(sum([]byte("rebuilt")))
+	rebuilt.NarHash = format.FileHash(sum([]byte("rebuilt")))
 	changed := newServer(t, openRepo(t, "oci:"+t.TempDir()), func(o *Options) {
 		o.Upstreams = []string{narUpstream(t, rebuilt, serveBytes(data)).url}
 	})

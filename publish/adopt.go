@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/hint"
 	"github.com/org/nixoci-action/internal/ui"
 	"github.com/org/nixoci-action/report"
@@ -30,7 +31,7 @@ func (p *publisher) adopt(ctx context.Context, base *index.Snapshot) (*index.Sna
 	p.Messages.Printf("taking over a cache of nixcache-oci: %s, %s", ui.Count(todo.Paths, "path"), ui.Bytes(todo.NarSize))
 	last := time.Now()
 	s, a, err := p.Index.Adopt(ctx, index.AdoptOptions{
-		Config: index.Config{CompatIndex: p.compatIndex()},
+		Config: format.Config{CompatIndex: p.compatIndex()},
 		Progress: func(checked, total int) {
 			if time.Since(last) >= adoptTick {
 				last = time.Now()
@@ -55,11 +56,11 @@ func (p *publisher) adopted(a index.Adopted) {
 
 // compatIndex is what is asked for of the index for nixcache-oci; zero if that is
 // left to the cache.
-func (p *publisher) compatIndex() index.CompatIndex {
+func (p *publisher) compatIndex() format.CompatIndex {
 	if p.CompatIndex == nil {
-		return index.CompatIndex{}
+		return format.CompatIndex{}
 	}
-	return index.CompatIndex{On: *p.CompatIndex, Time: time.Now().UTC().Truncate(time.Second)}
+	return format.CompatIndex{On: *p.CompatIndex, Time: time.Now().UTC().Truncate(time.Second)}
 }
 
 // packBelow is upload's option: nixcache-oci reads whole blobs only.

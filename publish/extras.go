@@ -11,6 +11,7 @@ import (
 
 	"github.com/org/nixoci-action/discover"
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/nix"
 	"github.com/org/nixoci-action/internal/storepath"
 	"github.com/org/nixoci-action/upload"
@@ -139,19 +140,19 @@ func (p *publisher) readLog(ctx context.Context, drv string) []byte {
 // realise adds to an entry which outputs it is, by what the local store says, and
 // reports whether that changes it. What was built here is signed. A realisation
 // that came from elsewhere is not: Nix takes those from substituters unseen.
-func (p *publisher) realise(e *index.Entry, info *nix.PathInfo) (changed bool, err error) {
+func (p *publisher) realise(e *format.Entry, info *nix.PathInfo) (changed bool, err error) {
 	for _, r := range p.extras.realised[e.Path.HashPart] {
-		rs := []index.Realisation{}
+		rs := []format.Realisation{}
 		if r.ID != "" {
 			// Nix's own signatures cover what the realisation depends on
-			rs = append(rs, index.Realisation{ID: r.ID})
+			rs = append(rs, format.Realisation{ID: r.ID})
 		}
 		// The resolved derivation. Nix before 2.35, which does not say it,
 		// computes another path of what refers to itself; since then Nix refuses
 		// that one, and does not build.
 		old := r.Drv == "" && slices.Contains(e.References, e.Path.Base())
 		if drv := cmp.Or(r.Drv, path.Base(info.Deriver)); strings.HasSuffix(drv, ".drv") && !old {
-			rs = append(rs, index.Realisation{Drv: drv, Output: r.Output})
+			rs = append(rs, format.Realisation{Drv: drv, Output: r.Output})
 		}
 		for i := range rs {
 			fingerprint := rs[i].Fingerprint(e.Path.Base())
@@ -162,10 +163,10 @@ func (p *publisher) realise(e *index.Entry, info *nix.PathInfo) (changed bool, e
 			}
 			if err := rs[i].Validate(); err != nil {
 				p.Log.Warn("a realisation is not published", "path", e.Path.String(), "error", err)
-				rs[i] = index.Realisation{}
+				rs[i] = format.Realisation{}
 			}
 		}
-		rs = slices.DeleteFunc(rs, func(r index.Realisation) bool { return r.ID == "" && r.Drv == "" })
+		rs = slices.DeleteFunc(rs, func(r format.Realisation) bool { return r.ID == "" && r.Drv == "" })
 		changed = e.Realise(rs...) || changed
 	}
 	if changed && e.Deriver == "" && info.Deriver != "" {

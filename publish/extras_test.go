@@ -4,7 +4,7 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/nix"
 	"github.com/org/nixoci-action/internal/storepath"
 )
@@ -48,7 +48,7 @@ func TestRealisationsOfAnEntry(t *testing.T) {
 		tc.nix.Output, tc.nix.Path = "out", path.String()
 		p := &publisher{}
 		p.extras.realise(tc.nix)
-		e := index.Entry{Path: path, Deriver: deriver, References: tc.refs}
+		e := format.Entry{Path: path, Deriver: deriver, References: tc.refs}
 		if _, err := p.realise(&e, &nix.PathInfo{Deriver: "/nix/store/" + deriver}); err != nil {
 			t.Fatal(err)
 		}

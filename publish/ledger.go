@@ -9,6 +9,9 @@ import (
 	"github.com/org/nixoci-action/closure"
 	"github.com/org/nixoci-action/discover"
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/collect"
+	"github.com/org/nixoci-action/index/format"
+	"github.com/org/nixoci-action/index/migrate"
 	"github.com/org/nixoci-action/internal/hint"
 	"github.com/org/nixoci-action/internal/nix"
 	"github.com/org/nixoci-action/internal/storepath"
@@ -171,13 +174,13 @@ func (l *ledger) failed(fs []upload.Failure) {
 // history is how many publications the report tells of.
 const history = 20
 
-func (l *ledger) published(s *index.Snapshot, p index.Publication) {
+func (l *ledger) published(s *index.Snapshot, p format.Publication) {
 	l.Stored = &report.Stored{Paths: s.Len(), FileSize: s.Stored()}
-	l.History = s.History(p, history)
+	l.History = collect.History(s, p, history)
 }
 
 // record takes in what is recorded of the publication, or would be.
-func (l *ledger) record(p index.Publication) {
+func (l *ledger) record(p format.Publication) {
 	l.Origin, l.Pin, l.PinKeep = p.Origin, p.Pin, p.PinKeep
 }
 
@@ -194,7 +197,7 @@ func (l *ledger) adopted(a index.Adopted) {
 	}
 }
 
-func (l *ledger) imported(im index.Imported) {
+func (l *ledger) imported(im migrate.Imported) {
 	names := func(paths []storepath.Path) (all []string) {
 		for _, p := range paths {
 			all = append(all, p.String())

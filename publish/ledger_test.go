@@ -9,6 +9,7 @@ import (
 
 	"github.com/org/nixoci-action/discover"
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/hint"
 	"github.com/org/nixoci-action/internal/nix"
 	"github.com/org/nixoci-action/internal/storepath"
@@ -82,15 +83,15 @@ func TestFailuresAreSummarised(t *testing.T) {
 // What was taken over is counted over several times, and what was left out is
 // named.
 func TestAdoptedIsReported(t *testing.T) {
-	entry := func(name string) index.Entry {
-		return index.Entry{Path: storepath.Path{Dir: "/nix/store", HashPart: strings.Repeat("0", 32), Name: name}}
+	entry := func(name string) format.Entry {
+		return format.Entry{Path: storepath.Path{Dir: "/nix/store", HashPart: strings.Repeat("0", 32), Name: name}}
 	}
 	r := &ledger{Publish: report.Publish{Closure: report.Total{Paths: 1}}}
 	if b, err := json.Marshal(&r.Publish); err != nil || strings.Contains(string(b), "adopted") {
 		t.Errorf("nothing: got %s, %v", b, err)
 	}
-	r.adopted(index.Adopted{Total: index.Total{Paths: 2, NarSize: 1_000_000, FileSize: 3}, Lost: []index.Entry{entry("lost")}})
-	r.adopted(index.Adopted{Total: index.Total{Paths: 1, NarSize: 1_000_000}, Incomplete: []index.Entry{entry("needs")}})
+	r.adopted(index.Adopted{Total: index.Total{Paths: 2, NarSize: 1_000_000, FileSize: 3}, Lost: []format.Entry{entry("lost")}})
+	r.adopted(index.Adopted{Total: index.Total{Paths: 1, NarSize: 1_000_000}, Incomplete: []format.Entry{entry("needs")}})
 	if text := r.Text(); !strings.Contains(text, "taken over                3    2.0 MB  from nixcache-oci") {
 		t.Errorf("got\n%s", text)
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/migrate"
 	"github.com/org/nixoci-action/internal/hint"
 	"github.com/org/nixoci-action/internal/ui"
 	"github.com/org/nixoci-action/report"
@@ -30,7 +31,7 @@ func (p *publisher) importOranc(ctx context.Context) error {
 	defer p.stages.Start("import")()
 	p.Messages.Printf("looking for what oranc has stored in %s", p.Repo)
 	last := time.Now()
-	s, im, err := p.Index.ImportOranc(ctx, index.ImportOptions{
+	s, im, err := migrate.Oranc(ctx, p.Index, migrate.ImportOptions{
 		OnUpstream: p.onUpstream,
 		Config:     p.config(nil),
 		DryRun:     p.DryRun,
@@ -83,7 +84,7 @@ func (p *publisher) onUpstream(ctx context.Context, hashPart string) (bool, erro
 }
 
 // printImported prints what was imported, and what clients need to use it.
-func (p *publisher) printImported(im index.Imported, publicKeys []string) {
+func (p *publisher) printImported(im migrate.Imported, publicKeys []string) {
 	verb := "imported"
 	if p.DryRun {
 		verb = "to import"

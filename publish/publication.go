@@ -6,14 +6,14 @@ import (
 	"strings"
 	"time"
 
-	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/secret"
 	"github.com/org/nixoci-action/matrix"
 )
 
 // publication is the record of this run.
-func (p *publisher) publication(roots []root) index.Publication {
-	pub := index.Publication{
+func (p *publisher) publication(roots []root) format.Publication {
+	pub := format.Publication{
 		Time: time.Now().UTC().Truncate(time.Millisecond), Flake: p.printable(p.Flake),
 		Revision: p.report.revision, Systems: p.report.Systems,
 	}
@@ -44,9 +44,9 @@ func (p *publisher) publication(roots []root) index.Publication {
 		if _, found := p.Secrets.Find([]byte(r.attr + " " + path.Base(r.path))); found {
 			continue // it is not published either
 		}
-		pub.Roots = append(pub.Roots, index.Root{Attr: r.attr, Path: path.Base(r.path)})
+		pub.Roots = append(pub.Roots, format.Root{Attr: r.attr, Path: path.Base(r.path)})
 	}
-	slices.SortFunc(pub.Roots, func(a, b index.Root) int {
+	slices.SortFunc(pub.Roots, func(a, b format.Root) int {
 		if c := strings.Compare(a.Attr, b.Attr); c != 0 {
 			return c
 		}

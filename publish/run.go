@@ -10,6 +10,7 @@ import (
 
 	"github.com/org/nixoci-action/closure"
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/hint"
 	"github.com/org/nixoci-action/internal/ui"
 	"github.com/org/nixoci-action/matrix"
@@ -151,9 +152,9 @@ func (p *publisher) fresh(ctx context.Context, base *index.Snapshot, since time.
 
 // explain adds hints to what the index reports.
 func (p *publisher) explain(err error) error {
-	var tooNew *index.TooNewError
+	var tooNew *format.TooNewError
 	switch {
-	case errors.Is(err, index.ErrForeign):
+	case errors.Is(err, format.ErrForeign):
 		return hint.Wrap(err, "name a repository of its own with --cache; "+p.Cache+" is left as it is")
 	case errors.As(err, &tooNew):
 		return hint.Wrap(err, "use a newer version of nixoci-action")

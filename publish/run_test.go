@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/registry"
 )
 
@@ -26,7 +27,7 @@ func TestIndexIsReadAgainAfterLong(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.Close(ctx, &index.Publication{Time: time.Now(), Flake: "."}); err != nil {
+	if _, err := w.Close(ctx, &format.Publication{Time: time.Now(), Flake: "."}); err != nil {
 		t.Fatal(err)
 	}
 	for age, want := range map[time.Duration]int{time.Minute: 0, maxIndexAge: 1} {

@@ -9,7 +9,7 @@ import (
 	"strings"
 
 	"github.com/org/nixoci-action/discover"
-	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/ci"
 	"github.com/org/nixoci-action/internal/secret"
 )
@@ -39,14 +39,14 @@ func selection(o Options, roots []root, job ci.Job) string {
 		for _, r := range roots {
 			bases = append(bases, path.Base(r.path))
 		}
-		v = index.SelectPaths(o.Series, bases)
+		v = format.SelectPaths(o.Series, bases)
 	}
 	if job.System != "" {
 		v.Set("workflow", job.Workflow)
 		v.Set("job", job.Name)
 		v.Set("flake", flakeName(o.Flake, job.Workspace))
 	}
-	return index.Selection(v)
+	return format.Selection(v)
 }
 
 func kindNames(kinds []discover.Kind) []string {

@@ -10,6 +10,7 @@ import (
 	"github.com/org/nixoci-action/closure"
 	"github.com/org/nixoci-action/discover"
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/nix"
 	"github.com/org/nixoci-action/internal/storepath"
 	"github.com/org/nixoci-action/internal/ui"
@@ -78,10 +79,10 @@ func (p *publisher) holdings(ctx context.Context, base *index.Snapshot, outputs 
 }
 
 // entryOf returns the entry of a store path, if it is one that clients accept.
-func (p *publisher) entryOf(base *index.Snapshot, name string) (index.Entry, bool) {
+func (p *publisher) entryOf(base *index.Snapshot, name string) (format.Entry, bool) {
 	parsed, err := storepath.Parse(name)
 	if err != nil || base == nil {
-		return index.Entry{}, false
+		return format.Entry{}, false
 	}
 	e, ok := base.Lookup(parsed.HashPart)
 	return e, ok && e.Path == parsed && p.Keys.Signed(e.Fingerprint(), e.Signatures)
@@ -161,7 +162,7 @@ func (s *skipped) beside(plan *closure.Plan) []closure.Decision {
 // lookup returns the entry on which a publish relies. What was found before a
 // long build may be gone from the index since, or be something else that our keys
 // have not signed: then it is lost, and repeating it brings it back.
-func (p *publisher) lookup(base *index.Snapshot, hashPart string) (e index.Entry, lost, ok bool) {
+func (p *publisher) lookup(base *index.Snapshot, hashPart string) (e format.Entry, lost, ok bool) {
 	e, ok = base.Lookup(hashPart)
 	if p.skipped.base == nil || ok && p.Keys.Signed(e.Fingerprint(), e.Signatures) {
 		return e, false, ok

@@ -11,6 +11,8 @@ import (
 	"github.com/org/nixoci-action/closure"
 	"github.com/org/nixoci-action/discover"
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/collect"
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/nix"
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/signing"
@@ -18,22 +20,22 @@ import (
 )
 
 // indexed is an entry whose hash part is one character, for a NAR in repo.
-func indexed(t *testing.T, repo registry.Repository, c, name string, refs ...string) index.Entry {
+func indexed(t *testing.T, repo registry.Repository, c, name string, refs ...string) format.Entry {
 	t.Helper()
 	blob, err := repo.PutBlob(t.Context(), []byte("NAR of "+name))
 	if err != nil {
 		t.Fatal(err)
 	}
 	hash := strings.Repeat("0", 51) + c
-	return index.Entry{
+	return format.Entry{
 		Path:    storepath.Path{Dir: storepath.DefaultDir, HashPart: strings.Repeat(c, storepath.HashPartLen), Name: name},
-		NarHash: "sha256:" + hash, NarSize: 120, References: refs, Compression: index.CompressionZstd, FileHash: "sha256:" + hash,
-		NAR: index.Location{Blob: blob.Digest, BlobSize: blob.Size, Size: blob.Size},
+		NarHash: "sha256:" + hash, NarSize: 120, References: refs, Compression: format.CompressionZstd, FileHash: "sha256:" + hash,
+		NAR: format.Location{Blob: blob.Digest, BlobSize: blob.Size, Size: blob.Size},
 	}
 }
 
 // filled is a cache with entries that are so old.
-func filled(t *testing.T, repo registry.Repository, age time.Duration, entries ...index.Entry) *index.Snapshot {
+func filled(t *testing.T, repo registry.Repository, age time.Duration, entries ...format.Entry) *index.Snapshot {
 	t.Helper()
 	c := index.Open(repo, index.Options{Settle: time.Millisecond, Now: func() time.Time { return time.Now().Add(-age) }})
 	base, err := c.Sweep(t.Context())
@@ -111,11 +113,11 @@ func TestSkippedOutlivesCollection(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	plan, err := now.Plan(index.PlanOptions{Now: time.Now(), Delay: 24 * time.Hour})
+	plan, err := collect.NewPlan(now, collect.PlanOptions{Now: time.Now(), Delay: 24 * time.Hour})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Collect(t.Context(), plan); err != nil {
+	if _, err := collect.Run(t.Context(), c, plan); err != nil {
 		t.Fatal(err)
 	}
 	if now, err = c.Sweep(t.Context()); err != nil || now.Has(old.Path.HashPart) {
@@ -155,7 +157,7 @@ func TestSkippedOutlivesLies(t *testing.T) {
 	repo := open(t)
 	lib := indexed(t, repo, "a", "lib")
 	whole := indexed(t, repo, "b", "whole", lib.Path.Base())
-	for _, e := range []*index.Entry{&lib, &whole} {
+	for _, e := range []*format.Entry{&lib, &whole} {
 		if e.Signatures, err = keys.Sign(e.Fingerprint(), nil); err != nil {
 			t.Fatal(err)
 		}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/org/nixoci-action/closure"
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/hint"
 	"github.com/org/nixoci-action/internal/nix"
 	"github.com/org/nixoci-action/internal/registry"
@@ -101,7 +102,7 @@ func (p *publisher) upload(ctx context.Context, plan *closure.Plan, base *index.
 }
 
 // again returns what must be uploaded again.
-func again(plan *closure.Plan, lost []index.Entry) ([]nix.PathInfo, error) {
+func again(plan *closure.Plan, lost []format.Entry) ([]nix.PathInfo, error) {
 	var todo []nix.PathInfo
 	for _, e := range lost {
 		path := plan.Set.LookupHash(e.Path.HashPart)
@@ -115,8 +116,8 @@ func again(plan *closure.Plan, lost []index.Entry) ([]nix.PathInfo, error) {
 }
 
 // config is what this run adds to the cache's configuration.
-func (p *publisher) config(roots []root) index.Config {
-	c := index.Config{PublicKeys: p.Keys.PublicKeys(), Upstreams: p.report.Upstreams, CompatIndex: p.compatIndex()}
+func (p *publisher) config(roots []root) format.Config {
+	c := format.Config{PublicKeys: p.Keys.PublicKeys(), Upstreams: p.report.Upstreams, CompatIndex: p.compatIndex()}
 	for _, r := range roots {
 		if dir := path.Dir(r.path); dir != storepath.DefaultDir {
 			c.StoreDir = dir
@@ -150,7 +151,7 @@ func (p *publisher) repeat(ctx context.Context, w *index.Writer, decisions []clo
 			}
 			changed = changed || signed || realised
 		}
-		if !changed && time.Since(e.Added) < index.PinAfter {
+		if !changed && time.Since(e.Added) < format.PinAfter {
 			continue
 		}
 		p.report.Repeated++
@@ -211,9 +212,9 @@ func (p *publisher) send(ctx context.Context, w *index.Writer, todo []nix.PathIn
 		if err != nil {
 			return err
 		}
-		e.Compression, e.FileHash = r.Compression, index.FileHash(r.FileHash[:])
-		e.NAR = index.Location{Blob: r.Blob.Digest, BlobSize: r.Blob.Size, Offset: r.Offset, Size: r.FileSize}
-		e.BuildIDs = r.BuildIDs[:min(len(r.BuildIDs), index.MaxBuildIDs)]
+		e.Compression, e.FileHash = r.Compression, format.FileHash(r.FileHash[:])
+		e.NAR = format.Location{Blob: r.Blob.Digest, BlobSize: r.Blob.Size, Offset: r.Offset, Size: r.FileSize}
+		e.BuildIDs = r.BuildIDs[:min(len(r.BuildIDs), format.MaxBuildIDs)]
 		p.report.uploaded(r)
 		return w.AddWith(ctx, e, p.documents(ctx, &r))
 	})
@@ -223,10 +224,10 @@ func (p *publisher) send(ctx context.Context, w *index.Writer, todo []nix.PathIn
 
 // entry makes a signed entry of what the store records; where its NAR is stays
 // open.
-func (p *publisher) entry(info nix.PathInfo) (index.Entry, error) {
+func (p *publisher) entry(info nix.PathInfo) (format.Entry, error) {
 	parsed, err := storepath.Parse(info.Path)
 	if err != nil {
-		return index.Entry{}, err
+		return format.Entry{}, err
 	}
 	e := record(parsed, &info)
 	if _, err := p.sign(&e, &info); err != nil {
@@ -238,8 +239,8 @@ func (p *publisher) entry(info nix.PathInfo) (index.Entry, error) {
 
 // record makes an entry of what the store records, with the signatures that it
 // has there.
-func record(store storepath.Path, info *nix.PathInfo) index.Entry {
-	e := index.Entry{Path: store, NarHash: info.NarHash, NarSize: info.NarSize, CA: info.CA, Signatures: info.Signatures}
+func record(store storepath.Path, info *nix.PathInfo) format.Entry {
+	e := format.Entry{Path: store, NarHash: info.NarHash, NarSize: info.NarSize, CA: info.CA, Signatures: info.Signatures}
 	for _, r := range info.References {
 		e.References = append(e.References, path.Base(r))
 	}
@@ -254,7 +255,7 @@ func record(store storepath.Path, info *nix.PathInfo) index.Entry {
 // we know where the path is from: it was built here, its name proves its
 // contents, or a trusted key has signed it. What was substituted or copied here
 // keeps the signatures that it has. It reports whether it has added any.
-func (p *publisher) sign(e *index.Entry, info *nix.PathInfo) (bool, error) {
+func (p *publisher) sign(e *format.Entry, info *nix.PathInfo) (bool, error) {
 	fingerprint := e.Fingerprint()
 	if p.Keys.Signed(fingerprint, e.Signatures) {
 		return false, nil
@@ -284,7 +285,7 @@ func (p *publisher) close(ctx context.Context, w *index.Writer, base *index.Snap
 	pub := p.publication(roots)
 	p.report.record(pub)
 	record := &pub
-	if base.Published(pub, time.Now().Add(-index.PinAfter)) {
+	if base.Published(pub, time.Now().Add(-format.PinAfter)) {
 		record = nil
 	}
 	result, err := w.Close(ctx, record)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/collect"
 	"github.com/org/nixoci-action/internal/hint"
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/ui"
@@ -163,7 +164,7 @@ func NewGC(cache string, dryRun bool, now time.Time, delay time.Duration) *GC {
 }
 
 // Plan takes in what is to be done.
-func (r *GC) Plan(p *index.Plan) {
+func (r *GC) Plan(p *collect.Plan) {
 	r.planned = true
 	r.Kept, r.Removed, r.FreedSize = p.Kept, p.Removed, p.Freed
 	r.Rewritten, r.Written = len(p.Rewritten), p.Written
@@ -182,7 +183,7 @@ func (r *GC) Plan(p *index.Plan) {
 }
 
 // reasons counts paths by reason, the largest first.
-func reasons(paths []index.PlannedPath) []Reason {
+func reasons(paths []collect.PlannedPath) []Reason {
 	type key struct {
 		keep   bool
 		reason string
@@ -216,7 +217,7 @@ func reasons(paths []index.PlannedPath) []Reason {
 	return list
 }
 
-func (r *GC) publications(verdicts []index.Verdict) {
+func (r *GC) publications(verdicts []collect.Verdict) {
 	pins := map[string]*Pin{}
 	for _, v := range verdicts {
 		p := v.Publication
@@ -245,7 +246,7 @@ func (r *GC) publications(verdicts []index.Verdict) {
 }
 
 // Collected takes in what was done.
-func (r *GC) Collected(c index.Collected) {
+func (r *GC) Collected(c collect.Collected) {
 	res := &Collected{
 		Removed: c.Removed, Rewritten: c.Rewritten, Segments: []string{}, RepackedSize: c.Repacked,
 		Deleted: c.Deleted, Waiting: len(c.Waiting), Freed: c.Freed,
@@ -272,7 +273,7 @@ func (r *GC) Collected(c index.Collected) {
 }
 
 // refusals groups manifests by why they are not deleted.
-func refusals(refused []index.Refusal) []Refusal {
+func refusals(refused []collect.Refusal) []Refusal {
 	var list []Refusal
 	for _, f := range refused {
 		why := Refusal{Reason: f.Err.Error(), Remedy: hint.Of(f.Err)}

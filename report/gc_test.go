@@ -13,6 +13,8 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/collect"
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/hint"
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/storepath"
@@ -25,26 +27,26 @@ func store(name string) storepath.Path {
 	return storepath.Path{Dir: storepath.DefaultDir, HashPart: strings.Repeat("a", storepath.HashPartLen), Name: name}
 }
 
-func retired(tag string, ago time.Duration) index.Retired {
-	return index.Retired{Tag: tag, Manifest: v1.Hash{Algorithm: "sha256", Hex: tag}, Since: noon.Add(-ago)}
+func retired(tag string, ago time.Duration) format.Retired {
+	return format.Retired{Tag: tag, Manifest: v1.Hash{Algorithm: "sha256", Hex: tag}, Since: noon.Add(-ago)}
 }
 
-func planned(name, reason string, keep bool, size int64, days int) index.PlannedPath {
-	return index.PlannedPath{Path: store(name), NarSize: 3 * size, FileSize: size, Added: noon.Add(-time.Duration(days) * day), Keep: keep, Reason: reason}
+func planned(name, reason string, keep bool, size int64, days int) collect.PlannedPath {
+	return collect.PlannedPath{Path: store(name), NarSize: 3 * size, FileSize: size, Added: noon.Add(-time.Duration(days) * day), Keep: keep, Reason: reason}
 }
 
-func examplePlan() *index.Plan {
-	pin := func(days int) index.Publication {
-		return index.Publication{Time: noon.Add(-time.Duration(days) * day), Pin: "production", Roots: []index.Root{{Path: "x"}}}
+func examplePlan() *collect.Plan {
+	pin := func(days int) format.Publication {
+		return format.Publication{Time: noon.Add(-time.Duration(days) * day), Pin: "production", Roots: []format.Root{{Path: "x"}}}
 	}
-	return &index.Plan{
-		Verdicts: []index.Verdict{
-			{Publication: index.Publication{Time: noon.Add(-90 * day), Ref: "refs/heads/main", Pin: "production"}, Reason: "main, replaced 2026-10-01", Until: noon.Add(-30 * day)},
+	return &collect.Plan{
+		Verdicts: []collect.Verdict{
+			{Publication: format.Publication{Time: noon.Add(-90 * day), Ref: "refs/heads/main", Pin: "production"}, Reason: "main, replaced 2026-10-01", Until: noon.Add(-30 * day)},
 			{Publication: pin(80), Keep: true, Reason: "pin production, 2nd newest", Pinned: true},
 			{Publication: pin(40), Keep: true, Reason: "pin production", Pinned: true},
-			{Publication: index.Publication{Time: noon, Ref: "refs/heads/main"}, Keep: true, Reason: "newest of main"},
+			{Publication: format.Publication{Time: noon, Ref: "refs/heads/main"}, Keep: true, Reason: "newest of main"},
 		},
-		Paths: []index.PlannedPath{
+		Paths: []collect.PlannedPath{
 			planned("hello-2.12.1", "main, replaced 2026-10-01", false, 10_000_000, 90),
 			planned("jq-1.7", "in no publication, added more than 30 days ago", false, 2_000, 1),
 			planned("linux-6.12", "newest of main", true, 80_000_000, 20),
@@ -52,8 +54,8 @@ func examplePlan() *index.Plan {
 			planned("bash-5.2", "newest of main", true, 1_000_000, 20),
 		},
 		Kept: index.Total{Paths: 3, NarSize: 333_000_000, FileSize: 111_000_000}, Removed: index.Total{Paths: 2, NarSize: 30_006_000, FileSize: 10_002_000},
-		Freed: 10_000_000, Rewritten: make([]index.SegmentInfo, 3), Written: 1,
-		Deletable: []index.Retired{retired("a", 50*time.Hour)}, Waiting: []index.Retired{retired("b", 3*time.Hour), retired("c", time.Hour), retired("d", 2*time.Hour)},
+		Freed: 10_000_000, Rewritten: make([]format.SegmentInfo, 3), Written: 1,
+		Deletable: []format.Retired{retired("a", 50*time.Hour)}, Waiting: []format.Retired{retired("b", 3*time.Hour), retired("c", time.Hour), retired("d", 2*time.Hour)},
 	}
 }
 
@@ -88,7 +90,7 @@ cache: ghcr.io/o/r/nix-cache
 	}
 
 	r = NewGC("oci:/c", false, noon, 0)
-	r.Plan(&index.Plan{})
+	r.Plan(&collect.Plan{})
 	want = `to remove: 0 of 0 paths, 0 B compressed
 
 to keep: 0 paths, 0 B compressed
@@ -103,7 +105,7 @@ cache: oci:/c
 
 func TestGCPlanTextIsBounded(t *testing.T) {
 	t.Parallel()
-	p := &index.Plan{}
+	p := &collect.Plan{}
 	for i := range 1000 {
 		p.Paths = append(p.Paths, planned(fmt.Sprint("x", i), "line one\nline two", false, 1, 1))
 		p.Removed.Paths++
@@ -129,9 +131,9 @@ func TestGCPlanTextIsBounded(t *testing.T) {
 func TestGCText(t *testing.T) {
 	t.Parallel()
 	r := exampleReport()
-	r.Collected(index.Collected{
-		Removed: index.Total{Paths: 2, NarSize: 30_006_000, FileSize: 10_002_000}, Rewritten: 3, Segments: []index.SegmentInfo{{Tag: "segment-x"}}, Repacked: 5_000_000,
-		Deleted: 1, Waiting: []index.Retired{retired("e", 0), retired("b", 3*time.Hour)}, Freed: registry.Freed{Blobs: 4, Bytes: 2_500_000},
+	r.Collected(collect.Collected{
+		Removed: index.Total{Paths: 2, NarSize: 30_006_000, FileSize: 10_002_000}, Rewritten: 3, Segments: []format.SegmentInfo{{Tag: "segment-x"}}, Repacked: 5_000_000,
+		Deleted: 1, Waiting: []format.Retired{retired("e", 0), retired("b", 3*time.Hour)}, Freed: registry.Freed{Blobs: 4, Bytes: 2_500_000},
 	})
 	if err := r.Failure(nil); err != nil {
 		t.Errorf("got %v", err)
@@ -159,13 +161,13 @@ cache: ghcr.io/o/r/nix-cache`
 func TestRefusals(t *testing.T) {
 	t.Parallel()
 	denied := &registry.RefusedError{All: true, Reason: "the token may not delete", Remedy: "use a classic token", Err: errors.New("403")}
-	var c index.Collected
+	var c collect.Collected
 	for i := range 40 {
-		c.Refused = append(c.Refused, index.Refusal{Retired: retired(fmt.Sprint(i), 0), Err: fmt.Errorf("deleting: %w", denied)})
+		c.Refused = append(c.Refused, collect.Refusal{Retired: retired(fmt.Sprint(i), 0), Err: fmt.Errorf("deleting: %w", denied)})
 	}
-	c.Refused = append(c.Refused, index.Refusal{Retired: retired("x", 0), Err: hint.Wrap(errors.New("down"), "later?")})
+	c.Refused = append(c.Refused, collect.Refusal{Retired: retired("x", 0), Err: hint.Wrap(errors.New("down"), "later?")})
 	c.Rewritten = 1
-	c.Lost = []index.Entry{{Path: store("b")}, {Path: store("a")}}
+	c.Lost = []format.Entry{{Path: store("b")}, {Path: store("a")}}
 
 	r := exampleReport()
 	r.Collected(c)
@@ -205,18 +207,18 @@ func TestGCStatus(t *testing.T) {
 	down := errors.New("down")
 	for _, tc := range []struct {
 		name   string
-		c      index.Collected
+		c      collect.Collected
 		err    error
 		failed bool
 		status Status
 	}{
-		{"done", index.Collected{Rewritten: 1}, nil, false, Done},
-		{"waiting only", index.Collected{Waiting: []index.Retired{retired("a", 0)}}, nil, false, Done},
-		{"nothing done", index.Collected{}, down, true, Failed},
-		{"failed after the index", index.Collected{Rewritten: 1}, down, true, Partly},
-		{"failed while deleting", index.Collected{Deleted: 1}, down, true, Partly},
-		{"refused", index.Collected{Refused: []index.Refusal{{Err: down}}}, nil, true, Partly},
-		{"lost", index.Collected{Lost: []index.Entry{{Path: store("a")}}}, nil, true, Partly},
+		{"done", collect.Collected{Rewritten: 1}, nil, false, Done},
+		{"waiting only", collect.Collected{Waiting: []format.Retired{retired("a", 0)}}, nil, false, Done},
+		{"nothing done", collect.Collected{}, down, true, Failed},
+		{"failed after the index", collect.Collected{Rewritten: 1}, down, true, Partly},
+		{"failed while deleting", collect.Collected{Deleted: 1}, down, true, Partly},
+		{"refused", collect.Collected{Refused: []collect.Refusal{{Err: down}}}, nil, true, Partly},
+		{"lost", collect.Collected{Lost: []format.Entry{{Path: store("a")}}}, nil, true, Partly},
 	} {
 		r := exampleReport()
 		r.Collected(tc.c)
@@ -233,7 +235,7 @@ func TestGCJSON(t *testing.T) {
 	t.Parallel()
 	r := exampleReport()
 	r.Unknown = []Unknown{{"packages.x", "evaluation error", "oh"}}
-	r.Collected(index.Collected{Waiting: []index.Retired{retired("e", 0)}, Refused: []index.Refusal{{Retired: retired("f", 0), Err: errors.New("no")}}})
+	r.Collected(collect.Collected{Waiting: []format.Retired{retired("e", 0)}, Refused: []collect.Refusal{{Retired: retired("f", 0), Err: errors.New("no")}}})
 	r.Finish([]Stage{}, r.Failure(nil))
 	var b bytes.Buffer
 	if err := json.NewEncoder(&b).Encode(r); err != nil {

@@ -8,7 +8,7 @@ import (
 	"strings"
 
 	"github.com/org/nixoci-action/closure"
-	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/collect"
 	"github.com/org/nixoci-action/internal/hint"
 	"github.com/org/nixoci-action/internal/ui"
 	"github.com/org/nixoci-action/matrix"
@@ -72,8 +72,8 @@ type Publish struct {
 	// History what each of the last publications like this one reaches in it,
 	// the oldest first, this one last. Both are absent if this run did not come
 	// to its end.
-	Stored  *Stored      `json:"stored,omitempty"`
-	History []index.Past `json:"history,omitempty"`
+	Stored  *Stored        `json:"stored,omitempty"`
+	History []collect.Past `json:"history,omitempty"`
 
 	// Paths are in a dry run all paths of the closure, else those uploaded;
 	// LeftOut are those that were to be excluded, and what needs them.

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/collect"
 	"github.com/org/nixoci-action/internal/ui"
 	"github.com/org/nixoci-action/report"
 )
@@ -38,7 +38,7 @@ func overTime(r *report.Publish) string {
 }
 
 // change compares the last publication with the one before.
-func change(history []index.Past) string {
+func change(history []collect.Past) string {
 	n := len(history)
 	if n < 2 {
 		return ""
@@ -65,7 +65,7 @@ const (
 // chart draws sizes with Mermaid, whose version at GitHub, Gitea and Forgejo
 // may be any that knows xychart-beta. Only numbers and dates are in it.
 // With less than two different sizes there is nothing to see.
-func chart(history []index.Past) string {
+func chart(history []collect.Past) string {
 	largest, different := int64(0), false
 	for _, p := range history {
 		largest = max(largest, p.FileSize)
@@ -99,7 +99,7 @@ func chart(history []index.Past) string {
 const nothing = "\u200b"
 
 // dates labels publications, by the day if that tells them apart.
-func dates(history []index.Past) []string {
+func dates(history []collect.Past) []string {
 	layout, days := "Jan 2", map[string]bool{}
 	for _, p := range history {
 		days[p.Time.UTC().Format(time.DateOnly)] = true

@@ -7,15 +7,16 @@ import (
 	"time"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/collect"
 	"github.com/org/nixoci-action/report"
 )
 
 // sizes is a history of so many bytes each, published every so often.
-func sizes(every time.Duration, bytes ...int64) []index.Past {
-	var h []index.Past
+func sizes(every time.Duration, bytes ...int64) []collect.Past {
+	var h []collect.Past
 	at := time.Date(2026, 11, 20, 22, 30, 0, 0, time.UTC)
 	for i, n := range bytes {
-		h = append(h, index.Past{Time: at.Add(time.Duration(i) * every), Total: index.Total{Paths: i + 1, NarSize: 3 * n, FileSize: n}})
+		h = append(h, collect.Past{Time: at.Add(time.Duration(i) * every), Total: index.Total{Paths: i + 1, NarSize: 3 * n, FileSize: n}})
 	}
 	return h
 }
@@ -25,7 +26,7 @@ func TestChart(t *testing.T) {
 	const day = 24 * time.Hour
 	for _, tc := range []struct {
 		name         string
-		history      []index.Past
+		history      []collect.Past
 		x, y, values string
 	}{
 		{"days", sizes(day, 1_200_000_000, 1_234_567_890, 999_000_000), `"Nov 20", "Nov 21", "Nov 22"`, `"GB, compressed" 0 --> 1.5`, "1.200, 1.235, 0.999"},
@@ -41,7 +42,7 @@ func TestChart(t *testing.T) {
 			}
 		}
 	}
-	for name, h := range map[string][]index.Past{"none": nil, "one": sizes(day, 5), "no change": sizes(day, 5, 5, 5)} {
+	for name, h := range map[string][]collect.Past{"none": nil, "one": sizes(day, 5), "no change": sizes(day, 5, 5, 5)} {
 		if got := chart(h); got != "" {
 			t.Errorf("%s: got %s", name, got)
 		}

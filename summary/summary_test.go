@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/collect"
 	"github.com/org/nixoci-action/internal/secret"
 	"github.com/org/nixoci-action/internal/ui"
 	"github.com/org/nixoci-action/matrix"
@@ -66,7 +67,7 @@ func FuzzSummary(f *testing.F) {
 			},
 			Paths: []report.Path{{Path: a, Reason: "new"}}, LeftOut: []report.Path{{Path: a, Reason: b}},
 			Failures: []report.Failure{{Path: a, Error: b}}, Stored: &report.Stored{Paths: 1, FileSize: 3},
-			History: []index.Past{{Time: at, Total: index.Total{Paths: 1, NarSize: 2, FileSize: 3}}, {Time: at.Add(time.Hour), Total: index.Total{Paths: 1, NarSize: 2, FileSize: 4}}},
+			History: []collect.Past{{Time: at, Total: index.Total{Paths: 1, NarSize: 2, FileSize: 3}}, {Time: at.Add(time.Hour), Total: index.Total{Paths: 1, NarSize: 2, FileSize: 4}}},
 		}
 		var g report.GC
 		text := `{"error": "x", "kept": {"paths": 1}, "reasons": [{"keep": true, "reason": "x"}], "paths": [{"path": "x"}], "result": {"refused": [{"reason": "x", "remedy": "x"}]}}`

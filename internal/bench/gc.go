@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/report"
 )
@@ -147,7 +148,7 @@ func (x *agedCache) collect(ctx context.Context, s *section) error {
 
 	add := func(what, unit string, value float64) { s.add(x.String()+": "+what, unit, value) }
 	size := entriesSize(before.snapshot.Segments())
-	written := entriesSize(slices.DeleteFunc(after.snapshot.Segments(), func(i index.SegmentInfo) bool {
+	written := entriesSize(slices.DeleteFunc(after.snapshot.Segments(), func(i format.SegmentInfo) bool {
 		return !slices.Contains(cold.Result.Segments, i.Tag)
 	}))
 	add("removed, of all paths", "", float64(dry.Removed.Paths)/float64(x.entries))
@@ -175,7 +176,7 @@ func (x *agedCache) collect(ctx context.Context, s *section) error {
 	return nil
 }
 
-func entriesSize(segments []index.SegmentInfo) (n int64) {
+func entriesSize(segments []format.SegmentInfo) (n int64) {
 	for _, s := range segments {
 		n += s.EntriesSize
 	}
@@ -311,9 +312,9 @@ type history struct {
 	repo       registry.Repository
 	perSegment int
 	now        time.Time
-	kept       []index.Entry // that later publications need
-	keptNames  []string      // their base names
-	last       []string      // base names of a publication's other paths
+	kept       []format.Entry // that later publications need
+	keptNames  []string       // their base names
+	last       []string       // base names of a publication's other paths
 }
 
 func newHistory(f *faker, repo registry.Repository, perSegment int) *history {
@@ -338,7 +339,7 @@ func (h *history) publish(ctx context.Context, cache *index.Cache, n int) error 
 	if err != nil {
 		return err
 	}
-	w, err := cache.NewWriter(base, index.WriterOptions{Config: index.Config{StoreDir: h.dir}, CommitEvery: h.perSegment})
+	w, err := cache.NewWriter(base, index.WriterOptions{Config: format.Config{StoreDir: h.dir}, CommitEvery: h.perSegment})
 	if err != nil {
 		return err
 	}
@@ -357,36 +358,36 @@ func (h *history) publish(ctx context.Context, cache *index.Cache, n int) error 
 			return err
 		}
 	}
-	p := index.Publication{Time: h.now, Flake: ".", Ref: "refs/heads/main", Systems: []string{"x86_64-linux"}}
+	p := format.Publication{Time: h.now, Flake: ".", Ref: "refs/heads/main", Systems: []string{"x86_64-linux"}}
 	for _, name := range newest(h.last) {
-		p.Roots = append(p.Roots, index.Root{Attr: "packages.x86_64-linux.default", Path: name})
+		p.Roots = append(p.Roots, format.Root{Attr: "packages.x86_64-linux.default", Path: name})
 	}
 	_, err = w.Close(ctx, &p)
 	return err
 }
 
 // add makes n entries, whose NARs it stores.
-func (h *history) add(ctx context.Context, n int) ([]index.Entry, error) {
+func (h *history) add(ctx context.Context, n int) ([]format.Entry, error) {
 	data := h.random(n * historyNAR)
 	single := max(2, n/historyBlobs)
 	pack, err := h.repo.PutBlob(ctx, data)
 	if err != nil {
 		return nil, err
 	}
-	var entries []index.Entry
+	var entries []format.Entry
 	for i := range n {
 		at := i * historyNAR
-		nar := index.Location{Blob: pack.Digest, BlobSize: pack.Size, Offset: int64(at), Size: historyNAR}
+		nar := format.Location{Blob: pack.Digest, BlobSize: pack.Size, Offset: int64(at), Size: historyNAR}
 		part := data[at:][:historyNAR]
 		if i%single == 1 {
 			desc, err := h.repo.PutBlob(ctx, part)
 			if err != nil {
 				return nil, err
 			}
-			nar = index.Location{Blob: desc.Digest, BlobSize: desc.Size, Size: desc.Size}
+			nar = format.Location{Blob: desc.Digest, BlobSize: desc.Size, Size: desc.Size}
 		}
 		sum := sha256.Sum256(part)
-		e := h.describe(index.FileHash(sum[:]), nar)
+		e := h.describe(format.FileHash(sum[:]), nar)
 		// each refers to the one before, so that the last refers to all
 		if i%lasting == 0 {
 			e.References = h.refer(h.keptNames, newest(h.keptNames)...)

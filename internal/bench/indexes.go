@@ -18,6 +18,7 @@ import (
 	"github.com/nix-community/go-nix/pkg/nixbase32"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/storepath"
 )
@@ -215,7 +216,7 @@ func (f *faker) publish(ctx context.Context, n int) error {
 	if err != nil {
 		return err
 	}
-	w, err := cache.NewWriter(base, index.WriterOptions{Config: index.Config{StoreDir: f.dir}})
+	w, err := cache.NewWriter(base, index.WriterOptions{Config: format.Config{StoreDir: f.dir}})
 	if err != nil {
 		return err
 	}
@@ -224,13 +225,13 @@ func (f *faker) publish(ctx context.Context, n int) error {
 			return err
 		}
 	}
-	_, err = w.Close(ctx, &index.Publication{Time: time.Now().UTC(), Roots: []index.Root{{Path: f.refs[len(f.refs)-1]}}})
+	_, err = w.Close(ctx, &format.Publication{Time: time.Now().UTC(), Roots: []format.Root{{Path: f.refs[len(f.refs)-1]}}})
 	return err
 }
 
-func (f *faker) entry() index.Entry {
+func (f *faker) entry() format.Entry {
 	size := int64(4096 + f.rng.IntN(100_000))
-	e := f.describe(index.FileHash(f.random(32)), index.Location{
+	e := f.describe(format.FileHash(f.random(32)), format.Location{
 		Blob: f.blob.Digest, BlobSize: f.blob.Size, Offset: f.rng.Int64N(f.blob.Size - size), Size: size,
 	})
 	e.References = f.refer(f.refs)
@@ -239,16 +240,16 @@ func (f *faker) entry() index.Entry {
 }
 
 // describe makes an entry without references.
-func (f *faker) describe(fileHash string, nar index.Location) index.Entry {
+func (f *faker) describe(fileHash string, nar format.Location) format.Entry {
 	p := storepath.Path{
 		Dir: f.dir, HashPart: nixbase32.EncodeToString(f.random(20)),
 		Name: fmt.Sprintf("%s-%d.%d", packageNames[f.rng.IntN(len(packageNames))], f.rng.IntN(20), f.rng.IntN(100)),
 	}
-	return index.Entry{
-		Path: p, NarHash: index.FileHash(f.random(32)), NarSize: 3 * nar.Size,
+	return format.Entry{
+		Path: p, NarHash: format.FileHash(f.random(32)), NarSize: 3 * nar.Size,
 		Deriver:     nixbase32.EncodeToString(f.random(20)) + "-" + p.Name + ".drv",
 		Signatures:  []string{"cache.example.org-1:" + base64.StdEncoding.EncodeToString(f.random(64))},
-		Compression: index.CompressionZstd, FileHash: fileHash, NAR: nar,
+		Compression: format.CompressionZstd, FileHash: fileHash, NAR: nar,
 	}
 }
 

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/nix/nixtest"
 	"github.com/org/nixoci-action/internal/registrytest"
 )
@@ -62,7 +62,7 @@ func (f *forge) run(workflow, secrets string, vars map[string]string, args ...st
 }
 
 // recorded are the cache's publications.
-func (f *forge) recorded() []index.Publication {
+func (f *forge) recorded() []format.Publication {
 	f.Helper()
 	return publications(f.T, strings.Replace(f.Cache(forgeRepository), f.Addr, f.Storage.Addr, 1))
 }

@@ -13,6 +13,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/registrytest"
 )
@@ -64,7 +65,7 @@ func sweep(tb testing.TB, cache string) *index.Snapshot {
 // a pack alone while it is at least half of use.
 func waste(tb testing.TB, s *index.Snapshot) int64 {
 	tb.Helper()
-	used, sizes, seen := map[v1.Hash]int64{}, map[v1.Hash]int64{}, map[index.Location]bool{}
+	used, sizes, seen := map[v1.Hash]int64{}, map[v1.Hash]int64{}, map[format.Location]bool{}
 	for e := range s.All {
 		if !seen[e.NAR] {
 			seen[e.NAR] = true

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/nix/nixtest"
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/registrytest"
@@ -194,13 +195,13 @@ func TestPublicationsWithoutAnOrigin(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		writer, err := c.NewWriter(base, index.WriterOptions{Config: index.Config{StoreDir: w.Store}})
+		writer, err := c.NewWriter(base, index.WriterOptions{Config: format.Config{StoreDir: w.Store}})
 		if err != nil {
 			t.Fatal(err)
 		}
-		p := index.Publication{
+		p := format.Publication{
 			Time: time.Now().UTC().Truncate(time.Millisecond), Flake: ".", Systems: []string{system},
-			Roots: []index.Root{{Attr: "packages." + system + ".default", Path: filepath.Base(pathOf[name])}},
+			Roots: []format.Root{{Attr: "packages." + system + ".default", Path: filepath.Base(pathOf[name])}},
 		}
 		if repository != "" {
 			p.Ref, p.Selection, p.RunURL = "refs/heads/main", "flake=.&job=build&workflow=ci", "https://git.example.org/"+repository+"/actions/runs/1"

@@ -10,12 +10,13 @@ import (
 	"github.com/google/go-containerregistry/pkg/authn"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/registry"
 )
 
 // publications reads what a cache records. What two writers have merged at once
 // stands in both segments, and counts once.
-func publications(t *testing.T, cache string, login ...authn.Keychain) []index.Publication {
+func publications(t *testing.T, cache string, login ...authn.Keychain) []format.Publication {
 	t.Helper()
 	repo, err := registry.Open(cache, registry.Options{Keychain: authn.NewMultiKeychain(login...)})
 	if err != nil {
@@ -26,8 +27,8 @@ func publications(t *testing.T, cache string, login ...authn.Keychain) []index.P
 		t.Fatal(err)
 	}
 	pubs := s.Publications()
-	slices.SortStableFunc(pubs, func(a, b index.Publication) int { return a.Time.Compare(b.Time) })
-	return slices.CompactFunc(pubs, func(a, b index.Publication) bool { return a.Time.Equal(b.Time) && slices.Equal(a.Roots, b.Roots) })
+	slices.SortStableFunc(pubs, func(a, b format.Publication) int { return a.Time.Compare(b.Time) })
+	return slices.CompactFunc(pubs, func(a, b format.Publication) bool { return a.Time.Equal(b.Time) && slices.Equal(a.Roots, b.Roots) })
 }
 
 // A publication is recorded again only where that says something new: a pin,

@@ -18,7 +18,7 @@ import (
 
 	"github.com/nix-community/go-nix/pkg/nixbase32"
 
-	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/nix/nixtest"
 	"github.com/org/nixoci-action/internal/registrytest"
 )
@@ -249,7 +249,7 @@ func TestPushIsKilled(t *testing.T) {
 func checkClosed(t *testing.T, cache string) {
 	t.Helper()
 	have := sweep(t, cache)
-	have.All(func(e index.Entry) bool {
+	have.All(func(e format.Entry) bool {
 		for _, r := range e.References {
 			if !have.Has(r[:32]) {
 				t.Errorf("%s is there, and %s to which it refers is not", e.Path, r)
@@ -319,7 +319,7 @@ func TestPushAndCollect(t *testing.T) {
 		}
 	}
 	pubs := have.Publications()
-	if !slices.ContainsFunc(pubs, func(p index.Publication) bool {
+	if !slices.ContainsFunc(pubs, func(p format.Publication) bool {
 		return p.Selection == "package=pkg" && len(p.Roots) == 1 && p.Roots[0].Path == filepath.Base(paths[1])
 	}) {
 		t.Errorf("got the publications %+v", pubs)

@@ -29,6 +29,7 @@ import (
 	"github.com/nix-community/go-nix/pkg/nixbase32"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/registrytest"
 	"github.com/org/nixoci-action/internal/storepath"
@@ -116,7 +117,7 @@ func (d *daemon) stop() {
 }
 
 // fill puts NARs into a cache, each a store path and a blob.
-func fill(t *testing.T, cache string, o registry.Options, nars ...[]byte) []index.Entry {
+func fill(t *testing.T, cache string, o registry.Options, nars ...[]byte) []format.Entry {
 	t.Helper()
 	o.Push = true
 	repo, err := registry.Open(cache, o)
@@ -132,16 +133,16 @@ func fill(t *testing.T, cache string, o registry.Options, nars ...[]byte) []inde
 	if err != nil {
 		t.Fatal(err)
 	}
-	var entries []index.Entry
+	var entries []format.Entry
 	for _, nar := range nars {
 		if _, err := repo.PutBlob(t.Context(), nar); err != nil {
 			t.Fatal(err)
 		}
 		sum, size := sha256.Sum256(nar), int64(len(nar))
-		e := index.Entry{
+		e := format.Entry{
 			Path:    storepath.Path{Dir: storepath.DefaultDir, HashPart: nixbase32.EncodeToString(sum[:20]), Name: "x"},
-			NarHash: index.FileHash(sum[:]), NarSize: size, FileHash: index.FileHash(sum[:]), Compression: index.CompressionZstd,
-			NAR: index.Location{Blob: v1.Hash{Algorithm: "sha256", Hex: hex.EncodeToString(sum[:])}, BlobSize: size, Size: size},
+			NarHash: format.FileHash(sum[:]), NarSize: size, FileHash: format.FileHash(sum[:]), Compression: format.CompressionZstd,
+			NAR: format.Location{Blob: v1.Hash{Algorithm: "sha256", Hex: hex.EncodeToString(sum[:])}, BlobSize: size, Size: size},
 		}
 		if err := w.Add(t.Context(), e); err != nil {
 			t.Fatal(err)
@@ -636,7 +637,7 @@ func TestLoad(t *testing.T) {
 					}
 					defer resp.Body.Close()
 					sum := sha256.New()
-					if _, err := io.Copy(sum, resp.Body); err != nil || index.FileHash(sum.Sum(nil)) != entries[i%8].FileHash {
+					if _, err := io.Copy(sum, resp.Body); err != nil || format.FileHash(sum.Sum(nil)) != entries[i%8].FileHash {
 						t.Errorf("a NAR: got %s, %v", resp.Status, err)
 					}
 				})

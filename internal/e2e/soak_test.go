@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/registrytest"
 )
@@ -28,7 +29,7 @@ var (
 	soakSeed = flag.Uint64("soak-seed", 0, "the seed of TestSoak; 0 takes one at random")
 )
 
-// A publish relies on entries for index.PinAfter without repeating them, and
+// A publish relies on entries for format.PinAfter without repeating them, and
 // collections here do not wait for so long. So what it relies on is either kept
 // at every moment, or was first published within its own epoch: when it
 // commits, that is younger than epoch and limit together, and therefore than
@@ -427,8 +428,8 @@ func (s *soak) checkOnce() error {
 }
 
 // newestOf returns the newest publication of each Git reference.
-func newestOf(s *index.Snapshot) map[string]index.Publication {
-	newest := map[string]index.Publication{}
+func newestOf(s *index.Snapshot) map[string]format.Publication {
+	newest := map[string]format.Publication{}
 	for _, p := range s.Publications() {
 		if p.Time.After(newest[p.Ref].Time) {
 			newest[p.Ref] = p
@@ -438,7 +439,7 @@ func newestOf(s *index.Snapshot) map[string]index.Publication {
 }
 
 // rootsOf returns the sorted base names of what was published.
-func rootsOf(p index.Publication) []string {
+func rootsOf(p format.Publication) []string {
 	var roots []string
 	for _, r := range p.Roots {
 		roots = append(roots, r.Path)

@@ -14,6 +14,7 @@ import (
 	"github.com/nix-community/go-nix/pkg/nixbase32"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/nix/nixtest"
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/signing"
@@ -42,7 +43,7 @@ func (w *world) attacker(cache string) *attacker {
 
 // evil is an entry for a store path with contents of the attacker's, whose NAR
 // is in the registry.
-func (a *attacker) evil(path, contents string) index.Entry {
+func (a *attacker) evil(path, contents string) format.Entry {
 	w := a.w
 	w.Helper()
 	nixtest.Write(w, w.Dir, "evil", contents)
@@ -65,14 +66,14 @@ func (a *attacker) evil(path, contents string) index.Entry {
 	sum := sha256.Sum256(nar)
 	hash := "sha256:" + nixbase32.EncodeToString(sum[:])
 	size := int64(len(nar))
-	return index.Entry{
-		Path: parsed, NarHash: hash, NarSize: size, Compression: index.CompressionNone, FileHash: hash,
-		NAR: index.Location{Blob: blob.Digest, BlobSize: size, Size: size},
+	return format.Entry{
+		Path: parsed, NarHash: hash, NarSize: size, Compression: format.CompressionNone, FileHash: hash,
+		NAR: format.Location{Blob: blob.Digest, BlobSize: size, Size: size},
 	}
 }
 
 // sign adds the attacker's signature.
-func (a *attacker) sign(e index.Entry) index.Entry {
+func (a *attacker) sign(e format.Entry) format.Entry {
 	a.w.Helper()
 	var err error
 	if e.Signatures, err = a.keys.Sign(e.Fingerprint(), e.Signatures); err != nil {
@@ -83,7 +84,7 @@ func (a *attacker) sign(e index.Entry) index.Entry {
 
 // write puts entries into the cache, and the attacker's key among the keys that
 // the cache names.
-func (a *attacker) write(entries ...index.Entry) {
+func (a *attacker) write(entries ...format.Entry) {
 	a.w.Helper()
 	ctx := context.Background()
 	repo, err := registry.Open(a.cache, registry.Options{Push: true})
@@ -95,7 +96,7 @@ func (a *attacker) write(entries ...index.Entry) {
 	if err != nil {
 		a.w.Fatal(err)
 	}
-	writer, err := c.NewWriter(base, index.WriterOptions{Config: index.Config{StoreDir: a.w.Store, PublicKeys: []string{a.publicKey}}})
+	writer, err := c.NewWriter(base, index.WriterOptions{Config: format.Config{StoreDir: a.w.Store, PublicKeys: []string{a.publicKey}}})
 	if err != nil {
 		a.w.Fatal(err)
 	}
@@ -110,7 +111,7 @@ func (a *attacker) write(entries ...index.Entry) {
 }
 
 // entry is what a cache has of a path.
-func (w *world) entry(cache, path string) index.Entry {
+func (w *world) entry(cache, path string) format.Entry {
 	w.Helper()
 	e, ok := sweep(w.T, cache).Lookup(hashPart(path))
 	if !ok {
@@ -120,7 +121,7 @@ func (w *world) entry(cache, path string) index.Entry {
 }
 
 // signed reports whether the world's key has signed an entry.
-func (w *world) signed(e index.Entry) bool {
+func (w *world) signed(e format.Entry) bool {
 	return signing.SignedBy([]string{w.publicKey}, e.Fingerprint(), e.Signatures)
 }
 
@@ -279,9 +280,9 @@ func TestSubstitutedIsNotSigned(t *testing.T) {
 // size. That is replaced by what the store says, and never signed.
 func TestPublishReplacesLies(t *testing.T) {
 	t.Parallel()
-	for name, lie := range map[string]func(e *index.Entry){
-		"references": func(e *index.Entry) { e.References = nil },
-		"size":       func(e *index.Entry) { e.NarSize++ },
+	for name, lie := range map[string]func(e *format.Entry){
+		"references": func(e *format.Entry) { e.References = nil },
+		"size":       func(e *format.Entry) { e.NarSize++ },
 	} {
 		for _, key := range []bool{true, false} {
 			t.Run(name+map[bool]string{true: " with a key", false: " without a key"}[key], func(t *testing.T) {
@@ -347,7 +348,7 @@ func (w *world) realised(cache, path, drv string) (signed int, of bool) {
 func TestPublishSignsNoForgedRealisation(t *testing.T) {
 	t.Parallel()
 	const sudo = "11111111111111111111111111111111-sudo.drv"
-	for name, forged := range map[string][]index.Realisation{"deriver": nil, "realisation": {{Drv: sudo, Output: "out"}}} {
+	for name, forged := range map[string][]format.Realisation{"deriver": nil, "realisation": {{Drv: sudo, Output: "out"}}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t)

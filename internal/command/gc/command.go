@@ -13,7 +13,7 @@ import (
 func Run(ctx context.Context, args []string, getenv func(string) string, _ io.Reader, stdout, stderr io.Writer) int {
 	cfg, err := parseConfig(args, getenv)
 	if err == nil {
-		err = collect(ctx, cfg, getenv, stdout, stderr)
+		err = run(ctx, cfg, getenv, stdout, stderr)
 	}
 	return cli.Report(ctx, err, getenv, stdout, stderr)
 }

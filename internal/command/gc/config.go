@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/org/nixoci-action/discover"
-	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/collect"
 	"github.com/org/nixoci-action/internal/cli"
 	"github.com/org/nixoci-action/internal/registry"
 )
@@ -55,13 +55,13 @@ var Command = &cli.Command{
 }
 
 // safeDelay is the delay that suits every publisher and reader.
-const safeDelay = index.DefaultDelay
+const safeDelay = collect.DefaultDelay
 
 // parseConfig reads flags and environment. It touches nothing else.
 func parseConfig(args []string, getenv func(string) string) (config, error) {
 	var c config
 	var kinds []string
-	fallback := index.DefaultRetention()
+	fallback := collect.DefaultRetention()
 	f := Command.Flags(getenv)
 	f.Cache(&c.Cache)
 	f.Duration(&c.Retention, "retention", fallback.Age, "`TIME` for which a publication is kept after a newer one took its place, and what is in no publication after it was added; as in 30d, 2w, 12h or P30D")

@@ -12,6 +12,8 @@ import (
 
 	"github.com/org/nixoci-action/discover"
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/collect"
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/hint"
 	"github.com/org/nixoci-action/internal/secret"
 	"github.com/org/nixoci-action/internal/ui"
@@ -20,7 +22,7 @@ import (
 
 // inputs reads the index, and evaluates the flake at the same time unless the
 // systems are those of the cache.
-func (c *collector) inputs(ctx context.Context) (*index.Snapshot, []index.Keep, error) {
+func (c *collector) inputs(ctx context.Context) (*index.Snapshot, []collect.Keep, error) {
 	if c.cfg.Flake == "" {
 		base, err := c.read(ctx)
 		return base, nil, err
@@ -61,7 +63,7 @@ func (c *collector) inputs(ctx context.Context) (*index.Snapshot, []index.Keep, 
 }
 
 // allSystems are the systems of publications, and the local one.
-func allSystems(local string, pubs []index.Publication) []string {
+func allSystems(local string, pubs []format.Publication) []string {
 	all := []string{local}
 	for _, p := range pubs {
 		all = append(all, p.Systems...)
@@ -102,7 +104,7 @@ func unknownText(unknown []discover.Skipped) string {
 
 // flakeRoots are the paths of a flake's outputs and, of attributes whose paths
 // cannot be known, all that was ever published under them.
-func flakeRoots(found discover.Result, pubs []index.Publication) (keep []index.Keep, unknown []discover.Skipped) {
+func flakeRoots(found discover.Result, pubs []format.Publication) (keep []collect.Keep, unknown []discover.Skipped) {
 	var bases []string
 	for i := range found.Outputs {
 		for _, p := range found.Outputs[i].Paths() {
@@ -110,7 +112,7 @@ func flakeRoots(found discover.Result, pubs []index.Publication) (keep []index.K
 		}
 	}
 	if len(bases) > 0 {
-		keep = append(keep, index.Keep{Reason: "output of the flake", Paths: bases})
+		keep = append(keep, collect.Keep{Reason: "output of the flake", Paths: bases})
 	}
 	for _, s := range found.Skipped {
 		if !s.Reason.Failure() && s.Reason != discover.UnknownPath {
@@ -118,14 +120,14 @@ func flakeRoots(found discover.Result, pubs []index.Publication) (keep []index.K
 		}
 		unknown = append(unknown, s)
 		if recorded := published(s.Attr.String(), pubs); len(recorded) > 0 {
-			keep = append(keep, index.Keep{Reason: fmt.Sprintf("flake attribute %s cannot be evaluated", s.Attr), Paths: recorded})
+			keep = append(keep, collect.Keep{Reason: fmt.Sprintf("flake attribute %s cannot be evaluated", s.Attr), Paths: recorded})
 		}
 	}
 	return keep, unknown
 }
 
 // published are the paths that were published under an attribute or below it.
-func published(attr string, pubs []index.Publication) []string {
+func published(attr string, pubs []format.Publication) []string {
 	var bases []string
 	for _, p := range pubs {
 		for _, r := range p.Roots {

@@ -7,7 +7,8 @@ import (
 	"testing"
 
 	"github.com/org/nixoci-action/discover"
-	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/collect"
+	"github.com/org/nixoci-action/index/format"
 )
 
 // What a flake has is kept, and what cannot be known of it as it was published.
@@ -28,16 +29,16 @@ func TestFlakeRoots(t *testing.T) {
 			skip(discover.Excluded, "apps"), skip(discover.EvaluationError, "packages", "x86_64-linux", "new"),
 		},
 	}
-	root := func(attr, path string) index.Root { return index.Root{Attr: attr, Path: path} }
-	pubs := []index.Publication{
-		{Roots: []index.Root{root(`packages.x86_64-linux."bad.one"`, "old"), root("checks.x86_64-linux.a", "check"), root("apps.x", "app"), root("", "bare")}},
-		{Roots: []index.Root{
+	root := func(attr, path string) format.Root { return format.Root{Attr: attr, Path: path} }
+	pubs := []format.Publication{
+		{Roots: []format.Root{root(`packages.x86_64-linux."bad.one"`, "old"), root("checks.x86_64-linux.a", "check"), root("apps.x", "app"), root("", "bare")}},
+		{Roots: []format.Root{
 			root(`packages.x86_64-linux."bad.one"`, "new"), root(`packages.x86_64-linux."bad.one"`, "old"), root("checks.x86_64-linux2.a", "no"),
 			root("packages.x86_64-linux.ca", "ca"), root("packages.x86_64-linux.other", "other"),
 		}},
 	}
 	keep, unknown := flakeRoots(found, pubs)
-	want := []index.Keep{
+	want := []collect.Keep{
 		{Reason: "output of the flake", Paths: []string{hash + "a", hash + "a-dev", hash + "source"}},
 		{Reason: `flake attribute packages.x86_64-linux."bad.one" cannot be evaluated`, Paths: []string{"new", "old"}},
 		{Reason: "flake attribute checks.x86_64-linux cannot be evaluated", Paths: []string{"check"}},
@@ -54,7 +55,7 @@ func TestFlakeRoots(t *testing.T) {
 
 func TestAllSystems(t *testing.T) {
 	t.Parallel()
-	got := allSystems("b", []index.Publication{{Systems: []string{"c", "a"}}, {}, {Systems: []string{"a", "b"}}})
+	got := allSystems("b", []format.Publication{{Systems: []string{"c", "a"}}, {}, {Systems: []string{"a", "b"}}})
 	if !slices.Equal(got, []string{"a", "b", "c"}) {
 		t.Errorf("got %v", got)
 	}
@@ -62,10 +63,10 @@ func TestAllSystems(t *testing.T) {
 
 func TestCheckPins(t *testing.T) {
 	t.Parallel()
-	pubs := []index.Publication{{Pin: "b"}, {}, {Pin: "a"}, {Pin: "b"}}
+	pubs := []format.Publication{{Pin: "b"}, {}, {Pin: "a"}, {Pin: "b"}}
 	for _, tc := range []struct {
 		names []string
-		pubs  []index.Publication
+		pubs  []format.Publication
 		want  string
 	}{
 		{nil, nil, ""},

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/collect"
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/ci"
 	"github.com/org/nixoci-action/internal/cli"
 	"github.com/org/nixoci-action/internal/hint"
@@ -34,9 +36,9 @@ type collector struct {
 	stages report.Stopwatch
 }
 
-// collect does what cfg asks for and prints the report. Its error carries the
+// run does what cfg asks for and prints the report. Its error carries the
 // exit status.
-func collect(ctx context.Context, cfg config, getenv func(string) string, stdout, stderr io.Writer) error {
+func run(ctx context.Context, cfg config, getenv func(string) string, stdout, stderr io.Writer) error {
 	c, done, err := newCollector(cfg, getenv, stderr)
 	if err != nil {
 		return err
@@ -110,9 +112,9 @@ func (c *collector) run(ctx context.Context) error {
 		return cli.WithStatus(err, cli.ExitUsage)
 	}
 	end := c.stages.Start("plan")
-	plan, err := base.Plan(index.PlanOptions{
+	plan, err := collect.NewPlan(base, collect.PlanOptions{
 		Now: c.now, Keep: keep, Unpin: c.cfg.Unpin, Delay: c.cfg.Delay,
-		Retention: index.Retention{Last: c.cfg.KeepLast, Branches: c.cfg.Branches, Age: c.cfg.Retention, PullRequests: c.cfg.PRRetention},
+		Retention: collect.Retention{Last: c.cfg.KeepLast, Branches: c.cfg.Branches, Age: c.cfg.Retention, PullRequests: c.cfg.PRRetention},
 	})
 	end()
 	if err != nil {
@@ -128,7 +130,7 @@ func (c *collector) run(ctx context.Context) error {
 	}
 	defer c.stages.Start("collect")()
 	c.msg.Printf("removing %s of %s, %s", ui.Number(plan.Removed.Paths), ui.Count(plan.Removed.Paths+plan.Kept.Paths, "path"), ui.Bytes(plan.Removed.FileSize))
-	collected, err := c.cache.Collect(ctx, plan)
+	collected, err := collect.Run(ctx, c.cache, plan)
 	c.report.Collected(collected)
 	return c.report.Failure(explain(err))
 }
@@ -142,7 +144,7 @@ func (c *collector) read(ctx context.Context) (*index.Snapshot, error) {
 	case err != nil || !base.Foreign():
 		return base, err
 	case len(base.Segments()) == 0:
-		return nil, hint.Wrap(index.ErrForeign, "publish into it once: that takes it over")
+		return nil, hint.Wrap(format.ErrForeign, "publish into it once: that takes it over")
 	case c.cfg.DryRun:
 		return nil, hint.Wrap(errors.New("nixcache-oci has overwritten the cache index"), "publish, or run gc without --dry-run: both repair it")
 	}
@@ -156,7 +158,7 @@ func (c *collector) read(ctx context.Context) (*index.Snapshot, error) {
 
 // explain adds hints to what the index reports.
 func explain(err error) error {
-	if errors.As(err, new(*index.TooNewError)) {
+	if errors.As(err, new(*format.TooNewError)) {
 		return hint.Wrap(err, "use a newer version of nixoci-action")
 	}
 	return err
@@ -164,7 +166,7 @@ func explain(err error) error {
 
 // checkPins finds names that pin nothing: a pin that is spelled wrong would
 // stay.
-func checkPins(names []string, pubs []index.Publication) error {
+func checkPins(names []string, pubs []format.Publication) error {
 	var pins []string
 	for _, p := range pubs {
 		if p.Pin != "" {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/hint"
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/ui"
@@ -36,7 +37,7 @@ func TestReadRepairs(t *testing.T) {
 		const mediaType = "application/vnd.oci.image.manifest.v1+json"
 		raw := fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":%q,"size":3},`+
 			`"layers":[{"mediaType":"application/vnd.nix.cache.index.v1+json","digest":%q,"size":%d}]}`, mediaType, config.Digest, idx.Digest, idx.Size)
-		if _, err := repo.PutManifest(ctx, index.RootTag, registry.Manifest{MediaType: mediaType, Raw: []byte(raw)}); err != nil {
+		if _, err := repo.PutManifest(ctx, format.RootTag, registry.Manifest{MediaType: mediaType, Raw: []byte(raw)}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -48,7 +49,7 @@ func TestReadRepairs(t *testing.T) {
 		return c.read(ctx)
 	}
 	overwrite()
-	if _, err := read(false); !errors.Is(err, index.ErrForeign) {
+	if _, err := read(false); !errors.Is(err, format.ErrForeign) {
 		t.Errorf("without segments: got %v, want ErrForeign", err)
 	}
 	if _, _, err := index.Open(repo, index.Options{}).Adopt(ctx, index.AdoptOptions{}); err != nil {

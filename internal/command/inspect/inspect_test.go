@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/cli"
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/storepath"
@@ -29,7 +30,7 @@ func inspected(t *testing.T, args ...string) (status int, stdout, stderr string)
 func hash(s string) string { return strings.Repeat(s, 52)[:52] }
 
 // sample is a cache with two paths, of which one refers to the other.
-func sample(t *testing.T) (cache string, app, lib index.Entry) {
+func sample(t *testing.T) (cache string, app, lib format.Entry) {
 	t.Helper()
 	cache = "oci:" + filepath.Join(t.TempDir(), "cache")
 	repo, err := registry.Open(cache, registry.Options{Push: true})
@@ -40,10 +41,10 @@ func sample(t *testing.T) (cache string, app, lib index.Entry) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	entry := func(c, name string, refs ...string) index.Entry {
-		return index.Entry{
+	entry := func(c, name string, refs ...string) format.Entry {
+		return format.Entry{
 			Path: storepath.Path{Dir: storepath.DefaultDir, HashPart: strings.Repeat(c, 32), Name: name}, NarHash: "sha256:0" + hash(c)[1:], NarSize: 3000, References: refs,
-			Compression: index.CompressionZstd, FileHash: "sha256:1" + hash(c)[1:], NAR: index.Location{Blob: blob.Digest, BlobSize: 1000, Size: 500},
+			Compression: format.CompressionZstd, FileHash: "sha256:1" + hash(c)[1:], NAR: format.Location{Blob: blob.Digest, BlobSize: 1000, Size: 500},
 		}
 	}
 	lib = entry("a", "lib-1")
@@ -57,12 +58,12 @@ func sample(t *testing.T) (cache string, app, lib index.Entry) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, e := range []index.Entry{lib, app} {
+	for _, e := range []format.Entry{lib, app} {
 		if err := w.Add(t.Context(), e); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if _, err := w.Close(t.Context(), &index.Publication{Time: time.Now(), Ref: "refs/heads/main\x1b[31m", Roots: []index.Root{{Attr: "app", Path: app.Path.Base()}}}); err != nil {
+	if _, err := w.Close(t.Context(), &format.Publication{Time: time.Now(), Ref: "refs/heads/main\x1b[31m", Roots: []format.Root{{Attr: "app", Path: app.Path.Base()}}}); err != nil {
 		t.Fatal(err)
 	}
 	return cache, app, lib

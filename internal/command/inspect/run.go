@@ -8,6 +8,7 @@ import (
 	"log/slog"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/cli"
 	"github.com/org/nixoci-action/internal/hint"
 	"github.com/org/nixoci-action/internal/registry"
@@ -57,7 +58,7 @@ func read(ctx context.Context, cfg config, getenv func(string) string, msg *ui.M
 	switch {
 	case err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded):
 		return nil, context.Cause(ctx)
-	case errors.As(err, new(*index.TooNewError)):
+	case errors.As(err, new(*format.TooNewError)):
 		return nil, hint.Wrap(err, "use a newer version of nixoci-action")
 	}
 	return snap, err

@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/authn"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/cli"
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/secret"
@@ -208,7 +209,7 @@ func (m *many) verify(ctx context.Context, a proxy.Access) error {
 	if err != nil {
 		return err
 	}
-	if _, err := repo.Resolve(ctx, index.RootTag); err != nil {
+	if _, err := repo.Resolve(ctx, format.RootTag); err != nil {
 		return fmt.Errorf("verifying access to %s: %w", a.Cache, err)
 	}
 	return nil

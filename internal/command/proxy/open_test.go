@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/cli"
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/registrytest"
@@ -23,7 +24,7 @@ import (
 )
 
 // publishTo makes an empty cache.
-func publishTo(t *testing.T, cache string, conf index.Config) {
+func publishTo(t *testing.T, cache string, conf format.Config) {
 	t.Helper()
 	repo, err := registry.Open(cache, registry.Options{Push: true})
 	if err != nil {
@@ -38,7 +39,7 @@ func publishTo(t *testing.T, cache string, conf index.Config) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.Close(t.Context(), &index.Publication{}); err != nil {
+	if _, err := w.Close(t.Context(), &format.Publication{}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -90,8 +91,8 @@ func TestOwnCredentials(t *testing.T) {
 	reg := registrytest.NewPrivate(t, backend, true)
 	reg.User("owner", "hunter2", "org/")
 	reg.User("client", "secret", "org/b")
-	publishTo(t, backend+"/org/a", index.Config{})
-	publishTo(t, backend+"/org/b", index.Config{})
+	publishTo(t, backend+"/org/a", format.Config{})
+	publishTo(t, backend+"/org/b", format.Config{})
 	dockerLogin(t, reg.Addr, "owner", "hunter2")
 	getenv := env("NIXOCI_USERNAME", "owner", "NIXOCI_PASSWORD", "hunter2")
 	a, b := "/"+reg.Addr+"/org/a/nix-cache-info", "/"+reg.Addr+"/org/b/nix-cache-info"
@@ -121,7 +122,7 @@ func TestDiskCopyIsNotServed(t *testing.T) {
 	backend := registrytest.GGCR(t)
 	reg := registrytest.NewPrivate(t, backend, false)
 	reg.User("owner", "hunter2", "org/")
-	publishTo(t, backend+"/org/a", index.Config{PublicKeys: []string{"test-1:Yeaqy3FM9MFKA/J0HCnQqZm7LfZ9lCcS3Mqf7JYLb9s="}})
+	publishTo(t, backend+"/org/a", format.Config{PublicKeys: []string{"test-1:Yeaqy3FM9MFKA/J0HCnQqZm7LfZ9lCcS3Mqf7JYLb9s="}})
 	dir := t.TempDir()
 	own, err := registry.Open(reg.Addr+"/org/a", registry.Options{Keychain: cli.Password("owner", "hunter2")})
 	if err != nil {
@@ -180,8 +181,8 @@ func TestLoginOfOneRegistry(t *testing.T) {
 	first.User("u", "hunter2", "a/")
 	second.User("u", "hunter2", "a/")
 	second.Open("a/open")
-	publishTo(t, backend+"/a/b", index.Config{Priority: 11})
-	publishTo(t, backend+"/a/open", index.Config{Priority: 12})
+	publishTo(t, backend+"/a/b", format.Config{Priority: 11})
+	publishTo(t, backend+"/a/open", format.Config{Priority: 12})
 	h := handler(t, env("NIXOCI_USERNAME", "u", "NIXOCI_PASSWORD", "hunter2"), "--cache", first.Addr+"/a/b", "--cache", second.Addr+"/a/open")
 	if got := ask(h, "/nix-cache-info"); got != 200 {
 		t.Errorf("got %d", got)
@@ -201,8 +202,8 @@ func TestLoginOfOneRegistry(t *testing.T) {
 
 func TestCachesOfTwoStores(t *testing.T) {
 	one, two := "oci:"+t.TempDir(), "oci:"+t.TempDir()
-	publishTo(t, one, index.Config{})
-	publishTo(t, two, index.Config{StoreDir: "/gnu/store"})
+	publishTo(t, one, format.Config{})
+	publishTo(t, two, format.Config{StoreDir: "/gnu/store"})
 	var stdout, stderr bytes.Buffer
 	status := Run(t.Context(), []string{"--cache", one, "--cache", two, "--listen", "127.0.0.1:0", "--cache-dir", t.TempDir()}, env(), nil, &stdout, &stderr)
 	if status != cli.ExitFailed || stdout.Len() > 0 || !strings.Contains(stderr.String(), "/gnu/store") || !strings.Contains(stderr.String(), "hint: serve them with a proxy each") {

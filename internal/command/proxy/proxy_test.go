@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/cli"
 	"github.com/org/nixoci-action/internal/registry"
 )
@@ -242,11 +243,11 @@ func TestServesUntilStopped(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w, err := c.NewWriter(base, index.WriterOptions{Config: index.Config{PublicKeys: []string{key}}})
+	w, err := c.NewWriter(base, index.WriterOptions{Config: format.Config{PublicKeys: []string{key}}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.Close(t.Context(), &index.Publication{}); err != nil {
+	if _, err := w.Close(t.Context(), &format.Publication{}); err != nil {
 		t.Fatal(err)
 	}
 

@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/cli"
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/storepath"
@@ -26,7 +27,7 @@ import (
 
 // cacheWith makes a cache in a directory with one store path, whose compressed
 // NAR is nar.
-func cacheWith(t *testing.T, nar []byte) (cache string, e index.Entry) {
+func cacheWith(t *testing.T, nar []byte) (cache string, e format.Entry) {
 	t.Helper()
 	cache = "oci:" + filepath.Join(t.TempDir(), "cache")
 	repo, err := registry.Open(cache, registry.Options{})
@@ -38,10 +39,10 @@ func cacheWith(t *testing.T, nar []byte) (cache string, e index.Entry) {
 	}
 	sum := sha256.Sum256(nar)
 	size := int64(len(nar))
-	e = index.Entry{
+	e = format.Entry{
 		Path:    storepath.Path{Dir: storepath.DefaultDir, HashPart: nixbase32.EncodeToString(sum[:20]), Name: "x"},
-		NarHash: index.FileHash(sum[:]), NarSize: size, FileHash: index.FileHash(sum[:]), Compression: index.CompressionZstd,
-		NAR: index.Location{Blob: v1.Hash{Algorithm: "sha256", Hex: hex.EncodeToString(sum[:])}, BlobSize: size, Size: size},
+		NarHash: format.FileHash(sum[:]), NarSize: size, FileHash: format.FileHash(sum[:]), Compression: format.CompressionZstd,
+		NAR: format.Location{Blob: v1.Hash{Algorithm: "sha256", Hex: hex.EncodeToString(sum[:])}, BlobSize: size, Size: size},
 	}
 	c := index.Open(repo, index.Options{Settle: time.Millisecond})
 	base, err := c.Sweep(t.Context())

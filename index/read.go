@@ -1,0 +1,126 @@
+package index
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/org/nixoci-action/index/format"
+	"github.com/org/nixoci-action/internal/registry"
+)
+
+// rootState is what a reader knows of a root, or what a writer makes one of.
+type rootState struct {
+	format.SegmentList
+
+	// retired is a layer of its own, which readers of the root do not need;
+	// nil if it was not read.
+	retired []format.Retired
+	// foreign are the entries of nixcache-oci's index; nil for a root of ours.
+	foreign *format.Segment
+	skipped []string // hash parts of entries there that cannot be used
+	// oranc are the hash parts of oranc's narinfos, if the tags were listed.
+	oranc []string
+
+	// stub is the digest of the root's first layer, as far as it is known to
+	// be in the repository.
+	stub v1.Hash
+	// form is the root's.
+	form format.Form
+
+	// For writing: compat is the root's first layer; over, unless it is zero,
+	// the digest of the only root that may be overwritten, or if hasty of the
+	// only one of nixcache-oci.
+	compat []byte
+	over   v1.Hash
+	hasty  bool
+}
+
+// readRoot reads the root, and its segment list unless the root is the one
+// already known; the retired segments only if they are wanted. Its errors wrap
+// registry.ErrNotFound if there is no root, ErrForeign if it is not ours.
+//
+// The manifest is fetched at once, without asking for its digest first: it is
+// smaller than what a further request costs. Reserve is that of Options.
+func readRoot(ctx context.Context, repo registry.Repository, known v1.Hash, retired bool, reserve func(int64) error) (v1.Hash, rootState, error) {
+	// layers may have been superseded and collected between the reads
+	for try := 0; ; try++ {
+		m, err := repo.Manifest(ctx, format.RootTag)
+		if err != nil {
+			return v1.Hash{}, rootState{}, err
+		}
+		if m.Digest == known {
+			return known, rootState{}, nil
+		}
+		list, err := readLayers(ctx, repo, m, retired, reserve)
+		if !errors.Is(err, registry.ErrNotFound) {
+			return m.Digest, list, err
+		}
+		if try == 3 {
+			return v1.Hash{}, list, fmt.Errorf("the cache index's layers are missing: %v", err) //nolint:errorlint // present root, so never "absent"
+		}
+	}
+}
+
+func readLayers(ctx context.Context, repo registry.Repository, m registry.Manifest, retired bool, reserve func(int64) error) (rootState, error) {
+	layers, err := format.ParseRoot(m.Raw)
+	if err != nil {
+		return rootState{}, err
+	}
+	if layers.Foreign.Size > 0 {
+		// the document, what is decoded of it, and the segment made of that
+		if err := ask(reserve, 4*layers.Foreign.Size); err != nil {
+			return rootState{}, err
+		}
+		return readForeign(ctx, repo, layers.Foreign)
+	}
+	if err := ask(reserve, layers.Segments.Size); err != nil {
+		return rootState{}, err
+	}
+	blob, err := readLayer(ctx, repo, layers.Segments, format.MaxSegmentListBlob)
+	if err != nil {
+		return rootState{}, err
+	}
+	if err := ask(reserve, int64(format.UnpackedSize(blob, format.MaxSegmentList))); err != nil { //nolint:gosec // at most maxSegmentList
+		return rootState{}, err
+	}
+	var list rootState
+	list.SegmentList, err = format.ParseSegmentList(blob)
+	list.stub, list.form = layers.Stub, layers.Form
+	if err != nil || !retired {
+		return list, err
+	}
+	list.retired = []format.Retired{}
+	if layers.Retired.Size == 0 {
+		return list, nil
+	}
+	if err := ask(reserve, layers.Retired.Size); err != nil {
+		return list, err
+	}
+	if blob, err = readLayer(ctx, repo, layers.Retired, format.MaxSegmentListBlob); err != nil {
+		return list, err
+	}
+	if err := ask(reserve, int64(format.UnpackedSize(blob, format.MaxSegmentList))); err != nil { //nolint:gosec // at most maxSegmentList
+		return list, err
+	}
+	list.retired, err = format.ParseRetired(blob)
+	return list, err
+}
+
+func readForeign(ctx context.Context, repo registry.Repository, d v1.Descriptor) (rootState, error) {
+	blob, err := readLayer(ctx, repo, d, format.MaxForeignIndex)
+	if err != nil {
+		return rootState{}, err
+	}
+	seg, skipped, err := format.ParseForeign(blob)
+	return rootState{foreign: seg, skipped: skipped, retired: []format.Retired{}}, err
+}
+
+func readLayer(ctx context.Context, repo registry.Repository, d v1.Descriptor, limit int64) ([]byte, error) {
+	if d.Size <= 0 || d.Size > limit {
+		return nil, fmt.Errorf("a layer of the cache index has %d bytes", d.Size)
+	}
+	return registry.ReadBlob(ctx, repo, d.Digest, d.Size)
+}

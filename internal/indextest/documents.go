@@ -1,0 +1,126 @@
+package indextest
+
+import (
+	"context"
+	"io"
+	"strings"
+	"testing"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/index/format"
+	"github.com/org/nixoci-action/internal/registry"
+)
+
+// BuildID is a build ID.
+const BuildID = "0123456789abcdef0123456789abcdef01234567"
+
+// Signature is one that passes for a signature.
+var Signature = "k-1:" + strings.Repeat("A", 86) + "=="
+
+// readDocument reads one that an entry names.
+func readDocument(t *testing.T, repo registry.Repository, l format.Location) string {
+	t.Helper()
+	blob, err := registry.ReadBlob(context.Background(), repo, l.Blob, l.BlobSize)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, size, err := format.OpenDocument(blob[l.Offset : l.Offset+l.Size])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	b, err := io.ReadAll(r)
+	if err != nil || int64(len(b)) != size {
+		t.Fatalf("got %d bytes of %d, %v", len(b), size, err)
+	}
+	return string(b)
+}
+
+// PublishWith publishes entries with documents made of their names.
+func PublishWith(t *testing.T, repo registry.Repository, days float64, ref string, entries ...format.Entry) index.Result {
+	t.Helper()
+	ctx := context.Background()
+	c := index.Open(repo, At(days))
+	base, err := c.Sweep(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := c.NewWriter(base, index.WriterOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := format.Publication{Time: c.Options().Now(), Ref: ref}
+	for _, e := range entries {
+		p.Roots = append(p.Roots, format.Root{Path: e.Path.Base()})
+		if err := w.AddWith(ctx, e, DocumentsFor(&e)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r, err := w.Close(ctx, &p)
+	if err != nil || len(r.Incomplete)+len(r.Lost) > 0 {
+		t.Fatalf("got %+v, %v", r, err)
+	}
+	return r
+}
+
+// DocumentsFor are documents made of an entry's names.
+func DocumentsFor(e *format.Entry) index.Documents {
+	d := index.Documents{Listing: []byte("listing of " + e.Path.Name)}
+	if e.Deriver != "" {
+		d.Log = []byte("log of " + e.Deriver)
+	}
+	return d
+}
+
+// Documented makes sure that entries are there with what belongs to them.
+func Documented(t *testing.T, repo registry.Repository, s *index.Snapshot, entries ...format.Entry) {
+	t.Helper()
+	for _, want := range entries {
+		e, ok := s.Lookup(want.Path.HashPart)
+		if !ok || e.Listing.Size == 0 || (e.Log.Size == 0) != (want.Deriver == "") {
+			t.Errorf("%s: got %+v, %v", want.Path.Name, e.Extras, ok)
+			continue
+		}
+		if got := readDocument(t, repo, e.Listing); got != "listing of "+want.Path.Name {
+			t.Errorf("%s has the listing %q", want.Path.Name, got)
+		}
+		if want.Deriver == "" {
+			continue
+		}
+		of, ok := s.LookupLog(want.Deriver)
+		if !ok || of.Deriver != want.Deriver {
+			t.Errorf("no log of %s", want.Deriver)
+			continue
+		}
+		if got := readDocument(t, repo, of.Log); got != "log of "+want.Deriver {
+			t.Errorf("%s has the log %q", want.Deriver, got)
+		}
+	}
+}
+
+// DrvOf is the base name of the derivation with a name.
+func DrvOf(name string) string { return EntryFor(name+".drv", v1.Descriptor{}).Path.Base() }
+
+// SampleLine is the line of an entry that has everything.
+func SampleLine(tb testing.TB) []byte {
+	e := EntryFor("hello-1.0", v1.Descriptor{Digest: format.EmptyConfig.Digest, Size: 2}, "00000000000000000000000000000000-dep")
+	e.Added = time.Unix(1_700_000_000, 0)
+	e.Extras = format.Extras{
+		Listing: format.Location{Blob: format.EmptyConfig.Digest, BlobSize: 1000, Size: 10}, BuildIDs: []string{BuildID},
+		Realisations: []format.Realisation{{ID: ModelRealisation("x").ID, Signatures: []string{Signature}}},
+	}
+	line, err := format.AppendLine(nil, &e)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return line
+}
+
+// ModelRealisation is a realisation of its own for each key.
+func ModelRealisation(key string) format.Realisation {
+	sum, _, _ := v1.SHA256(strings.NewReader(key))
+	return format.Realisation{ID: "sha256:" + sum.Hex + "!out"}
+}

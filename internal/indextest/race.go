@@ -1,0 +1,5 @@
+//go:build race
+
+package indextest
+
+func init() { RaceEnabled = true }
