@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"container/list"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -19,6 +18,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/org/nixoci-action/internal/hint"
+	"github.com/org/nixoci-action/internal/lru"
 )
 
 const (
@@ -59,18 +59,11 @@ type diskStore struct {
 
 	mu       sync.Mutex
 	closed   bool
-	size     int64                     // bytes, of files and of what is being fetched
-	held     map[v1.Hash]*list.Element // of *diskFile
-	recent   *list.List                // the last used first
+	held     *lru.Map[v1.Hash, int64] // sizes of files
 	fetching map[v1.Hash]*diskFetch
 	paused   time.Time // nothing is stored before
 	unwell   bool      // the last write failed
 	counts   DiskStatus
-}
-
-type diskFile struct {
-	blob v1.Hash
-	size int64
 }
 
 // DiskOptions configures OpenDiskBlobs. Dir and MaxSize are required.
@@ -92,7 +85,7 @@ func OpenDiskBlobs(next Blobs, o DiskOptions) (*DiskBlobs, error) {
 	}
 	d := &DiskBlobs{&diskStore{
 		dir: o.Dir, max: o.MaxSize, log: o.Logger, patience: packWait,
-		held: map[v1.Hash]*list.Element{}, recent: list.New(), fetching: map[v1.Hash]*diskFetch{},
+		held: lru.New[v1.Hash](0, func(size int64) int64 { return size }), fetching: map[v1.Hash]*diskFetch{},
 	}, next}
 	if err := d.prepare(); err != nil {
 		return nil, fmt.Errorf("opening the NAR cache: %w", err)
@@ -136,7 +129,8 @@ func (d *DiskBlobs) scan() error {
 		return err
 	}
 	type old struct {
-		diskFile
+		blob v1.Hash
+		size int64
 		used time.Time
 	}
 	var files []old
@@ -152,12 +146,12 @@ func (d *DiskBlobs) scan() error {
 			continue // not ours
 		}
 		if info, err := entry.Info(); err == nil {
-			files = append(files, old{diskFile{v1.Hash{Algorithm: "sha256", Hex: name}, info.Size()}, info.ModTime()})
+			files = append(files, old{v1.Hash{Algorithm: "sha256", Hex: name}, info.Size(), info.ModTime()})
 		}
 	}
 	slices.SortFunc(files, func(a, b old) int { return a.used.Compare(b.used) })
 	for _, f := range files {
-		d.add(f.diskFile)
+		d.held.Put(f.blob, f.size)
 	}
 	d.reserve(0) // the bound may have been lowered
 	d.counts.Evicted = 0
@@ -177,45 +171,40 @@ func (d *DiskBlobs) Close() error {
 
 func (d *DiskBlobs) path(blob v1.Hash) string { return filepath.Join(d.dir, blob.Hex) }
 
-// add notes a file as the last used. Like all that changes the maps, it needs
-// the lock.
-func (d *DiskBlobs) add(f diskFile) {
-	d.held[f.blob] = d.recent.PushFront(&f)
-	d.size += f.size
-}
-
 // remove forgets a file and deletes it. Who reads it reads on.
-func (d *DiskBlobs) remove(e *list.Element) {
-	f := d.recent.Remove(e).(*diskFile)
-	delete(d.held, f.blob)
-	d.size -= f.size
-	if err := os.Remove(d.path(f.blob)); err != nil && !errors.Is(err, os.ErrNotExist) {
+func (d *DiskBlobs) remove(blob v1.Hash) {
+	d.held.Remove(blob)
+	if err := os.Remove(d.path(blob)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		d.log.Warn("a file of the NAR cache could not be removed", "error", err)
 	}
 }
 
-// reserve makes room for n bytes, if what is being fetched leaves any.
-func (d *DiskBlobs) reserve(n int64) bool {
-	busy := int64(0)
+// busy is how many bytes are being fetched. It needs the lock.
+func (d *DiskBlobs) busy() (n int64) {
 	for _, g := range d.fetching {
-		busy += g.size
+		n += g.size
 	}
-	if n > d.max-busy {
+	return n
+}
+
+// reserve makes room for n bytes, if what is being fetched leaves any. It needs
+// the lock.
+func (d *DiskBlobs) reserve(n int64) bool {
+	n += d.busy()
+	if n > d.max {
 		return false
 	}
-	for d.size+n > d.max && d.recent.Len() > 0 {
-		d.remove(d.recent.Back())
+	for d.held.Size()+n > d.max {
+		blob, _, _ := d.held.RemoveOldest()
+		d.remove(blob)
 		d.counts.Evicted++
 	}
-	d.size += n
 	return true
 }
 
 // Holds reports whether a blob is read from the disk alone.
 func (d *DiskBlobs) Holds(blob v1.Hash) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.held[blob] != nil
+	return d.held.Has(blob)
 }
 
 // Drop removes a blob that turned out to be damaged. It returns false if it is
@@ -223,12 +212,11 @@ func (d *DiskBlobs) Holds(blob v1.Hash) bool {
 func (d *DiskBlobs) Drop(blob v1.Hash) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	e := d.held[blob]
-	if e == nil {
+	if !d.held.Has(blob) {
 		return false
 	}
 	d.counts.Damaged++
-	d.remove(e)
+	d.remove(blob)
 	return true
 }
 
@@ -263,8 +251,7 @@ func (d *DiskBlobs) reader(ctx context.Context, blob v1.Hash, size, offset, leng
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	r := &diskReader{from: d, ctx: ctx, blob: blob, off: offset, left: length}
-	if e := d.held[blob]; e != nil {
-		has := e.Value.(*diskFile).size
+	if has, ok := d.held.Get(blob); ok {
 		if length < 0 {
 			r.left = has - offset
 		}
@@ -274,13 +261,12 @@ func (d *DiskBlobs) reader(ctx context.Context, blob v1.Hash, size, offset, leng
 			r.file.Close()
 			d.counts.Damaged++
 		case err == nil:
-			d.recent.MoveToFront(e)
 			d.counts.Hits++
 			now := time.Now()
 			_ = os.Chtimes(d.path(blob), now, now) // for the order after a restart
 			return r
 		}
-		d.remove(e)
+		d.remove(blob)
 	}
 	if size < 0 || offset > size || length < 0 || length > size-offset {
 		return nil

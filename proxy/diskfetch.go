@@ -36,7 +36,6 @@ func (d *DiskBlobs) begin(blob v1.Hash, size int64) *diskFetch {
 	}
 	f, err := os.CreateTemp(d.dir, partPrefix+"*")
 	if err != nil {
-		d.size -= size
 		d.failed(err)
 		return nil
 	}
@@ -62,10 +61,9 @@ func (d *DiskBlobs) fetch(g *diskFetch, f *os.File) {
 		}
 	}
 	delete(d.fetching, g.blob)
-	d.size -= g.size
 	if err == nil {
 		d.unwell = false
-		d.add(diskFile{g.blob, g.size})
+		d.held.Put(g.blob, g.size)
 	} else {
 		_ = os.Remove(g.name) // else the next start does
 	}

@@ -21,7 +21,7 @@ func (d *DiskBlobs) Status() DiskStatus {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	st := d.counts
-	st.Bytes, st.MaxBytes, st.Blobs = d.size, d.max, d.recent.Len()
+	st.Bytes, st.MaxBytes, st.Blobs = d.held.Size()+d.busy(), d.max, d.held.Len()
 	return st
 }
 

@@ -7,13 +7,13 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sync/singleflight"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/internal/lru"
 	"github.com/org/nixoci-action/internal/registry"
 )
 
@@ -32,27 +32,18 @@ const (
 type documents struct {
 	flight singleflight.Group
 	slots  chan struct{}
-
-	mu   sync.Mutex
-	size int64
-	tick int64
-	held map[v1.Hash]*documentsBlob
-}
-
-type documentsBlob struct {
-	data []byte
-	used int64 // tick of the last use
+	held   *lru.Map[v1.Hash, []byte]
 }
 
 func newDocuments() *documents {
-	return &documents{slots: make(chan struct{}, documentsReads), held: map[v1.Hash]*documentsBlob{}}
+	return &documents{slots: make(chan struct{}, documentsReads), held: lru.New[v1.Hash](documentsMemory, bytesOf)}
 }
 
 var errMissing = errors.New("the registry does not have the document, or another one in its place")
 
 // read returns the compressed document at l.
 func (d *documents) read(ctx context.Context, s *Server, l index.Location) ([]byte, error) {
-	data, ok := d.get(l.Blob)
+	data, ok := d.held.Get(l.Blob)
 	if !ok {
 		// others wait for it too, so it outlives the request that began it
 		own := context.WithoutCancel(ctx)
@@ -74,43 +65,14 @@ func (d *documents) read(ctx context.Context, s *Server, l index.Location) ([]by
 	return bytes.Clone(data[l.Offset : l.Offset+l.Size]), nil
 }
 
-func (d *documents) get(blob v1.Hash) ([]byte, bool) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	b := d.held[blob]
-	if b == nil {
-		return nil, false
-	}
-	d.tick++
-	b.used = d.tick
-	return b.data, true
-}
-
-// hold keeps a blob, and drops those that were not used for the longest time.
-func (d *documents) hold(blob v1.Hash, data []byte) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for d.size+int64(len(data)) > documentsMemory && len(d.held) > 0 {
-		var oldest v1.Hash
-		for h, b := range d.held {
-			if oldest == (v1.Hash{}) || b.used < d.held[oldest].used {
-				oldest = h
-			}
-		}
-		d.size -= int64(len(d.held[oldest].data))
-		delete(d.held, oldest)
-	}
-	d.tick++
-	d.held[blob] = &documentsBlob{data, d.tick}
-	d.size += int64(len(data))
-}
+func bytesOf(b []byte) int64 { return int64(len(b)) }
 
 // fetch reads a blob and verifies it.
 func (d *documents) fetch(ctx context.Context, s *Server, blob v1.Hash, size int64) ([]byte, error) {
-	if data, ok := d.get(blob); ok { // read meanwhile
+	if data, ok := d.held.Get(blob); ok { // read meanwhile
 		return data, nil
 	}
-	if s.corrupt.has(blob.Hex) {
+	if s.corrupt.Has(blob.Hex) {
 		return nil, errMissing
 	}
 	ctx, cancel := context.WithTimeout(ctx, documentsTimeout)
@@ -132,12 +94,12 @@ func (d *documents) fetch(ctx context.Context, s *Server, blob v1.Hash, size int
 		}
 	}
 	if errors.Is(err, registry.ErrNotFound) || errors.Is(err, errMissing) {
-		s.corrupt.add(blob.Hex, corruptTTL)
+		s.corrupt.PutFor(blob.Hex, struct{}{}, corruptTTL)
 	}
 	if err != nil {
 		return nil, err
 	}
-	d.hold(blob, data)
+	d.held.Put(blob, data)
 	return data, nil
 }
 

@@ -216,12 +216,12 @@ func TestDocumentsMemory(t *testing.T) {
 	d := newDocuments()
 	for i := range 100 {
 		data := randomBytes(uint64(i), 1<<20)
-		d.hold(digestOf(data), data)
-		if d.size > documentsMemory || len(d.held) > documentsMemory>>20 {
-			t.Fatalf("%d bytes in %d blobs are held", d.size, len(d.held))
+		d.held.Put(digestOf(data), data)
+		if d.held.Size() > documentsMemory || d.held.Len() > documentsMemory>>20 {
+			t.Fatalf("%d bytes in %d blobs are held", d.held.Size(), d.held.Len())
 		}
 	}
-	if len(d.held) < 10 {
-		t.Errorf("only %d blobs are held", len(d.held))
+	if d.held.Len() < 10 {
+		t.Errorf("only %d blobs are held", d.held.Len())
 	}
 }

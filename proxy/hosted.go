@@ -62,9 +62,9 @@ var (
 func (r *Router) enter(ctx context.Context, access Access) (*hosted, error) {
 	k := key{access.Cache, r.ids.of(access.Credentials)}
 	switch {
-	case r.denied.has(k.String()):
+	case r.denied.Has(k.String()):
 		return nil, errDenied
-	case r.absent.has(k.String()):
+	case r.absent.Has(k.String()):
 		return nil, errAbsent
 	}
 	c, err := r.take(k, access)
@@ -185,11 +185,11 @@ func (r *Router) read(ctx context.Context, access Access) (s *Server, err error)
 func (r *Router) remember(k key, err error) {
 	switch {
 	case errors.Is(err, errDenied):
-		r.denied.add(k.String(), absentTTL)
+		r.denied.PutFor(k.String(), struct{}{}, absentTTL)
 	case errors.Is(err, errAbsent):
-		r.absent.add(k.String(), absentTTL)
+		r.absent.PutFor(k.String(), struct{}{}, absentTTL)
 	default:
-		r.absent.add(k.String(), openFailTTL)
+		r.absent.PutFor(k.String(), struct{}{}, openFailTTL)
 	}
 }
 

@@ -58,11 +58,11 @@ func (m *memory) close() {}
 func (s *Server) serveNAR(w http.ResponseWriter, r *http.Request, url string) {
 	fileHash, _, _ := strings.Cut(strings.TrimPrefix(url, "nar/"), ".")
 	e, ok := s.lookupNAR(fileHash)
-	if !ok || e.URL() != url || s.corrupt.has(fileHash) {
+	if !ok || e.URL() != url || s.corrupt.Has(fileHash) {
 		notFound(w)
 		return
 	}
-	if r.Method == http.MethodGet && r.Header.Get("Range") != "" && s.torn.has(fileHash) {
+	if r.Method == http.MethodGet && r.Header.Get("Range") != "" && s.torn.Has(fileHash) {
 		notFound(w) // what it continues may be damaged
 		return
 	}
@@ -99,7 +99,7 @@ func (s *Server) serveNAR(w http.ResponseWriter, r *http.Request, url string) {
 		// harmed. Nix would ask for the rest, get it, and fail for good.
 		s.log.Warn("a damaged file was removed from the NAR cache", "path", e.Path.String(), "blob", e.NAR.Blob.String())
 		if begun {
-			s.torn.add(fileHash, corruptTTL)
+			s.torn.PutFor(fileHash, struct{}{}, corruptTTL)
 			err = errDamaged
 		} else {
 			n, err = s.sendNAR(r.Context(), w, e, part, begin)
@@ -230,7 +230,7 @@ func (s *Server) narFailed(ctx context.Context, e index.Entry, err error) {
 	}
 	if errors.Is(err, errCorrupt) {
 		// Nix would ask for the rest, get it, and fail for good.
-		s.corrupt.add(strings.TrimPrefix(e.FileHash, "sha256:"), corruptTTL)
+		s.corrupt.PutFor(strings.TrimPrefix(e.FileHash, "sha256:"), struct{}{}, corruptTTL)
 	}
 	s.log.Warn("a NAR could not be served", "path", e.Path.String(), "blob", e.NAR.Blob.String(), "error", err)
 }

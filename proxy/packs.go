@@ -13,6 +13,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/internal/lru"
 )
 
 const (
@@ -39,26 +40,30 @@ type packs struct {
 	blobs  Blobs
 	max    int64 // bytes
 	log    *slog.Logger
-	failed *expiring // blobs that could not be read whole
-	shared *share    // with other caches; nil if there are none
+	failed *lru.Map[string, struct{}] // blobs that could not be read whole
+	shared *share                     // with other caches; nil if there are none
 
-	mu     sync.Mutex
-	closed bool
-	size   int64 // bytes, of packs that are held or being read
-	tick   int64
-	held   map[v1.Hash]*pack
-	seen   map[v1.Hash]bool // asked for once
+	seen *lru.Map[v1.Hash, struct{}] // asked for once
+
+	mu      sync.Mutex
+	closed  bool
+	held    *lru.Map[v1.Hash, *pack]
+	reading map[v1.Hash]*pack
+	busy    int64 // bytes, of packs that are being read
 }
 
 type pack struct {
 	size int64
-	used int64         // tick of the last use
 	done chan struct{} // closed when data is there, or the pack could not be read
 	data []byte        // nil if it could not
 }
 
 func newPacks(o Options) *packs {
-	return &packs{blobs: o.Blobs, max: o.PackMemory, log: o.Logger, failed: newExpiring(1000), held: map[v1.Hash]*pack{}, seen: map[v1.Hash]bool{}}
+	return &packs{
+		blobs: o.Blobs, max: o.PackMemory, log: o.Logger, failed: lru.New[string, struct{}](1000, nil),
+		seen: lru.New[v1.Hash, struct{}](maxSeenPacks, nil),
+		held: lru.New[v1.Hash](0, func(p *pack) int64 { return p.size }), reading: map[v1.Hash]*pack{},
+	}
 }
 
 // nar returns the compressed NAR at l if its pack is in memory, or comes there
@@ -93,29 +98,28 @@ func (c *packs) nar(ctx context.Context, l index.Location, fetch bool) ([]byte, 
 func (c *packs) pack(ctx context.Context, l index.Location, fetch bool) *pack {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.tick++
-	if p := c.held[l.Blob]; p != nil {
-		p.used = c.tick
+	p, ok := c.held.Get(l.Blob)
+	if !ok {
+		p, ok = c.reading[l.Blob]
+	}
+	if ok {
 		if p.size != l.BlobSize { // two entries disagree; the range read will tell
 			return nil
 		}
 		return p
 	}
-	if !fetch || c.failed.has(l.Blob.Hex) {
+	if !fetch || c.failed.Has(l.Blob.Hex) {
 		return nil
 	}
-	if !c.seen[l.Blob] {
-		if len(c.seen) >= maxSeenPacks {
-			clear(c.seen)
-		}
-		c.seen[l.Blob] = true
+	if !c.seen.Has(l.Blob) {
+		c.seen.Put(l.Blob, struct{}{})
 		return nil
 	}
 	if !c.reserve(l.BlobSize) || !c.share(l.BlobSize) {
 		return nil
 	}
-	p := &pack{size: l.BlobSize, used: c.tick, done: make(chan struct{})}
-	c.held[l.Blob] = p
+	p = &pack{size: l.BlobSize, done: make(chan struct{})}
+	c.reading[l.Blob] = p
 	// others wait for it too, so it outlives the request that began it
 	go c.read(context.WithoutCancel(ctx), l.Blob, p)
 	return p
@@ -123,30 +127,22 @@ func (c *packs) pack(ctx context.Context, l index.Location, fetch bool) *pack {
 
 // reserve makes room for n bytes, if packs that are being read leave any.
 func (c *packs) reserve(n int64) bool {
-	for c.size+n > c.max {
+	for c.held.Size()+c.busy+n > c.max {
 		if !c.drop() {
 			return false
 		}
 	}
-	c.size += n
+	c.busy += n
 	return true
 }
 
 // drop drops the pack that was used least recently, if there is one.
 func (c *packs) drop() bool {
-	var oldest v1.Hash
-	for h, p := range c.held {
-		if p.data != nil && (oldest == (v1.Hash{}) || p.used < c.held[oldest].used) {
-			oldest = h
-		}
+	_, p, ok := c.held.RemoveOldest()
+	if ok {
+		c.shared.give(p.size)
 	}
-	if oldest == (v1.Hash{}) {
-		return false
-	}
-	c.size -= c.held[oldest].size
-	c.shared.give(c.held[oldest].size)
-	delete(c.held, oldest)
-	return true
+	return ok
 }
 
 func (c *packs) read(ctx context.Context, blob v1.Hash, p *pack) {
@@ -155,14 +151,16 @@ func (c *packs) read(ctx context.Context, blob v1.Hash, p *pack) {
 	defer c.mu.Unlock()
 	if err != nil {
 		c.log.Warn("a pack could not be read whole; its NARs are read one by one", "error", err)
-		c.failed.add(blob.Hex, packFailTTL)
+		c.failed.PutFor(blob.Hex, struct{}{}, packFailTTL)
 	}
-	if err != nil || c.closed {
-		c.size -= p.size
-		c.shared.give(p.size)
-		delete(c.held, blob)
-	}
+	delete(c.reading, blob)
+	c.busy -= p.size
 	p.data = data
+	if err != nil || c.closed {
+		c.shared.give(p.size)
+	} else {
+		c.held.Put(blob, p)
+	}
 	close(p.done)
 }
 

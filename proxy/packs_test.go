@@ -85,12 +85,15 @@ func TestPackMemoryIsBounded(t *testing.T) {
 				t.Fatalf("%s: wrong bytes", e.Path.Name)
 			}
 			c.mu.Lock()
-			held := int64(0)
-			for _, p := range c.held {
-				held += p.size
+			busy, held := int64(0), int64(0)
+			for _, p := range c.reading {
+				busy += p.size
 			}
-			if held != c.size || held > c.max {
-				t.Fatalf("%d bytes are held and %d counted, of %d", held, c.size, c.max)
+			for p := range c.held.Values() {
+				held += int64(len(p.data))
+			}
+			if busy != c.busy || held != c.held.Size() || busy+held > c.max {
+				t.Fatalf("%d and %d bytes are held and being read, %d and %d counted, of %d", held, busy, c.held.Size(), c.busy, c.max)
 			}
 			c.mu.Unlock()
 		}
@@ -120,7 +123,7 @@ func TestUnreadablePackDoesNotMatter(t *testing.T) {
 	if got := blobs.requests.Load(); got > 2*n+1 {
 		t.Errorf("got %d requests for %d NARs: the pack was tried again and again", got, 2*n)
 	}
-	if s.packs.size != 0 {
-		t.Errorf("%d bytes stay reserved", s.packs.size)
+	if s.packs.busy != 0 || s.packs.held.Size() != 0 {
+		t.Errorf("%d and %d bytes stay reserved", s.packs.busy, s.packs.held.Size())
 	}
 }

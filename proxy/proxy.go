@@ -26,6 +26,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/internal/lru"
 )
 
 // Index is where the proxy learns what the cache holds; *index.Cache is one.
@@ -100,8 +101,8 @@ type Server struct {
 	packs     *packs
 	documents *documents
 	registry  breaker // of NAR transfers
-	corrupt   *expiring
-	torn      *expiring // NARs of which somebody may have a damaged part
+	corrupt   *lru.Map[string, struct{}]
+	torn      *lru.Map[string, struct{}] // NARs of which somebody may have a damaged part
 	redirects *redirects
 	push      *push // nil if clients only read
 	orancTold atomic.Bool
@@ -134,8 +135,8 @@ func New(o Options) (*Server, error) {
 		upstreams: up,
 		packs:     newPacks(o),
 		documents: newDocuments(),
-		corrupt:   newExpiring(10_000),
-		torn:      newExpiring(10_000),
+		corrupt:   lru.New[string, struct{}](10_000, nil),
+		torn:      lru.New[string, struct{}](10_000, nil),
 		redirects: newRedirects(o.Redirect),
 		refresh:   make(chan struct{}, 1),
 	}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/internal/hint"
+	"github.com/org/nixoci-action/internal/lru"
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/secret"
 	"github.com/org/nixoci-action/internal/signing"
@@ -68,8 +69,8 @@ type push struct {
 	group    *index.Group
 	spools   *spools
 	decoders chan struct{}
-	kick     chan struct{} // holds one token: there is something to settle
-	lost     *expiring     // NARs that the registry has lost, by file hash
+	kick     chan struct{}              // holds one token: there is something to settle
+	lost     *lru.Map[string, struct{}] // NARs that the registry has lost, by file hash
 
 	documents *semaphore.Weighted // bytes of listings and logs that are received
 	checking  sync.Mutex          // of a listing
@@ -93,7 +94,7 @@ func newPush(s *Server, o PushOptions) *push {
 	p := &push{
 		s: s, opts: o, log: s.log,
 		spools: newSpools(o.Dir), decoders: make(chan struct{}, 2*runtime.GOMAXPROCS(0)),
-		kick: make(chan struct{}, 1), lost: newExpiring(10_000),
+		kick: make(chan struct{}, 1), lost: lru.New[string, struct{}](10_000, nil), listings: newListings(),
 		documents: semaphore.NewWeighted(documentSize),
 		nars:      map[string]*pendingNAR{},
 	}

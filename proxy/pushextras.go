@@ -80,13 +80,13 @@ func (p *push) checkListing(doc []byte) (*listing, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &listing{buildIDs: ids, end: end, since: time.Now()}
+	l := &listing{buildIDs: ids, end: end}
 	l.doc, err = index.EncodeDocument(doc)
 	return l, err
 }
 
 // has reports whether the cache has a document, as far as is known.
-func (p *push) has(l index.Location) bool { return l.Size > 0 && !p.s.corrupt.has(l.Blob.Hex) }
+func (p *push) has(l index.Location) bool { return l.Size > 0 && !p.s.corrupt.Has(l.Blob.Hex) }
 
 // putLog takes the log of a build, for the paths that it has made: 201 when it
 // is durable, 200 if there is nothing to store.
@@ -217,7 +217,7 @@ func (p *push) attach(ctx context.Context, e index.Entry, x index.Attachment) er
 	case errors.Is(err, index.ErrChanged):
 		return &refusal{http.StatusConflict, fmt.Sprintf("%s: %v", e.Path.Base(), err)}
 	case errors.As(err, &lost):
-		p.lost.add(strings.TrimPrefix(lost.FileHash, "sha256:"), time.Hour)
+		p.lost.PutFor(strings.TrimPrefix(lost.FileHash, "sha256:"), struct{}{}, time.Hour)
 		return &refusal{http.StatusConflict, lost.Error() + ": copy the path again"}
 	case errors.As(err, &incomplete):
 		return missing(incomplete.Path, incomplete.Missing)

@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/org/nixoci-action/index"
@@ -232,49 +233,36 @@ func TestPushRealisationSignatures(t *testing.T) {
 
 // Listings that wait are bounded, by their size and by time.
 func TestListingsMemory(t *testing.T) {
-	var x listings
-	began := time.Now()
-	for i := range 50 {
-		x.hold(fmt.Sprint(i), &listing{doc: make([]byte, 1<<20), since: began.Add(time.Duration(i))})
-	}
-	if x.size > listingsMemory || len(x.of) < 10 || x.get("49") == nil || x.get("0") != nil {
-		t.Errorf("%d bytes in %d listings", x.size, len(x.of))
-	}
-	x.hold("huge", &listing{doc: make([]byte, listingsMemory)})
-	x.hold("49", &listing{buildIDs: []string{testBuildID}, since: began})
-	if x.get("huge") != nil || len(x.get("49").doc) != 0 || !x.names(testBuildID) {
-		t.Error("the wrong ones are held")
-	}
-	old := x.get("49")
-	x.hold("49", &listing{since: began.Add(-2 * pendingFor)})
-	x.drop("49", old)
-	if x.get("49") == nil {
-		t.Error("another one was dropped")
-	}
-	x.expire()
-	if x.get("49") != nil {
-		t.Error("an old one is still held")
-	}
-	for k, l := range x.of {
-		x.drop(k, l)
-	}
-	if x.size != 0 {
-		t.Errorf("%d bytes are counted for nothing", x.size)
-	}
-
-	// too large, which must not end a copy
-	s := newPushServer(t, openRepo(t, "oci:"+t.TempDir()))
-	p := newPushed(t, "p", index.CompressionNone, []byte("p"))
-	put(t, s, "/"+p.entry.Path.HashPart+".ls", strings.Repeat("x", maxListing+1), 200)
-	// of another path
-	q := newPushed(t, "q", index.CompressionNone, []byte("q"))
-	put(t, s, "/"+q.entry.Path.HashPart+".ls", strings.Replace(testListing, `"size":1`, `"size":100000`, 1), 200)
-	for _, p := range []pushed{p, q} {
-		if w := copyTo(s, p); w.Code != http.StatusCreated {
-			t.Fatalf("got %d, %s", w.Code, w.Body)
+	synctest.Test(t, func(t *testing.T) {
+		x := newListings()
+		for i := range 50 {
+			x.hold(fmt.Sprint(i), &listing{doc: make([]byte, 1<<20)})
 		}
-		answers(t, s, "/"+p.entry.Path.HashPart+".ls", 404, "")
-	}
+		if x.Size() > listingsMemory || x.Len() < 10 || x.get("49") == nil || x.get("0") != nil {
+			t.Errorf("%d bytes in %d listings", x.Size(), x.Len())
+		}
+		x.hold("huge", &listing{doc: make([]byte, listingsMemory)})
+		x.hold("49", &listing{buildIDs: []string{testBuildID}})
+		if x.get("huge") != nil || len(x.get("49").doc) != 0 || !x.names(testBuildID) {
+			t.Error("the wrong ones are held")
+		}
+		old := x.get("49")
+		x.hold("49", &listing{})
+		x.drop("49", old)
+		if x.get("49") == nil {
+			t.Error("another one was dropped")
+		}
+		time.Sleep(2 * pendingFor)
+		x.hold("new", &listing{})
+		x.RemoveOld()
+		if x.get("49") != nil || x.Len() != 1 {
+			t.Error("an old one is still held")
+		}
+		x.drop("new", x.get("new"))
+		if x.Size() != 0 {
+			t.Errorf("%d bytes are counted for nothing", x.Size())
+		}
+	})
 }
 
 // What is pushed beside a NAR must not have the proxy's secrets in it either.

@@ -2,8 +2,8 @@ package proxy
 
 import (
 	"slices"
-	"sync"
-	"time"
+
+	"github.com/org/nixoci-action/internal/lru"
 )
 
 // listingsMemory bounds the listings that are held, in bytes, as they are
@@ -16,85 +16,42 @@ type listing struct {
 	doc      []byte // as index.EncodeDocument makes it
 	buildIDs []string
 	end      int64 // least size of the NAR
-	since    time.Time
 }
 
 // listings are held until their paths come. It is no loss that somebody built
-// on if one is dropped. The zero value is empty.
+// on if one is dropped.
 type listings struct {
-	mu   sync.Mutex
-	size int
-	of   map[string]*listing // by hash part
+	*lru.Map[string, *listing] // by hash part
 }
 
-func (x *listings) hold(hashPart string, l *listing) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if x.of == nil {
-		x.of = map[string]*listing{}
-	}
-	x.remove(hashPart)
-	if l.memory() > listingsMemory {
-		return
-	}
-	for x.size+l.memory() > listingsMemory {
-		var oldest string
-		for k, o := range x.of {
-			if oldest == "" || o.since.Before(x.of[oldest].since) {
-				oldest = k
-			}
-		}
-		x.remove(oldest)
-	}
-	x.of[hashPart] = l
-	x.size += l.memory()
+func newListings() listings {
+	return listings{lru.New[string](listingsMemory, (*listing).memory)}
 }
 
 // memory is about what a listing takes.
-func (l *listing) memory() int { return len(l.doc) + 56*len(l.buildIDs) + 200 }
+func (l *listing) memory() int64 { return int64(len(l.doc) + 56*len(l.buildIDs) + 200) }
 
-func (x *listings) remove(hashPart string) {
-	if l := x.of[hashPart]; l != nil {
-		x.size -= l.memory()
-		delete(x.of, hashPart)
-	}
-}
+func (x listings) hold(hashPart string, l *listing) { x.PutFor(hashPart, l, pendingFor) }
 
 // get returns the listing of a path, or nil.
-func (x *listings) get(hashPart string) *listing {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	return x.of[hashPart]
+func (x listings) get(hashPart string) *listing {
+	l, _ := x.Get(hashPart)
+	return l
 }
 
 // drop forgets a listing, unless there is another one since.
-func (x *listings) drop(hashPart string, l *listing) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if l != nil && x.of[hashPart] == l {
-		x.remove(hashPart)
+func (x listings) drop(hashPart string, l *listing) {
+	if l != nil && x.get(hashPart) == l {
+		x.Remove(hashPart)
 	}
 }
 
 // names reports whether one of them has the debug symbols for a build ID.
-func (x *listings) names(id string) bool {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	for _, l := range x.of {
+func (x listings) names(id string) bool {
+	for l := range x.Values() {
 		if slices.Contains(l.buildIDs, id) {
 			return true
 		}
 	}
 	return false
-}
-
-// expire drops those whose path has not come.
-func (x *listings) expire() {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	for k, l := range x.of {
-		if time.Since(l.since) > pendingFor {
-			x.remove(k)
-		}
-	}
 }

@@ -72,7 +72,7 @@ func (p *push) putNAR(w http.ResponseWriter, r *http.Request, name string) (int,
 	if old != nil && old.held != nil {
 		old.held.close()
 	}
-	p.lost.remove(hash)
+	p.lost.Remove(hash)
 	p.s.counts.pushedNARs.Add(1)
 	return http.StatusCreated, nil
 }
@@ -108,7 +108,7 @@ func (p *push) nar(hash string) (*pendingNAR, bool) {
 		return n, true
 	}
 	e, ok := p.s.lookupNAR(hash)
-	if !ok || p.lost.has(hash) {
+	if !ok || p.lost.Has(hash) {
 		return nil, false
 	}
 	return &pendingNAR{contents: contents{e.Compression, e.NarHash, e.NarSize}, at: e.NAR}, true

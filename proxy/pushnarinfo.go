@@ -52,7 +52,7 @@ func (p *push) putNarinfo(w http.ResponseWriter, r *http.Request, hashPart strin
 		return http.StatusCreated, nil
 	case errors.As(err, &lost):
 		gone := strings.TrimPrefix(lost.FileHash, "sha256:")
-		p.lost.add(gone, time.Hour)
+		p.lost.PutFor(gone, struct{}{}, time.Hour)
 		if gone == hash {
 			p.forget(hash, n)
 		}
@@ -151,7 +151,7 @@ func (p *push) renew(a *index.Addition, old index.Entry) *index.Addition {
 		}
 		return a
 	}
-	if p.lost.has(strings.TrimPrefix(old.FileHash, "sha256:")) {
+	if p.lost.Has(strings.TrimPrefix(old.FileHash, "sha256:")) {
 		return a
 	}
 	sigs := slices.Clone(old.Signatures)

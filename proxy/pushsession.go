@@ -163,7 +163,7 @@ func (p *push) run(ctx context.Context) {
 		case <-timer.C:
 		}
 		p.expire()
-		p.listings.expire()
+		p.listings.RemoveOld()
 		rest, next := p.session.atRest(p.opts.Idle)
 		if next == 0 {
 			next = p.opts.Idle

@@ -74,7 +74,7 @@ func TestRedirects(t *testing.T) {
 	// a URL that is about to expire is used once
 	reg.Lifetime.Store(60)
 	s.redirects.mu.Lock()
-	clear(s.redirects.known)
+	s.redirects.known.Clear()
 	s.redirects.mu.Unlock()
 	for range 2 {
 		if resp, body, err := fetch(t, url+"/"+e.URL()); err != nil || resp.StatusCode != 200 || !bytes.Equal(body, large) {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/internal/lru"
 )
 
 // Access is how a Router wants a cache to be opened.
@@ -98,8 +99,8 @@ type Router struct {
 	ids     *identities
 	packs   *share
 	slots   chan struct{}
-	absent  *expiring // keys of caches that are not there, or whose registry is away
-	denied  *expiring // keys of those that refuse the client
+	absent  *lru.Map[string, struct{}] // keys of caches that are not there, or whose registry is away
+	denied  *lru.Map[string, struct{}] // keys of those that refuse the client
 
 	mu       sync.Mutex
 	caches   map[key]*hosted
@@ -134,7 +135,7 @@ func NewRouter(o RouterOptions) (*Router, error) {
 	r := &Router{
 		opts: o, log: o.Logger, started: time.Now(), ids: newIdentities(), packs: &share{max: o.PackMemory},
 		slots:  make(chan struct{}, maxOpenings),
-		absent: newExpiring(10_000), denied: newExpiring(10_000),
+		absent: lru.New[string, struct{}](10_000, nil), denied: lru.New[string, struct{}](10_000, nil),
 		caches: map[key]*hosted{},
 	}
 	for _, glob := range o.Allow {
@@ -181,8 +182,8 @@ func (r *Router) Refresh(ctx context.Context) error {
 		}
 	}
 	r.mu.Unlock()
-	r.absent.reset()
-	r.denied.reset()
+	r.absent.Clear()
+	r.denied.Clear()
 	if r.opts.Home == nil {
 		return nil
 	}

@@ -40,7 +40,7 @@ func (s *share) give(n int64) {
 func (c *packs) share(n int64) bool {
 	for c.closed || !c.shared.take(n) {
 		if c.closed || !c.drop() {
-			c.size -= n
+			c.busy -= n
 			return false
 		}
 	}
