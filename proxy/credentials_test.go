@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/authn"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/internal/proxytest"
 	"github.com/org/nixoci-action/internal/registrytest"
 )
 
@@ -68,7 +69,7 @@ func TestCredentialIsolation(t *testing.T) {
 		reg.User("bob", "builder", "bob/")
 		reg.Open("public/")
 		r := newRouter(t, reg.Addr)
-		url := start(t, r)
+		url := proxytest.Start(t, r)
 
 		paths := func(cache string, e index.Entry) []string {
 			at := url + "/" + reg.Addr + "/" + cache + "/"
@@ -84,7 +85,7 @@ func TestCredentialIsolation(t *testing.T) {
 			if who != [2]string{} {
 				header = []string{"Authorization", basic(who[0], who[1])}
 			}
-			resp, body, err := fetch(t, path, header...)
+			resp, body, err := proxytest.Fetch(t, path, header...)
 			if err != nil {
 				t.Error(err)
 			}
@@ -116,7 +117,7 @@ func TestCredentialIsolation(t *testing.T) {
 			{"Authorization", "Bearer wonderland"}, {"Authorization", "basic"}, {"Authorization", "Basic !!!"}, {"Cookie", "user=alice"},
 			{"Proxy-Authorization", basic("alice", "wonderland")}, {"X-Forwarded-User", "alice"},
 		} {
-			if resp, _, _ := fetch(t, narinfo, header[0], header[1]); resp.StatusCode != 403 && resp.StatusCode != 404 {
+			if resp, _, _ := proxytest.Fetch(t, narinfo, header[0], header[1]); resp.StatusCode != 403 && resp.StatusCode != 404 {
 				t.Errorf("with %v: got %d", header, resp.StatusCode)
 			}
 		}
@@ -135,7 +136,7 @@ func TestCredentialIsolation(t *testing.T) {
 			}
 		}
 		// nor does the status tell of it
-		if resp, body, _ := fetch(t, url+"/_status"); resp.StatusCode != 200 || strings.Contains(string(body), "alice") || !strings.Contains(string(body), "public/cache") {
+		if resp, body, _ := proxytest.Fetch(t, url+"/_status"); resp.StatusCode != 200 || strings.Contains(string(body), "alice") || !strings.Contains(string(body), "public/cache") {
 			t.Errorf("the status: %d %s", resp.StatusCode, body)
 		}
 	})
@@ -148,21 +149,21 @@ func TestPacksAreNotShared(t *testing.T) {
 	reg := registrytest.NewPrivate(t, backend, false)
 	reg.User("alice", "wonderland", "alice/")
 	reg.User("mallory", "x", "mallory/")
-	pack := randomBytes(9, 4000)
+	pack := proxytest.RandomBytes(9, 4000)
 	entries := make([]index.Entry, 2)
 	for i := range entries {
 		part := pack[i*2000 : (i+1)*2000]
-		entries[i] = fileEntry(fmt.Sprint("packed-", i), part)
-		entries[i].NAR = index.Location{Blob: digestOf(pack), BlobSize: 4000, Offset: int64(i * 2000), Size: 2000}
+		entries[i] = proxytest.FileEntry(fmt.Sprint("packed-", i), part)
+		entries[i].NAR = index.Location{Blob: proxytest.DigestOf(pack), BlobSize: 4000, Offset: int64(i * 2000), Size: 2000}
 	}
-	repo := openRepo(t, backend+"/alice/cache")
-	putBlob(t, repo, pack)
-	publish(t, repo, index.Config{}, entries...)
-	publish(t, openRepo(t, backend+"/mallory/cache"), index.Config{}, entries...) // go-containerregistry's takes it without the blob
+	repo := proxytest.OpenRepo(t, backend+"/alice/cache")
+	proxytest.PutBlob(t, repo, pack)
+	proxytest.Publish(t, repo, index.Config{}, entries...)
+	proxytest.Publish(t, proxytest.OpenRepo(t, backend+"/mallory/cache"), index.Config{}, entries...) // go-containerregistry's takes it without the blob
 
 	r := newRouter(t, reg.Addr)
 	nar := func(user, password string, i int) (int, string) {
-		w := get(r, "GET", "/"+reg.Addr+"/"+user+"/cache/"+entries[i].URL(), "Authorization", basic(user, password))
+		w := proxytest.Get(r, "GET", "/"+reg.Addr+"/"+user+"/cache/"+entries[i].URL(), "Authorization", basic(user, password))
 		return w.Code, w.Body.String()
 	}
 	for i := range 4 {
@@ -170,14 +171,14 @@ func TestPacksAreNotShared(t *testing.T) {
 			t.Fatalf("alice: got %d", code)
 		}
 	}
-	if r.packs.used != 4000 {
-		t.Fatalf("%d bytes of packs are held, so this test shows nothing", r.packs.used)
+	if r.packs.Used() != 4000 {
+		t.Fatalf("%d bytes of packs are held, so this test shows nothing", r.packs.Used())
 	}
 	requests := len(reg.Requests())
 	code, _ := nar("mallory", "x", 0)
 	var own bool
 	for _, q := range reg.Requests()[requests:] {
-		own = own || strings.HasPrefix(q, "mallory GET /v2/mallory/cache/blobs/"+digestOf(pack).String())
+		own = own || strings.HasPrefix(q, "mallory GET /v2/mallory/cache/blobs/"+proxytest.DigestOf(pack).String())
 	}
 	// this registry shares blobs between repositories, which is its affair
 	if !own {
@@ -188,8 +189,8 @@ func TestPacksAreNotShared(t *testing.T) {
 		r.remove(c)
 	}
 	r.mu.Unlock()
-	if r.packs.used != 0 {
-		t.Errorf("%d bytes of packs are held after all", r.packs.used)
+	if r.packs.Used() != 0 {
+		t.Errorf("%d bytes of packs are held after all", r.packs.Used())
 	}
 }
 
@@ -202,7 +203,7 @@ func TestRevokedCredentials(t *testing.T) {
 		const valid = 400 * time.Millisecond
 		r := newRouter(t, reg.Addr, func(o *RouterOptions) { o.Refresh = valid })
 		ask := func() int {
-			return get(r, "GET", "/"+reg.Addr+"/alice/cache/"+e.Path.HashPart+".narinfo", "Authorization", basic("alice", "wonderland")).Code
+			return proxytest.Get(r, "GET", "/"+reg.Addr+"/alice/cache/"+e.Path.HashPart+".narinfo", "Authorization", basic("alice", "wonderland")).Code
 		}
 		// used all the time, they stay valid
 		for end := time.Now().Add(4 * valid); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
@@ -218,7 +219,7 @@ func TestRevokedCredentials(t *testing.T) {
 			}
 		}
 		reg.User("alice", "changed")
-		if got := get(r, "GET", "/"+reg.Addr+"/alice/cache/nix-cache-info", "Authorization", basic("alice", "changed")).Code; got != 403 {
+		if got := proxytest.Get(r, "GET", "/"+reg.Addr+"/alice/cache/nix-cache-info", "Authorization", basic("alice", "changed")).Code; got != 403 {
 			t.Errorf("a user who may read nothing: got %d, want 403", got)
 		}
 	})
@@ -236,10 +237,10 @@ func TestCredentialsWithoutTheRegistry(t *testing.T) {
 	const valid = 300 * time.Millisecond
 	r := newRouter(t, reg.Addr, func(o *RouterOptions) { o.Refresh = valid })
 	private := func() int {
-		return get(r, "GET", "/"+reg.Addr+"/alice/cache/"+e.Path.HashPart+".narinfo", "Authorization", basic("alice", "wonderland")).Code
+		return proxytest.Get(r, "GET", "/"+reg.Addr+"/alice/cache/"+e.Path.HashPart+".narinfo", "Authorization", basic("alice", "wonderland")).Code
 	}
 	open := func() int {
-		return get(r, "GET", "/"+reg.Addr+"/public/cache/"+public.Path.HashPart+".narinfo").Code
+		return proxytest.Get(r, "GET", "/"+reg.Addr+"/public/cache/"+public.Path.HashPart+".narinfo").Code
 	}
 	if a, b := private(), open(); a != 200 || b != 200 {
 		t.Fatalf("got %d and %d", a, b)

@@ -11,7 +11,9 @@ import (
 	"time"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/internal/pieces"
 	"github.com/org/nixoci-action/internal/storepath"
+	"github.com/org/nixoci-action/proxy/blobs"
 )
 
 const (
@@ -156,7 +158,7 @@ func (s *Server) serveDocument(w http.ResponseWriter, r *http.Request, contentTy
 		return
 	}
 	s.counts.documentFailures.Add(1)
-	if !errors.Is(err, errUnwell) { // said once, by report
+	if !errors.Is(err, blobs.ErrUnwell) { // said once, by Health
 		s.log.Warn("a listing or a log could not be served", "path", r.URL.Path, "blob", l.Blob.String(), "error", err)
 	}
 	if begun {
@@ -166,7 +168,7 @@ func (s *Server) serveDocument(w http.ResponseWriter, r *http.Request, contentTy
 }
 
 func (s *Server) sendDocument(w http.ResponseWriter, r *http.Request, contentType string, l index.Location) (begun bool, err error) {
-	frame, err := s.documents.read(r.Context(), s, l)
+	frame, err := s.documents.Read(r.Context(), l)
 	if err != nil {
 		return false, err
 	}
@@ -175,11 +177,11 @@ func (s *Server) sendDocument(w http.ResponseWriter, r *http.Request, contentTyp
 		return false, err
 	}
 	defer doc.Close()
-	buf := pieces.Get().(*[pieceSize]byte)
+	buf := pieces.Get()
 	defer pieces.Put(buf)
 	rc := http.NewResponseController(w)
 	for sent := int64(0); sent < size; {
-		p := buf[:min(pieceSize, size-sent)]
+		p := buf[:min(pieces.Size, size-sent)]
 		if _, err := io.ReadFull(doc, p); err != nil {
 			return begun, fmt.Errorf("decompressing a document: %w", err)
 		}

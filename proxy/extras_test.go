@@ -12,6 +12,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/internal/proxytest"
 	"github.com/org/nixoci-action/internal/registry"
 )
 
@@ -28,9 +29,9 @@ var testRealisation = "sha256:" + strings.Repeat("ab", 32) + "!out"
 func withExtras(t *testing.T, repo registry.Repository, log string) index.Entry {
 	t.Helper()
 	ctx := context.Background()
-	data := randomBytes(1, 1000)
-	putBlob(t, repo, data)
-	e := fileEntry("hello-1.0", data)
+	data := proxytest.RandomBytes(1, 1000)
+	proxytest.PutBlob(t, repo, data)
+	e := proxytest.FileEntry("hello-1.0", data)
 	sig := "test-1:" + strings.Repeat("A", 86) + "=="
 	e.Deriver, e.BuildIDs = testDrv, []string{testBuildID}
 	e.Realisations = []index.Realisation{{ID: testRealisation, Signatures: []string{sig}}, {Drv: testDrv, Output: "out", Signatures: []string{sig}}}
@@ -61,11 +62,11 @@ func withExtras(t *testing.T, repo registry.Repository, log string) index.Entry 
 }
 
 func TestExtras(t *testing.T) {
-	repo := openRepo(t, "oci:"+t.TempDir())
+	repo := proxytest.OpenRepo(t, "oci:"+t.TempDir())
 	log := strings.Repeat("building \x1b[1mhello\x1b[0m ünï\n", 20_000) // several pieces
 	e := withExtras(t, repo, log)
 	s := newServer(t, repo)
-	url := start(t, s)
+	url := proxytest.Start(t, s)
 	const sig = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=="
 	old := `{"dependentRealisations":{},"id":"` + testRealisation + `","outPath":"` + e.Path.Base() + `","signatures":["test-1:` + sig + `"]}`
 	debug := `{"archive":"../` + e.URL() + `","member":"lib/debug/.build-id/01/23456789abcdef0123456789abcdef01234567.debug"}`
@@ -97,7 +98,7 @@ func TestExtras(t *testing.T) {
 		{"/debuginfo/" + strings.ToUpper(testBuildID), "", ""},
 		{"/debuginfo/", "", ""},
 	} {
-		resp, body, err := fetch(t, url+tc.path)
+		resp, body, err := proxytest.Fetch(t, url+tc.path)
 		if err != nil {
 			t.Errorf("%s: %v", tc.path, err)
 			continue
@@ -116,7 +117,7 @@ func TestExtras(t *testing.T) {
 			t.Errorf("HEAD %s: got %+v, %v", tc.path, head, err)
 		}
 		head.Body.Close()
-		if put := get(s, "PUT", tc.path); put.Code != 405 {
+		if put := proxytest.Get(s, "PUT", tc.path); put.Code != 405 {
 			t.Errorf("PUT %s: got %d", tc.path, put.Code)
 		}
 	}
@@ -154,7 +155,7 @@ func TestExtrasFailures(t *testing.T) {
 			return io.NopCloser(strings.NewReader(string(b))), err
 		},
 		"cut": func(_ context.Context, _ v1.Hash, body io.ReadCloser) (io.ReadCloser, error) {
-			return cut(body, 10), nil
+			return proxytest.Cut(body, 10), nil
 		},
 		"hangs": func(ctx context.Context, _ v1.Hash, _ io.ReadCloser) (io.ReadCloser, error) {
 			<-ctx.Done()
@@ -163,13 +164,13 @@ func TestExtrasFailures(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			repo := openRepo(t, "oci:"+t.TempDir())
+			repo := proxytest.OpenRepo(t, "oci:"+t.TempDir())
 			e := withExtras(t, repo, "a log")
 			blobs := &blobsFrom{repo: repo, hook: hook}
 			s := newServer(t, repo, func(o *Options) { o.Blobs, o.FirstByte, o.Stall = blobs, 300*time.Millisecond, 300*time.Millisecond })
 			for range 3 {
 				for _, path := range []string{"/" + e.Path.HashPart + ".ls", "/log/" + testDrv} {
-					if got := get(s, "GET", path); got.Code != 404 {
+					if got := proxytest.Get(s, "GET", path); got.Code != 404 {
 						t.Errorf("%s: got %d %q", path, got.Code, got.Body)
 					}
 				}
@@ -177,7 +178,7 @@ func TestExtrasFailures(t *testing.T) {
 			if blobs.asks > 12 {
 				t.Errorf("the registry was asked %d times", blobs.asks)
 			}
-			if got := get(s, "GET", "/"+e.Path.HashPart+".narinfo"); got.Code != 200 {
+			if got := proxytest.Get(s, "GET", "/"+e.Path.HashPart+".narinfo"); got.Code != 200 {
 				t.Errorf("the narinfo: got %d", got.Code)
 			}
 		})
@@ -186,7 +187,7 @@ func TestExtrasFailures(t *testing.T) {
 
 // Documents of one blob cost one request, however many ask at once.
 func TestDocumentsAreReadOnce(t *testing.T) {
-	repo := openRepo(t, "oci:"+t.TempDir())
+	repo := proxytest.OpenRepo(t, "oci:"+t.TempDir())
 	e := withExtras(t, repo, strings.Repeat("a log ", 100_000))
 	blobs := &blobsFrom{repo: repo}
 	s := newServer(t, repo, func(o *Options) { o.Blobs = blobs })
@@ -197,7 +198,7 @@ func TestDocumentsAreReadOnce(t *testing.T) {
 			path = "/log/" + testDrv
 		}
 		wg.Go(func() {
-			if got := get(s, "GET", path); got.Code != 200 {
+			if got := proxytest.Get(s, "GET", path); got.Code != 200 {
 				t.Errorf("%s: got %d", path, got.Code)
 			}
 		})
@@ -208,20 +209,5 @@ func TestDocumentsAreReadOnce(t *testing.T) {
 	}
 	if st := s.status(); st.Served.Documents != 50 {
 		t.Errorf("got %+v served", st.Served)
-	}
-}
-
-// What is held is bounded, whatever is asked for.
-func TestDocumentsMemory(t *testing.T) {
-	d := newDocuments()
-	for i := range 100 {
-		data := randomBytes(uint64(i), 1<<20)
-		d.held.Put(digestOf(data), data)
-		if d.held.Size() > documentsMemory || d.held.Len() > documentsMemory>>20 {
-			t.Fatalf("%d bytes in %d blobs are held", d.held.Size(), d.held.Len())
-		}
-	}
-	if d.held.Len() < 10 {
-		t.Errorf("only %d blobs are held", d.held.Len())
 	}
 }

@@ -168,7 +168,7 @@ func (r *Router) read(ctx context.Context, access Access) (s *Server, err error)
 	if s, err = r.opts.Open(access); err != nil {
 		return nil, err
 	}
-	s.packs.shared = r.packs
+	s.packs.ShareMemory(r.packs)
 	if err := s.reload(ctx, false); err != nil {
 		if registry.Denied(err) {
 			err = errDenied

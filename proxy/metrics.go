@@ -171,7 +171,7 @@ var measures = []measure{
 		return longest.Seconds()
 	}),
 	measured(gauge, "registry_unwell", "Caches whose NARs are not asked for at the moment because the registry does not deliver.", summed(func(s *Server) float64 {
-		if s.registry.open() {
+		if s.registry.Open() {
 			return 1
 		}
 		return 0

@@ -15,7 +15,6 @@ package proxy
 
 import (
 	"context"
-	"io"
 	"log/slog"
 	"net/http"
 	"slices"
@@ -23,10 +22,9 @@ import (
 	"sync/atomic"
 	"time"
 
-	v1 "github.com/google/go-containerregistry/pkg/v1"
-
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/internal/lru"
+	"github.com/org/nixoci-action/proxy/blobs"
 )
 
 // Index is where the proxy learns what the cache holds; *index.Cache is one.
@@ -39,17 +37,11 @@ type Index interface {
 	Sweep(ctx context.Context) (*index.Snapshot, error)
 }
 
-// Blobs opens parts of blobs; a registry.Repository is one. An error that
-// wraps registry.ErrNotFound means that the blob is certainly absent.
-type Blobs interface {
-	Blob(ctx context.Context, digest v1.Hash, offset, length int64) (io.ReadCloser, error)
-}
-
 // Options configures New. Index and Blobs are required; the zero value of
 // everything else works.
 type Options struct {
 	Index Index
-	Blobs Blobs
+	Blobs blobs.Store
 	// Cache is the cache's name, for the status.
 	Cache string
 	// Version is the program's, for the status and towards upstream caches.
@@ -98,10 +90,10 @@ type Server struct {
 	log       *slog.Logger
 	started   time.Time
 	upstreams *upstreams
-	packs     *packs
-	documents *documents
-	registry  breaker // of NAR transfers
-	corrupt   *lru.Map[string, struct{}]
+	packs     *blobs.Packs
+	documents *blobs.Documents
+	registry  *blobs.Health              // of transfers
+	corrupt   blobs.Corrupt              // file hashes of NARs, and blobs
 	torn      *lru.Map[string, struct{}] // NARs of which somebody may have a damaged part
 	redirects *redirects
 	push      *push // nil if clients only read
@@ -118,9 +110,9 @@ type Server struct {
 	refreshTime time.Time // of the last try
 }
 
-// corruptTTL is how long a NAR that does not have its hash is "not found".
-// It ends because the registry's copy may be repaired.
-const corruptTTL = 10 * time.Minute
+// tornTTL is as long as the other NARs that do not have their hash are "not
+// found".
+const tornTTL = 10 * time.Minute
 
 // New returns a Server that has nothing to serve yet; Prepare reads the index.
 // The only error is an upstream that CheckUpstream refuses.
@@ -133,13 +125,16 @@ func New(o Options) (*Server, error) {
 	s := &Server{
 		opts: o, log: o.Logger, started: time.Now(),
 		upstreams: up,
-		packs:     newPacks(o),
-		documents: newDocuments(),
-		corrupt:   lru.New[string, struct{}](10_000, nil),
+		packs:     blobs.NewPacks(o.Blobs, o.PackMemory, o.Logger),
+		registry:  blobs.NewHealth(o.Logger),
+		corrupt:   blobs.NewCorrupt(),
 		torn:      lru.New[string, struct{}](10_000, nil),
 		redirects: newRedirects(o.Redirect),
 		refresh:   make(chan struct{}, 1),
 	}
+	s.documents = blobs.NewDocuments(blobs.DocumentsOptions{
+		Store: o.Blobs, Health: s.registry, Corrupt: s.corrupt, FirstByte: o.FirstByte, Stall: o.Stall,
+	})
 	if o.Metrics != nil {
 		s.counts.countIn(&o.Metrics.counts)
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/internal/proxytest"
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/registrytest"
 )
@@ -48,7 +49,7 @@ func BenchmarkPush(b *testing.B) {
 	}
 	made := func(b *testing.B, round int) (all []pushed) {
 		for i := range paths {
-			all = append(all, newPushed(b, fmt.Sprintf("p-%d-%d", round, i), index.CompressionNone, randomBytes(uint64(i), 3000)))
+			all = append(all, newPushed(b, fmt.Sprintf("p-%d-%d", round, i), index.CompressionNone, proxytest.RandomBytes(uint64(i), 3000)))
 		}
 		return all
 	}
@@ -90,7 +91,7 @@ func BenchmarkPush(b *testing.B) {
 		for b.Loop() {
 			round++
 			for _, p := range made(b, round) {
-				putBlob(b, repo, p.file)
+				proxytest.PutBlob(b, repo, p.file)
 				x := index.Open(repo, index.Options{Settle: time.Millisecond})
 				base, err := x.Refresh(ctx)
 				if err != nil {

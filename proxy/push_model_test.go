@@ -21,6 +21,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/internal/proxytest"
 	"github.com/org/nixoci-action/internal/registry"
 )
 
@@ -166,18 +167,18 @@ func (h *history) client(n int, random *rand.Rand) {
 		for range random.IntN(3) {
 			// as Nix: only what this proxy shows it takes to be there
 			if all := h.all(); len(all) > 0 {
-				if ref := all[random.IntN(len(all))]; get(s, http.MethodGet, ref.narinfo()).Code == http.StatusOK {
+				if ref := all[random.IntN(len(all))]; proxytest.Get(s, http.MethodGet, ref.narinfo()).Code == http.StatusOK {
 					refs = append(refs, ref.base())
 				}
 			}
 		}
 		how := []string{index.CompressionZstd, index.CompressionNone}[random.IntN(2)]
-		p := newPushed(h.t, fmt.Sprintf("c%d-%d", n, i), how, randomBytes(random.Uint64(), size), refs...)
+		p := newPushed(h.t, fmt.Sprintf("c%d-%d", n, i), how, proxytest.RandomBytes(random.Uint64(), size), refs...)
 		p.entry.References = slices.Compact(p.entry.References)
 		for try := 0; try < 3; try++ {
 			if w := copyTo(s, p); w.Code < 300 {
 				h.ack(p)
-				if w := get(s, http.MethodGet, p.narinfo()); w.Code != http.StatusOK {
+				if w := proxytest.Get(s, http.MethodGet, p.narinfo()); w.Code != http.StatusOK {
 					h.t.Errorf("%s is not there, just acknowledged: %d", p.entry.Path, w.Code)
 				}
 				break
@@ -203,8 +204,8 @@ func (h *history) publisher(random *rand.Rand) {
 			h.t.Error(err)
 			return
 		}
-		p := newPushed(h.t, fmt.Sprintf("published-%d", i), index.CompressionNone, randomBytes(uint64(i), 500))
-		putBlob(h.t, h.repo, p.file)
+		p := newPushed(h.t, fmt.Sprintf("published-%d", i), index.CompressionNone, proxytest.RandomBytes(uint64(i), 500))
+		proxytest.PutBlob(h.t, h.repo, p.file)
 		if err := w.Add(ctx, p.entry); err != nil {
 			h.t.Error(err)
 		}
@@ -270,7 +271,7 @@ func (h *history) check() {
 		}
 		b, err := io.ReadAll(body)
 		body.Close()
-		if index.FileHash(sum(b)) != e.FileHash {
+		if index.FileHash(proxytest.Sum(b)) != e.FileHash {
 			h.t.Errorf("the NAR of %s is not what it should be: %v", e.Path, err)
 		}
 	}
@@ -312,9 +313,9 @@ func (n *noiseNAR) Read(b []byte) (int, error) {
 // A large NAR is never in memory as a whole, nor are many at once.
 func TestPushMemory(t *testing.T) {
 	const size, limit = 300 << 20, 80 << 20
-	repo := openRepo(t, "oci:"+t.TempDir())
+	repo := proxytest.OpenRepo(t, "oci:"+t.TempDir())
 	s := newPushServer(t, repo)
-	url := start(t, s)
+	url := proxytest.Start(t, s)
 	h := newHashOf(t, size)
 	runtime.GC()
 	var before runtime.MemStats

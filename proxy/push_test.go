@@ -24,6 +24,7 @@ import (
 	"github.com/ulikunitz/xz"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/internal/proxytest"
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/registrytest"
 	"github.com/org/nixoci-action/internal/signing"
@@ -77,9 +78,9 @@ type pushed struct {
 func newPushed(tb testing.TB, name, how string, contents []byte, refs ...string) pushed {
 	nar := narOf(contents)
 	file := compressed(tb, how, nar)
-	e := fileEntry(name, file, refs...)
+	e := proxytest.FileEntry(name, file, refs...)
 	slices.Sort(e.References)
-	e.NarHash, e.NarSize, e.Compression = index.FileHash(sum(nar)), int64(len(nar)), how
+	e.NarHash, e.NarSize, e.Compression = index.FileHash(proxytest.Sum(nar)), int64(len(nar)), how
 	return pushed{e, file}
 }
 
@@ -87,27 +88,15 @@ func (p *pushed) url() string     { return "/" + p.entry.URL() }
 func (p *pushed) narinfo() string { return "/" + p.entry.Path.HashPart + ".narinfo" }
 func (p *pushed) base() string    { return p.entry.Path.Base() }
 
-// request makes a request from this machine, without a network.
-func request(h http.Handler, method, path string, body []byte, header ...string) *httptest.ResponseRecorder {
-	r := httptest.NewRequest(method, path, bytes.NewReader(body))
-	r.RemoteAddr = "127.0.0.1:1"
-	for i := 0; i < len(header); i += 2 {
-		r.Header.Set(header[i], header[i+1])
-	}
-	w := httptest.NewRecorder()
-	h.ServeHTTP(w, r)
-	return w
-}
-
 // copyTo sends a path as `nix copy` does. It returns the first answer that is a
 // refusal, or the last one.
 func copyTo(h http.Handler, p pushed, header ...string) *httptest.ResponseRecorder {
-	if get(h, http.MethodHead, p.url()).Code != http.StatusOK {
-		if w := request(h, http.MethodPut, p.url(), p.file, header...); w.Code >= 300 {
+	if proxytest.Get(h, http.MethodHead, p.url()).Code != http.StatusOK {
+		if w := proxytest.Request(h, http.MethodPut, p.url(), p.file, header...); w.Code >= 300 {
 			return w
 		}
 	}
-	return request(h, http.MethodPut, p.narinfo(), []byte(p.entry.Narinfo()), header...)
+	return proxytest.Request(h, http.MethodPut, p.narinfo(), []byte(p.entry.Narinfo()), header...)
 }
 
 // newPushServer is a prepared server that takes pushes.
@@ -115,15 +104,15 @@ func newPushServer(tb testing.TB, repo registry.Repository, change ...func(*Opti
 	tb.Helper()
 	cache := index.Open(repo, index.Options{Settle: time.Millisecond})
 	return newServer(tb, repo, append([]func(*Options){func(o *Options) {
-		o.Index, o.Logger = cache, logTo(tb)
+		o.Index, o.Logger = cache, proxytest.LogTo(tb)
 		o.Push = &PushOptions{Cache: cache, Repository: repo, Dir: filepath.Join(tb.TempDir(), "tmp")}
 	}}, change...)...)
 }
 
 func onBackends(t *testing.T, f func(t *testing.T, repo registry.Repository)) {
-	t.Run("oci", func(t *testing.T) { f(t, openRepo(t, "oci:"+t.TempDir())) })
-	t.Run("ggcr", func(t *testing.T) { f(t, openRepo(t, registrytest.GGCR(t)+"/a/b")) })
-	t.Run("distribution", func(t *testing.T) { f(t, openRepo(t, registrytest.NewDistribution(t).Addr+"/a/b")) })
+	t.Run("oci", func(t *testing.T) { f(t, proxytest.OpenRepo(t, "oci:"+t.TempDir())) })
+	t.Run("ggcr", func(t *testing.T) { f(t, proxytest.OpenRepo(t, registrytest.GGCR(t)+"/a/b")) })
+	t.Run("distribution", func(t *testing.T) { f(t, proxytest.OpenRepo(t, registrytest.NewDistribution(t).Addr+"/a/b")) })
 }
 
 func newKeys(tb testing.TB, name string) (signing.Keys, string) {
@@ -148,7 +137,7 @@ func TestPush(t *testing.T) {
 		var refs []string
 		for i, how := range []string{index.CompressionZstd, index.CompressionXZ, index.CompressionGzip, index.CompressionNone} {
 			for _, size := range []int{1000, smallNAR + 1000} {
-				p := newPushed(t, fmt.Sprintf("p%d-%d", i, size), how, randomBytes(uint64(i), size), refs...)
+				p := newPushed(t, fmt.Sprintf("p%d-%d", i, size), how, proxytest.RandomBytes(uint64(i), size), refs...)
 				refs = []string{p.base()}
 				all = append(all, p)
 				if w := copyTo(s, p); w.Code != http.StatusCreated {
@@ -159,7 +148,7 @@ func TestPush(t *testing.T) {
 						t.Errorf("%s again: got %d, %s", p.entry.Path, w.Code, w.Body)
 					}
 				}
-				if w := get(s, http.MethodHead, p.url()); w.Code != http.StatusOK {
+				if w := proxytest.Get(s, http.MethodHead, p.url()); w.Code != http.StatusOK {
 					t.Errorf("HEAD %s: got %d", p.url(), w.Code)
 				}
 			}
@@ -167,18 +156,18 @@ func TestPush(t *testing.T) {
 		check := func(h http.Handler) {
 			t.Helper()
 			for _, p := range all {
-				w := get(h, http.MethodGet, p.narinfo())
+				w := proxytest.Get(h, http.MethodGet, p.narinfo())
 				e, url, err := index.ParseNarinfo(w.Body.String())
 				if w.Code != http.StatusOK || err != nil || e.Fingerprint() != p.entry.Fingerprint() || !signing.SignedBy([]string{public}, e.Fingerprint(), e.Signatures) {
 					t.Errorf("%s: got %d, %s", p.entry.Path, w.Code, w.Body)
 				}
-				if w := get(h, http.MethodGet, "/"+url); w.Code != http.StatusOK || !bytes.Equal(w.Body.Bytes(), p.file) {
+				if w := proxytest.Get(h, http.MethodGet, "/"+url); w.Code != http.StatusOK || !bytes.Equal(w.Body.Bytes(), p.file) {
 					t.Errorf("the NAR of %s: got %d, %d bytes, want %d", p.entry.Path, w.Code, w.Body.Len(), len(p.file))
 				}
 			}
 		}
 		check(s)
-		if w := get(s, http.MethodGet, "/public-key"); strings.TrimSpace(w.Body.String()) != public {
+		if w := proxytest.Get(s, http.MethodGet, "/public-key"); strings.TrimSpace(w.Body.String()) != public {
 			t.Errorf("public key: got %s", w.Body)
 		}
 		cancel()
@@ -198,7 +187,7 @@ func TestPush(t *testing.T) {
 // While a client is at work the root follows, and what it pushed is recorded
 // when it has come to rest.
 func TestPushComesToRest(t *testing.T) {
-	repo := openRepo(t, "oci:"+t.TempDir())
+	repo := proxytest.OpenRepo(t, "oci:"+t.TempDir())
 	s := newPushServer(t, repo, func(o *Options) { o.Push.Idle = 3 * time.Second; o.Push.Series = "ours" })
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})
@@ -234,10 +223,10 @@ func TestPushComesToRest(t *testing.T) {
 }
 
 func TestPushIsOffByDefault(t *testing.T) {
-	s := newServer(t, openRepo(t, "oci:"+t.TempDir()))
+	s := newServer(t, proxytest.OpenRepo(t, "oci:"+t.TempDir()))
 	p := newPushed(t, "p", index.CompressionNone, nil)
 	for _, path := range []string{p.url(), p.narinfo(), "/nix-cache-info", "/x"} {
-		if w := request(s, http.MethodPut, path, []byte("x")); w.Code != http.StatusMethodNotAllowed || w.Header().Get("Allow") != "GET, HEAD" {
+		if w := proxytest.Request(s, http.MethodPut, path, []byte("x")); w.Code != http.StatusMethodNotAllowed || w.Header().Get("Allow") != "GET, HEAD" {
 			t.Errorf("%s: got %d, %v", path, w.Code, w.Header())
 		}
 	}
@@ -248,7 +237,7 @@ func TestPushAuthorization(t *testing.T) {
 	basic := func(password string) string {
 		return "Basic " + base64.StdEncoding.EncodeToString([]byte("any:"+password))
 	}
-	repo := openRepo(t, "oci:"+t.TempDir())
+	repo := proxytest.OpenRepo(t, "oci:"+t.TempDir())
 	open := newPushServer(t, repo)
 	closed := newPushServer(t, repo, func(o *Options) { o.Push.Tokens = []string{"another-token-of-ours", token} })
 	for _, tc := range []struct {
@@ -286,7 +275,7 @@ func TestPushAuthorization(t *testing.T) {
 			if strings.Contains(w.Body.String(), token) {
 				t.Error("the answer shows the token")
 			}
-			if known := get(tc.s, http.MethodHead, p.url()).Code == 200; known != (tc.want == 201) {
+			if known := proxytest.Get(tc.s, http.MethodHead, p.url()).Code == 200; known != (tc.want == 201) {
 				t.Errorf("the NAR is there: %v", known)
 			}
 		})
@@ -302,10 +291,10 @@ const bzip2Of = "425a68393141592653599e9c64df000020d9806cc2006220002ae5df6020004
 // kept.
 func TestPushRefuses(t *testing.T) {
 	dir := t.TempDir()
-	repo := openRepo(t, "oci:"+dir)
+	repo := proxytest.OpenRepo(t, "oci:"+dir)
 	tmp := filepath.Join(t.TempDir(), "tmp")
 	s := newPushServer(t, repo, func(o *Options) { o.Push.Dir = tmp; o.Push.MaxBlobSize = 2 << 20 })
-	big := randomBytes(1, smallNAR+1)
+	big := proxytest.RandomBytes(1, smallNAR+1)
 	there := newPushed(t, "there", index.CompressionNone, []byte("there"))
 	if w := copyTo(s, there); w.Code != http.StatusCreated {
 		t.Fatalf("got %d, %s", w.Code, w.Body)
@@ -320,7 +309,7 @@ func TestPushRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	raw := func(data []byte) (string, []byte) {
-		e := fileEntry("x", data)
+		e := proxytest.FileEntry("x", data)
 		e.Compression = index.CompressionNone
 		return "/" + e.URL(), data
 	}
@@ -345,9 +334,9 @@ func TestPushRefuses(t *testing.T) {
 	for name, tc := range nars {
 		t.Run(name, func(t *testing.T) {
 			path, data := raw(tc.data)
-			w := request(s, http.MethodPut, path, data)
+			w := proxytest.Request(s, http.MethodPut, path, data)
 			refused(t, w, tc.want, tc.text)
-			if get(s, http.MethodHead, path).Code != 404 {
+			if proxytest.Get(s, http.MethodHead, path).Code != 404 {
 				t.Error("it is there")
 			}
 		})
@@ -355,12 +344,12 @@ func TestPushRefuses(t *testing.T) {
 	t.Run("another hash", func(t *testing.T) {
 		for _, data := range [][]byte{narOf(nil), narOf(big)} {
 			p := newPushed(t, "x", index.CompressionNone, []byte("y"))
-			refused(t, request(s, http.MethodPut, p.url(), data), 400, "not what its name says")
+			refused(t, proxytest.Request(s, http.MethodPut, p.url(), data), 400, "not what its name says")
 		}
 	})
 	t.Run("no hash", func(t *testing.T) {
 		for _, path := range []string{"/nar/x.nar", "/nar/", "/nar/../x", "/nar/" + strings.Repeat("e", 52) + ".nar"} {
-			refused(t, request(s, http.MethodPut, path, narOf(nil)), 400, "named by its SHA-256")
+			refused(t, proxytest.Request(s, http.MethodPut, path, narOf(nil)), 400, "named by its SHA-256")
 		}
 	})
 	t.Run("no length", func(t *testing.T) {
@@ -373,7 +362,7 @@ func TestPushRefuses(t *testing.T) {
 	})
 
 	p := newPushed(t, "p", index.CompressionZstd, []byte("p"), there.base())
-	if w := request(s, http.MethodPut, p.url(), p.file); w.Code != http.StatusCreated {
+	if w := proxytest.Request(s, http.MethodPut, p.url(), p.file); w.Code != http.StatusCreated {
 		t.Fatalf("got %d, %s", w.Code, w.Body)
 	}
 	info := p.entry.Narinfo()
@@ -402,8 +391,8 @@ func TestPushRefuses(t *testing.T) {
 		"a strange CA":           {info + "CA: fixed:\x1b[31m\n", 400, "content address"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			refused(t, request(s, http.MethodPut, p.narinfo(), []byte(tc.info)), tc.want, tc.text)
-			if get(s, http.MethodGet, p.narinfo()).Code != 404 {
+			refused(t, proxytest.Request(s, http.MethodPut, p.narinfo(), []byte(tc.info)), tc.want, tc.text)
+			if proxytest.Get(s, http.MethodGet, p.narinfo()).Code != 404 {
 				t.Fatal("it is there")
 			}
 		})
@@ -411,10 +400,10 @@ func TestPushRefuses(t *testing.T) {
 	for path, text := range map[string]string{
 		"/x": "this file", "/_status": "this file", "/x.ls": "this file",
 	} {
-		refused(t, request(s, http.MethodPut, path, []byte("{}")), 405, text)
+		refused(t, proxytest.Request(s, http.MethodPut, path, []byte("{}")), 405, text)
 	}
-	refused(t, request(s, http.MethodPut, "/nix-cache-info", []byte("StoreDir: /gnu/store\n")), 409, "/nix/store")
-	if w := request(s, http.MethodPut, "/nix-cache-info", []byte("StoreDir: /nix/store\n")); w.Code != 200 {
+	refused(t, proxytest.Request(s, http.MethodPut, "/nix-cache-info", []byte("StoreDir: /gnu/store\n")), 409, "/nix/store")
+	if w := proxytest.Request(s, http.MethodPut, "/nix-cache-info", []byte("StoreDir: /nix/store\n")); w.Code != 200 {
 		t.Errorf("nix-cache-info: got %d", w.Code)
 	}
 	if w := copyTo(s, p); w.Code != http.StatusCreated {
@@ -448,13 +437,13 @@ func TestPushBzip2(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := newPushed(t, "p", index.CompressionNone, []byte("x"))
-	e := fileEntry("p", file)
+	e := proxytest.FileEntry("p", file)
 	p.file, p.entry.FileHash, p.entry.NAR, p.entry.Compression = file, e.FileHash, e.NAR, index.CompressionBzip2
-	s := newPushServer(t, openRepo(t, "oci:"+t.TempDir()))
+	s := newPushServer(t, proxytest.OpenRepo(t, "oci:"+t.TempDir()))
 	if w := copyTo(s, p); w.Code != http.StatusCreated {
 		t.Fatalf("got %d, %s", w.Code, w.Body)
 	}
-	if w := get(s, http.MethodGet, p.url()); !bytes.Equal(w.Body.Bytes(), file) {
+	if w := proxytest.Get(s, http.MethodGet, p.url()); !bytes.Equal(w.Body.Bytes(), file) {
 		t.Errorf("got %d, %d bytes", w.Code, w.Body.Len())
 	}
 }
@@ -462,7 +451,7 @@ func TestPushBzip2(t *testing.T) {
 // What xz makes is walked through to its end: blocks with and without sizes in
 // their headers, chunks that are compressed and that are not.
 func TestCheckXZ(t *testing.T) {
-	data := append(bytes.Repeat([]byte("easy "), 100_000), randomBytes(1, 300_000)...)
+	data := append(bytes.Repeat([]byte("easy "), 100_000), proxytest.RandomBytes(1, 300_000)...)
 	for _, c := range []xz.WriterConfig{{}, {BlockSize: 50_000}, {CheckSum: xz.SHA256, BlockSize: 70_001}, {NoCheckSum: true}, {DictCap: maxDict}} {
 		var b bytes.Buffer
 		w, err := c.NewWriter(&b)
@@ -498,14 +487,14 @@ func FuzzCheckXZ(f *testing.F) {
 }
 
 func TestPushSignatures(t *testing.T) {
-	repo := openRepo(t, "oci:"+t.TempDir())
+	repo := proxytest.OpenRepo(t, "oci:"+t.TempDir())
 	ours, public := newKeys(t, "cache-1")
 	theirs, theirPublic := newKeys(t, "other-1")
 	strict := func(o *Options) { o.Push.RequireSignatures, o.Push.TrustedKeys = true, []string{public} }
 	p := newPushed(t, "p", index.CompressionNone, []byte("p"))
-	putBlob(t, repo, []byte("x"))
+	proxytest.PutBlob(t, repo, []byte("x"))
 	// whoever can write to the cache can make it name his key
-	publish(t, repo, index.Config{PublicKeys: []string{public, theirPublic}}, fileEntry("first", []byte("x")))
+	proxytest.Publish(t, repo, index.Config{PublicKeys: []string{public, theirPublic}}, proxytest.FileEntry("first", []byte("x")))
 	s := newPushServer(t, repo, strict)
 	refused(t, copyTo(s, p), 403, "is not signed by a key that the proxy trusts")
 	signed := p
@@ -570,12 +559,12 @@ func TestPushUpstream(t *testing.T) {
 		_, _ = io.WriteString(w, dep.entry.Narinfo())
 	}))
 	defer up.Close()
-	repo := openRepo(t, "oci:"+t.TempDir())
+	repo := proxytest.OpenRepo(t, "oci:"+t.TempDir())
 	p := newPushed(t, "p", index.CompressionNone, []byte("p"), dep.base())
 	s := newPushServer(t, repo)
 	refused(t, copyTo(s, p), 409, dep.base())
 	s = newPushServer(t, repo, func(o *Options) { o.Upstreams = []string{up.URL} })
-	if w := get(s, http.MethodGet, dep.narinfo()); w.Code != http.StatusOK {
+	if w := proxytest.Get(s, http.MethodGet, dep.narinfo()); w.Code != http.StatusOK {
 		t.Errorf("the upstream's narinfo: got %d", w.Code)
 	}
 	if w := copyTo(s, p); w.Code != http.StatusCreated {
@@ -595,16 +584,16 @@ func TestPushUpstream(t *testing.T) {
 // While the registry is down nothing is acknowledged, and it is no refusal: Nix
 // tries again.
 func TestPushWithoutTheRegistry(t *testing.T) {
-	k := &killable{Repository: openRepo(t, "oci:"+t.TempDir())}
+	k := &killable{Repository: proxytest.OpenRepo(t, "oci:"+t.TempDir())}
 	s := newPushServer(t, k)
 	small := newPushed(t, "small", index.CompressionNone, []byte("x"))
-	large := newPushed(t, "large", index.CompressionNone, randomBytes(1, 2*smallNAR))
+	large := newPushed(t, "large", index.CompressionNone, proxytest.RandomBytes(1, 2*smallNAR))
 	k.dead.Store(true)
 	for _, p := range []pushed{small, large} {
 		if w := copyTo(s, p); w.Code != http.StatusBadGateway || !strings.Contains(w.Body.String(), errKilled.Error()) {
 			t.Errorf("got %d, %s", w.Code, w.Body)
 		}
-		if w := get(s, http.MethodGet, p.narinfo()); w.Code != http.StatusNotFound {
+		if w := proxytest.Get(s, http.MethodGet, p.narinfo()); w.Code != http.StatusNotFound {
 			t.Errorf("%s: got %d", p.entry.Path, w.Code)
 		}
 	}
@@ -626,27 +615,27 @@ func TestPushWithoutTheRegistry(t *testing.T) {
 // taken one that the index names. Both are asked for again.
 func TestPushAfterALoss(t *testing.T) {
 	dir := t.TempDir()
-	s := newPushServer(t, openRepo(t, "oci:"+dir))
+	s := newPushServer(t, proxytest.OpenRepo(t, "oci:"+dir))
 	lose := func(p pushed) {
 		t.Helper()
-		if err := os.Remove(filepath.Join(dir, "blobs", "sha256", digestOf(p.file).Hex)); err != nil {
+		if err := os.Remove(filepath.Join(dir, "blobs", "sha256", proxytest.DigestOf(p.file).Hex)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	p := newPushed(t, "p", index.CompressionNone, randomBytes(1, 2*smallNAR))
-	if w := request(s, http.MethodPut, p.url(), p.file); w.Code != http.StatusCreated {
+	p := newPushed(t, "p", index.CompressionNone, proxytest.RandomBytes(1, 2*smallNAR))
+	if w := proxytest.Request(s, http.MethodPut, p.url(), p.file); w.Code != http.StatusCreated {
 		t.Fatalf("got %d, %s", w.Code, w.Body)
 	}
 	lose(p)
-	refused(t, request(s, http.MethodPut, p.narinfo(), []byte(p.entry.Narinfo())), 502, "copy it again")
-	if w := get(s, http.MethodHead, p.url()); w.Code != http.StatusNotFound {
+	refused(t, proxytest.Request(s, http.MethodPut, p.narinfo(), []byte(p.entry.Narinfo())), 502, "copy it again")
+	if w := proxytest.Get(s, http.MethodHead, p.url()); w.Code != http.StatusNotFound {
 		t.Errorf("HEAD of a NAR that is lost: got %d", w.Code)
 	}
 	if w := copyTo(s, p); w.Code != http.StatusCreated {
 		t.Fatalf("got %d, %s", w.Code, w.Body)
 	}
 	lose(p)
-	same := newPushed(t, "same", index.CompressionNone, randomBytes(1, 2*smallNAR))
+	same := newPushed(t, "same", index.CompressionNone, proxytest.RandomBytes(1, 2*smallNAR))
 	refused(t, copyTo(s, same), 502, "copy it again")
 	if w := copyTo(s, same); w.Code != http.StatusCreated {
 		t.Errorf("got %d, %s", w.Code, w.Body)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/internal/proxytest"
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/secret"
 	"github.com/org/nixoci-action/internal/signing"
@@ -27,14 +28,14 @@ func realisationOf(id string, p pushed) (path, doc string) {
 
 func answers(t *testing.T, h http.Handler, path string, want int, text string) {
 	t.Helper()
-	if w := get(h, http.MethodGet, path); w.Code != want || !strings.Contains(w.Body.String(), text) {
+	if w := proxytest.Get(h, http.MethodGet, path); w.Code != want || !strings.Contains(w.Body.String(), text) {
 		t.Errorf("%s: got %d, %s; want %d, %s", path, w.Code, w.Body, want, text)
 	}
 }
 
 func put(t *testing.T, h http.Handler, path, body string, want int) {
 	t.Helper()
-	if w := request(h, http.MethodPut, path, []byte(body)); w.Code != want {
+	if w := proxytest.Request(h, http.MethodPut, path, []byte(body)); w.Code != want {
 		t.Errorf("PUT %s: got %d, %s; want %d", path, w.Code, w.Body, want)
 	}
 }
@@ -129,7 +130,7 @@ func TestPushExtras(t *testing.T) {
 // What a proxy has acknowledged, that died before it wrote the root, is not lost
 // when another one adds to the same path.
 func TestPushExtrasAfterACrash(t *testing.T) {
-	repo := openRepo(t, "oci:"+t.TempDir())
+	repo := proxytest.OpenRepo(t, "oci:"+t.TempDir())
 	p := newPushed(t, "p", index.CompressionNone, []byte("p"))
 	p.entry.Deriver = testDrv
 	first := newPushServer(t, repo)
@@ -145,7 +146,7 @@ func TestPushExtrasAfterACrash(t *testing.T) {
 }
 
 func TestPushExtrasRefuses(t *testing.T) {
-	k := &killable{Repository: openRepo(t, "oci:"+t.TempDir())}
+	k := &killable{Repository: proxytest.OpenRepo(t, "oci:"+t.TempDir())}
 	s := newPushServer(t, k)
 	p := newPushed(t, "p", index.CompressionNone, []byte("p"))
 	p.entry.Deriver = testDrv
@@ -178,10 +179,12 @@ func TestPushExtrasRefuses(t *testing.T) {
 		"debug info of something else":     {"/debuginfo/" + testBuildID, `{"archive":"../nar/x","member":"bin/sh"}`, 400, "symbols"},
 		"debug info that no listing names": {"/debuginfo/" + testBuildID, `{"archive":"../nar/x","member":"lib/debug/.build-id/` + testBuildID[:2] + "/" + testBuildID[2:] + `.debug"}`, 409, "write-nar-listing=1"},
 	} {
-		t.Run(name, func(t *testing.T) { refused(t, request(s, http.MethodPut, tc.path, []byte(tc.body)), tc.want, tc.text) })
+		t.Run(name, func(t *testing.T) {
+			refused(t, proxytest.Request(s, http.MethodPut, tc.path, []byte(tc.body)), tc.want, tc.text)
+		})
 	}
 	for _, path := range []string{listing, "/log/" + testDrv, realisation, p.narinfo()} {
-		refused(t, request(s, http.MethodPut, path, []byte("x"), "Content-Encoding", "br"), 415, "uncompressed")
+		refused(t, proxytest.Request(s, http.MethodPut, path, []byte("x"), "Content-Encoding", "br"), 415, "uncompressed")
 	}
 	r := httptest.NewRequest(http.MethodPut, listing, struct{ *bytes.Buffer }{bytes.NewBufferString("x")})
 	r.RemoteAddr, r.ContentLength = "127.0.0.1:1", -1
@@ -190,7 +193,7 @@ func TestPushExtrasRefuses(t *testing.T) {
 	refused(t, w, 411, "length")
 	k.dead.Store(true)
 	for path, body := range map[string]string{listing: testListing, "/log/" + testDrv: "x", realisation: real} {
-		if w := request(s, http.MethodPut, path, []byte(body)); w.Code != http.StatusBadGateway {
+		if w := proxytest.Request(s, http.MethodPut, path, []byte(body)); w.Code != http.StatusBadGateway {
 			t.Errorf("%s without the registry: got %d, %s", path, w.Code, w.Body)
 		}
 		answers(t, s, path, 404, "")
@@ -200,14 +203,14 @@ func TestPushExtrasRefuses(t *testing.T) {
 
 	token := newPushServer(t, k, func(o *Options) { o.Push.Tokens = []string{"0123456789abcdef"} })
 	for _, path := range []string{listing, "/log/" + testDrv, realisation, "/debuginfo/" + testBuildID} {
-		refused(t, request(token, http.MethodPut, path, []byte("x")), 401, "token")
+		refused(t, proxytest.Request(token, http.MethodPut, path, []byte("x")), 401, "token")
 	}
 }
 
 // Who takes only what is signed takes only such realisations, which Nix believes
 // unseen.
 func TestPushRealisationSignatures(t *testing.T) {
-	repo := openRepo(t, "oci:"+t.TempDir())
+	repo := proxytest.OpenRepo(t, "oci:"+t.TempDir())
 	keys, public := newKeys(t, "cache-1")
 	s := newPushServer(t, repo, func(o *Options) { o.Push.Keys = keys })
 	p := newPushed(t, "p", index.CompressionNone, []byte("p"))
@@ -217,8 +220,8 @@ func TestPushRealisationSignatures(t *testing.T) {
 	strict := newPushServer(t, repo, func(o *Options) { o.Push.RequireSignatures, o.Push.TrustedKeys = true, []string{public} })
 	path, doc := realisationOf(testRealisation, p)
 	none := newPushServer(t, repo, func(o *Options) { o.Push.RequireSignatures = true }) // the cache names the key
-	refused(t, request(none, http.MethodPut, path, []byte(doc)), 403, "not signed")
-	refused(t, request(strict, http.MethodPut, path, []byte(doc)), 403, "not signed")
+	refused(t, proxytest.Request(none, http.MethodPut, path, []byte(doc)), 403, "not signed")
+	refused(t, proxytest.Request(strict, http.MethodPut, path, []byte(doc)), 403, "not signed")
 	r := index.Realisation{ID: testRealisation}
 	sigs, err := keys.Sign(r.Fingerprint(p.base()), nil)
 	if err != nil {
@@ -226,7 +229,7 @@ func TestPushRealisationSignatures(t *testing.T) {
 	}
 	signed := strings.Replace(doc, "[]", `["`+sigs[0]+`"]`, 1)
 	depends := strings.Replace(signed, "{}", `{"x":"y"}`, 1)
-	refused(t, request(strict, http.MethodPut, path, []byte(depends)), 403, "not signed")
+	refused(t, proxytest.Request(strict, http.MethodPut, path, []byte(depends)), 403, "not signed")
 	put(t, strict, path, signed, 201)
 	answers(t, strict, path, 200, sigs[0])
 }
@@ -270,7 +273,7 @@ func TestPushedTextsWithSecrets(t *testing.T) {
 	const token = "push-token-0123456789"
 	secrets := &secret.Set{}
 	secrets.Add("a push token", token)
-	repo := openRepo(t, "oci:"+t.TempDir())
+	repo := proxytest.OpenRepo(t, "oci:"+t.TempDir())
 	s := newPushServer(t, repo, func(o *Options) { o.Push.Secrets = secrets })
 	p := newPushed(t, "good", index.CompressionZstd, []byte("good"))
 	p.entry.Deriver = testDrv
@@ -284,7 +287,7 @@ func TestPushedTextsWithSecrets(t *testing.T) {
 		named.narinfo():                          named.entry.Narinfo(),
 		"/realisations/sha256:" + token + "!out": `{"x":"` + token + `"}`,
 	} {
-		w := request(s, http.MethodPut, path, []byte(body))
+		w := proxytest.Request(s, http.MethodPut, path, []byte(body))
 		if w.Code != 403 || !strings.Contains(w.Body.String(), "it contains a push token") || strings.Contains(w.Body.String(), token) {
 			t.Errorf("%s: got %d %s", path, w.Code, w.Body)
 		}

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/semaphore"
+
+	"github.com/org/nixoci-action/internal/pieces"
 )
 
 const (
@@ -110,7 +112,7 @@ func (s *spool) Write(p []byte) (int, error) {
 
 // receive reads a request's body, which must have the announced length, into w.
 func receive(w io.Writer, rw http.ResponseWriter, r *http.Request) error {
-	buf := pieces.Get().(*[pieceSize]byte)
+	buf := pieces.Get()
 	defer pieces.Put(buf)
 	rc := http.NewResponseController(rw)
 	for left := r.ContentLength; ; {

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+
+	"github.com/org/nixoci-action/internal/pieces"
 )
 
 // maxDict is the largest dictionary of xz that is decoded, in bytes: that of
@@ -17,7 +19,7 @@ var errXZ = errors.New("it is no xz stream of one LZMA2 filter")
 // see how much memory that would take (.xz file format 1.2.1, section 3; LZMA2
 // chunks as in XZ for Java's LZMA2InputStream).
 func checkXZ(r io.Reader) error {
-	x := &xzWalker{r: bufio.NewReaderSize(r, pieceSize)}
+	x := &xzWalker{r: bufio.NewReaderSize(r, pieces.Size)}
 	head := x.bytes(12)
 	if x.err != nil {
 		return errXZ

@@ -86,14 +86,14 @@ func (s *Server) redirect(w http.ResponseWriter, r *http.Request, e index.Entry)
 		return false
 	}
 	url, ask := s.redirects.recall(e.NAR.Blob)
-	if ask && s.registry.allow() {
+	if ask && s.registry.Allow() {
 		ctx, cancel := within(r.Context(), s.opts.FirstByte)
 		defer cancel()
 		at, expires, err := s.redirects.from.BlobURL(ctx, e.NAR.Blob)
 		if r.Context().Err() != nil {
 			return false
 		}
-		s.report(r.Context(), err)
+		s.registry.Note(r.Context(), err)
 		if err != nil {
 			return false
 		}

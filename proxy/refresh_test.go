@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/internal/proxytest"
 )
 
 // fakeIndex is an Index with scripted answers.
@@ -55,10 +56,10 @@ func away(ctx context.Context) (*index.Snapshot, error) {
 
 func snapshotOf(tb testing.TB, names ...string) reading {
 	tb.Helper()
-	repo := openRepo(tb, "oci:"+tb.TempDir())
+	repo := proxytest.OpenRepo(tb, "oci:"+tb.TempDir())
 	for _, name := range names {
-		putBlob(tb, repo, []byte(name))
-		publish(tb, repo, index.Config{}, fileEntry(name, []byte(name)))
+		proxytest.PutBlob(tb, repo, []byte(name))
+		proxytest.Publish(tb, repo, index.Config{}, proxytest.FileEntry(name, []byte(name)))
 	}
 	snap, err := index.Open(repo, index.Options{}).Refresh(context.Background())
 	return func(context.Context) (*index.Snapshot, error) { return snap, err }
@@ -98,10 +99,10 @@ func TestPrepare(t *testing.T) {
 					t.Errorf("serves %d paths, want %d", s.Len(), tc.paths)
 				}
 				// in every case it answers
-				if got := get(s, "GET", "/nix-cache-info").Code; got != 200 {
+				if got := proxytest.Get(s, "GET", "/nix-cache-info").Code; got != 200 {
 					t.Errorf("nix-cache-info: got %d, want 200", got)
 				}
-				if got := get(s, "GET", "/"+strings.Repeat("0", 32)+".narinfo").Code; got != 404 {
+				if got := proxytest.Get(s, "GET", "/"+strings.Repeat("0", 32)+".narinfo").Code; got != 404 {
 					t.Errorf("a miss: got %d, want 404", got)
 				}
 			})
@@ -168,7 +169,7 @@ func TestRefreshOnRequest(t *testing.T) {
 	}
 
 	x.set(two)
-	got := get(s, "POST", "/_refresh")
+	got := proxytest.Get(s, "POST", "/_refresh")
 	var st status
 	if err := json.Unmarshal(got.Body.Bytes(), &st); err != nil || got.Code != 200 || st.Entries != 2 || len(st.Segments) != 2 || st.Root == "" {
 		t.Errorf("got %d, %s, %v; want 200 and two entries", got.Code, got.Body, err)
@@ -178,7 +179,7 @@ func TestRefreshOnRequest(t *testing.T) {
 	}
 
 	x.set(down)
-	got = get(s, "POST", "/_refresh")
+	got = proxytest.Get(s, "POST", "/_refresh")
 	if err := json.Unmarshal(got.Body.Bytes(), &st); err != nil || got.Code != 502 || st.Entries != 2 || st.Refresh.Error == "" {
 		t.Errorf("registry down: got %d, %s, %v; want 502, two entries and the reason", got.Code, got.Body, err)
 	}
@@ -188,7 +189,7 @@ func TestRefreshOnRequest(t *testing.T) {
 		"another site":             {"Origin", "https://evil.example"},
 		"another site, new client": {"Sec-Fetch-Site", "cross-site"},
 	} {
-		if got := get(s, "POST", "/_refresh", header...).Code; got != 403 {
+		if got := proxytest.Get(s, "POST", "/_refresh", header...).Code; got != 403 {
 			t.Errorf("%s: got %d, want 403", name, got)
 		}
 	}
@@ -206,16 +207,16 @@ func TestRefreshOnRequest(t *testing.T) {
 }
 
 func TestStopLetsTransfersFinish(t *testing.T) {
-	data := randomBytes(30, 1<<20)
+	data := proxytest.RandomBytes(30, 1<<20)
 	release := make(chan struct{})
-	blobs := &fakeBlobs{hook: func(_ blobRead, body io.ReadCloser) (io.ReadCloser, error) {
+	blobs := &proxytest.Blobs{Hook: func(_ proxytest.BlobRead, body io.ReadCloser) (io.ReadCloser, error) {
 		return struct {
 			io.Reader
 			io.Closer
-		}{io.MultiReader(io.LimitReader(body, 500_000), waiting(release), body), body}, nil
+		}{io.MultiReader(io.LimitReader(body, 500_000), proxytest.Waiting(release), body), body}, nil
 	}}
-	blobs.put(data)
-	e := fileEntry("nar", data)
+	blobs.Put(data)
+	e := proxytest.FileEntry("nar", data)
 	s := withBlobs(t, blobs, []index.Entry{e})
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -223,7 +224,7 @@ func TestStopLetsTransfersFinish(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- serve(ctx, s, l) }()
+	go func() { done <- proxytest.Serve(ctx, s, l) }()
 	resp, err := http.Get("http://" + l.Addr().String() + "/" + e.URL())
 	if err != nil {
 		t.Fatal(err)
@@ -245,12 +246,4 @@ func TestStopLetsTransfersFinish(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Errorf("Serve: got %v, want nil", err)
 	}
-}
-
-// waiting delivers nothing until it is closed.
-type waiting chan struct{}
-
-func (w waiting) Read([]byte) (int, error) {
-	<-w
-	return 0, io.EOF
 }

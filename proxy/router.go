@@ -13,6 +13,7 @@ import (
 
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/internal/lru"
+	"github.com/org/nixoci-action/proxy/blobs"
 )
 
 // Access is how a Router wants a cache to be opened.
@@ -97,7 +98,7 @@ type Router struct {
 	started time.Time
 	allow   []allowed
 	ids     *identities
-	packs   *share
+	packs   *blobs.Budget
 	slots   chan struct{}
 	absent  *lru.Map[string, struct{}] // keys of caches that are not there, or whose registry is away
 	denied  *lru.Map[string, struct{}] // keys of those that refuse the client
@@ -133,7 +134,7 @@ func NewRouter(o RouterOptions) (*Router, error) {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	r := &Router{
-		opts: o, log: o.Logger, started: time.Now(), ids: newIdentities(), packs: &share{max: o.PackMemory},
+		opts: o, log: o.Logger, started: time.Now(), ids: newIdentities(), packs: blobs.NewBudget(o.PackMemory),
 		slots:  make(chan struct{}, maxOpenings),
 		absent: lru.New[string, struct{}](10_000, nil), denied: lru.New[string, struct{}](10_000, nil),
 		caches: map[key]*hosted{},
@@ -393,5 +394,5 @@ func (r *Router) remove(c *hosted) {
 	}
 	delete(r.caches, c.key)
 	r.dropped++
-	c.server.packs.close()
+	c.server.packs.Close()
 }

@@ -21,6 +21,7 @@ import (
 	ggcr "github.com/google/go-containerregistry/pkg/registry"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/internal/proxytest"
 	"github.com/org/nixoci-action/internal/registry"
 )
 
@@ -139,11 +140,11 @@ func (l *boundedLog) Write(p []byte) (int, error) {
 // hello publishes one path and returns its entry.
 func hello(tb testing.TB, cache string, seed uint64) index.Entry {
 	tb.Helper()
-	data := randomBytes(seed, 1000)
-	e := fileEntry(fmt.Sprint("hello-", seed), data)
-	repo := openRepo(tb, cache)
-	putBlob(tb, repo, data)
-	publish(tb, repo, index.Config{PublicKeys: []string{testKey}}, e)
+	data := proxytest.RandomBytes(seed, 1000)
+	e := proxytest.FileEntry(fmt.Sprint("hello-", seed), data)
+	repo := proxytest.OpenRepo(tb, cache)
+	proxytest.PutBlob(tb, repo, data)
+	proxytest.Publish(tb, repo, index.Config{PublicKeys: []string{testKey}}, e)
 	return e
 }
 
@@ -163,7 +164,7 @@ func TestRouterServesByName(t *testing.T) {
 		{"GET", at + "/org/deep/er/b/" + b.Path.HashPart + ".narinfo", 200, b.Narinfo()},
 		{"GET", at + "/org/deep%2Fer/b/" + b.Path.HashPart + ".narinfo", 200, b.Narinfo()},
 		{"GET", strings.ReplaceAll(at, ":", "%3A") + "/org/a/nix-cache-info", 200, ""},
-		{"GET", at + "/org/a/" + a.URL(), 200, string(randomBytes(1, 1000))},
+		{"GET", at + "/org/a/" + a.URL(), 200, string(proxytest.RandomBytes(1, 1000))},
 		{"GET", at + "/org/a/public-key", 200, testKey + "\n"},
 		{"GET", at + "/org/a/_status", 200, ""},
 		{"POST", at + "/org/a/_refresh", 200, ""},
@@ -193,7 +194,7 @@ func TestRouterServesByName(t *testing.T) {
 		{"PUT", "/nix-cache-info", 405, ""},
 		{"DELETE", at + "/org/a/" + a.URL(), 405, ""},
 	} {
-		got := get(r, tc.method, tc.path)
+		got := proxytest.Get(r, tc.method, tc.path)
 		if got.Code != tc.status || tc.body != "" && got.Body.String() != tc.body {
 			t.Errorf("%s %s: got %d, %q; want %d, %q", tc.method, tc.path, got.Code, got.Body, tc.status, tc.body)
 		}
@@ -210,7 +211,7 @@ func TestRouterAsksOnlyWhatIsAllowed(t *testing.T) {
 	for _, allow := range []string{"**", "*/**", "127.*" + port + "/**", "ghcr.io/**", "http://localhost" + port + "/other/*"} {
 		r := newRouter(t, "", func(o *RouterOptions) { o.Allow = []string{allow} })
 		for _, host := range []string{reg.addr, "localhost" + port, "[::ffff:127.0.0.1]" + port, "127.1" + port, "2130706433" + port, "0" + port, "localtest.localhost" + port} {
-			if got := get(r, "GET", "/"+host+"/org/a/nix-cache-info").Code; got != 404 {
+			if got := proxytest.Get(r, "GET", "/"+host+"/org/a/nix-cache-info").Code; got != 404 {
 				t.Errorf("%s with %s: got %d", host, allow, got)
 			}
 		}
@@ -228,7 +229,7 @@ func TestFirstRequestsShareOneOpening(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 100 {
 		wg.Go(func() {
-			if got := get(r, "GET", "/"+reg.addr+"/org/a/"+e.Path.HashPart+".narinfo").Code; got != 200 {
+			if got := proxytest.Get(r, "GET", "/"+reg.addr+"/org/a/"+e.Path.HashPart+".narinfo").Code; got != 200 {
 				t.Errorf("got %d", got)
 			}
 		})
@@ -247,7 +248,7 @@ func TestOpeningIsBounded(t *testing.T) {
 	r := newRouter(t, reg.addr, func(o *RouterOptions) { o.Wait = 300 * time.Millisecond })
 	begin := time.Now()
 	for i := range 200 {
-		if got := get(r, "GET", "/"+reg.addr+"/org/a/"+e.Path.HashPart+".narinfo").Code; got != 404 {
+		if got := proxytest.Get(r, "GET", "/"+reg.addr+"/org/a/"+e.Path.HashPart+".narinfo").Code; got != 404 {
 			t.Fatalf("request %d: got %d", i, got)
 		}
 	}
@@ -274,7 +275,7 @@ func TestOpeningOutlivesItsClient(t *testing.T) {
 	first := httptest.NewRecorder()
 	r.ServeHTTP(first, httptest.NewRequestWithContext(ctx, "GET", path, nil))
 	close(release)
-	if got := get(r, "GET", path).Code; first.Code != 404 || got != 200 {
+	if got := proxytest.Get(r, "GET", path).Code; first.Code != 404 || got != 200 {
 		t.Errorf("got %d and %d, want 404 and 200", first.Code, got)
 	}
 }
@@ -283,7 +284,7 @@ func TestAbsenceIsRemembered(t *testing.T) {
 	reg := newCounted(t)
 	r := newRouter(t, reg.addr)
 	for range 50 {
-		if got := get(r, "GET", "/"+reg.addr+"/org/none/nix-cache-info").Code; got != 404 {
+		if got := proxytest.Get(r, "GET", "/"+reg.addr+"/org/none/nix-cache-info").Code; got != 404 {
 			t.Fatalf("got %d", got)
 		}
 	}
@@ -301,7 +302,7 @@ func TestOpeningsAreBounded(t *testing.T) {
 	reg.fail(hangingRegistry)
 	r := newRouter(t, reg.addr, func(o *RouterOptions) { o.Wait = time.Millisecond })
 	for i := range maxWaiting + 500 {
-		get(r, "GET", fmt.Sprintf("/%s/org/c%d/nix-cache-info", reg.addr, i))
+		proxytest.Get(r, "GET", fmt.Sprintf("/%s/org/c%d/nix-cache-info", reg.addr, i))
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -317,14 +318,14 @@ func TestIndexMemoryIsBounded(t *testing.T) {
 	reg := newCounted(t)
 	var entries []index.Entry
 	for i := range paths {
-		entries = append(entries, fileEntry(fmt.Sprint("p", i), fmt.Append(nil, "data", i)))
+		entries = append(entries, proxytest.FileEntry(fmt.Sprint("p", i), fmt.Append(nil, "data", i)))
 	}
-	repo := openRepo(t, reg.addr+"/org/c0")
+	repo := proxytest.OpenRepo(t, reg.addr+"/org/c0")
 	for i := range paths {
-		putBlob(t, repo, fmt.Append(nil, "data", i))
+		proxytest.PutBlob(t, repo, fmt.Append(nil, "data", i))
 	}
 	for i := range caches {
-		publish(t, openRepo(t, fmt.Sprintf("%s/org/c%d", reg.addr, i)), index.Config{}, entries...)
+		proxytest.Publish(t, proxytest.OpenRepo(t, fmt.Sprintf("%s/org/c%d", reg.addr, i)), index.Config{}, entries...)
 	}
 	one := newServer(t, repo).memory()
 	limit := 40 * one
@@ -339,7 +340,7 @@ func TestIndexMemoryIsBounded(t *testing.T) {
 	}
 	before := heap()
 	ask := func(i int) {
-		if got := get(r, "GET", fmt.Sprintf("/%s/org/c%d/%s.narinfo", reg.addr, i, entries[i%paths].Path.HashPart)); got.Code != 200 {
+		if got := proxytest.Get(r, "GET", fmt.Sprintf("/%s/org/c%d/%s.narinfo", reg.addr, i, entries[i%paths].Path.HashPart)); got.Code != 200 {
 			t.Errorf("cache %d: got %d", i, got.Code)
 		}
 	}
@@ -380,25 +381,25 @@ func TestIndexTooLarge(t *testing.T) {
 	reg := newCounted(t)
 	small := hello(t, reg.addr+"/org/small", 1)
 	var entries []index.Entry
-	repo := openRepo(t, reg.addr+"/org/large")
+	repo := proxytest.OpenRepo(t, reg.addr+"/org/large")
 	for i := range 3000 {
-		e := fileEntry(fmt.Sprint("p", i), []byte("data"))
+		e := proxytest.FileEntry(fmt.Sprint("p", i), []byte("data"))
 		entries = append(entries, e)
 	}
-	putBlob(t, repo, []byte("data"))
-	publish(t, repo, index.Config{}, entries...)
+	proxytest.PutBlob(t, repo, []byte("data"))
+	proxytest.Publish(t, repo, index.Config{}, entries...)
 	var buf bytes.Buffer
 	r := newRouter(t, reg.addr, func(o *RouterOptions) {
 		o.IndexMemory = 1 << 20
 		o.Logger = slog.New(slog.NewTextHandler(&buf, nil))
 	})
 	ok := func() {
-		if got := get(r, "GET", "/"+reg.addr+"/org/small/"+small.Path.HashPart+".narinfo").Code; got != 200 {
+		if got := proxytest.Get(r, "GET", "/"+reg.addr+"/org/small/"+small.Path.HashPart+".narinfo").Code; got != 200 {
 			t.Errorf("the small one: got %d", got)
 		}
 	}
 	ok()
-	if got := get(r, "GET", "/"+reg.addr+"/org/large/nix-cache-info").Code; got != 404 {
+	if got := proxytest.Get(r, "GET", "/"+reg.addr+"/org/large/nix-cache-info").Code; got != 404 {
 		t.Errorf("got %d, want 404", got)
 	}
 	ok()
@@ -415,8 +416,8 @@ func TestIdleCaches(t *testing.T) {
 	reg := newCounted(t)
 	e := hello(t, reg.addr+"/org/a", 1)
 	r := newRouter(t, reg.addr, func(o *RouterOptions) { o.Idle, o.Refresh = 300*time.Millisecond, 20*time.Millisecond })
-	start(t, r)
-	if got := get(r, "GET", "/"+reg.addr+"/org/a/"+e.Path.HashPart+".narinfo").Code; got != 200 {
+	proxytest.Start(t, r)
+	if got := proxytest.Get(r, "GET", "/"+reg.addr+"/org/a/"+e.Path.HashPart+".narinfo").Code; got != 200 {
 		t.Fatalf("got %d", got)
 	}
 	asked := reg.all.Load()
@@ -440,7 +441,7 @@ func TestRouterRefreshes(t *testing.T) {
 	e := hello(t, reg.addr+"/org/a", 1)
 	r := newRouter(t, reg.addr, func(o *RouterOptions) { o.Refresh = 200 * time.Millisecond })
 	ask := func(e index.Entry) int {
-		return get(r, "GET", "/"+reg.addr+"/org/a/"+e.Path.HashPart+".narinfo").Code
+		return proxytest.Get(r, "GET", "/"+reg.addr+"/org/a/"+e.Path.HashPart+".narinfo").Code
 	}
 	if got := ask(e); got != 200 {
 		t.Fatalf("got %d", got)
@@ -452,7 +453,7 @@ func TestRouterRefreshes(t *testing.T) {
 	}
 	before := r.status().IndexMemory
 	hello(t, reg.addr+"/org/a", 3)
-	if got := get(r, "POST", "/"+reg.addr+"/org/a/_refresh").Code; got != 200 || r.reserved != 0 || r.status().IndexMemory <= before {
+	if got := proxytest.Get(r, "POST", "/"+reg.addr+"/org/a/_refresh").Code; got != 200 || r.reserved != 0 || r.status().IndexMemory <= before {
 		t.Errorf("_refresh: got %d, %d bytes reserved, %d in use after %d", got, r.reserved, r.status().IndexMemory, before)
 	}
 	reg.fail(func(http.ResponseWriter, *http.Request, http.Handler) { panic(http.ErrAbortHandler) })
@@ -472,9 +473,9 @@ func TestRouterStatus(t *testing.T) {
 	counted := newCounted(t)
 	hello(t, counted.addr+"/org/a", 1)
 	r := newRouter(t, counted.addr)
-	get(r, "GET", "/"+counted.addr+"/org/a/nix-cache-info")
-	get(r, "GET", "/"+counted.addr+"/org/a/nix-cache-info", "Authorization", "Basic dTpodW50ZXIy") // u:hunter2
-	w := get(r, "GET", "/_status")
+	proxytest.Get(r, "GET", "/"+counted.addr+"/org/a/nix-cache-info")
+	proxytest.Get(r, "GET", "/"+counted.addr+"/org/a/nix-cache-info", "Authorization", "Basic dTpodW50ZXIy") // u:hunter2
+	w := proxytest.Get(r, "GET", "/_status")
 	var st routerStatus
 	if err := json.Unmarshal(w.Body.Bytes(), &st); err != nil || w.Code != 200 {
 		t.Fatalf("got %d, %v", w.Code, err)
@@ -498,11 +499,11 @@ func TestRouterStatus(t *testing.T) {
 func TestRouterHome(t *testing.T) {
 	reg := newCounted(t)
 	a := hello(t, reg.addr+"/org/a", 1)
-	homeRepo := openRepo(t, "oci:"+t.TempDir())
-	data := randomBytes(7, 100)
-	putBlob(t, homeRepo, data)
-	e := fileEntry("home", data)
-	publish(t, homeRepo, index.Config{}, e)
+	homeRepo := proxytest.OpenRepo(t, "oci:"+t.TempDir())
+	data := proxytest.RandomBytes(7, 100)
+	proxytest.PutBlob(t, homeRepo, data)
+	e := proxytest.FileEntry("home", data)
+	proxytest.Publish(t, homeRepo, index.Config{}, e)
 	home := newServer(t, homeRepo)
 	r := newRouter(t, reg.addr, func(o *RouterOptions) { o.Home = home })
 	for path, want := range map[string]int{
@@ -510,14 +511,14 @@ func TestRouterHome(t *testing.T) {
 		"/" + a.Path.HashPart + ".narinfo": 404, "/" + reg.addr + "/org/a/" + a.Path.HashPart + ".narinfo": 200,
 		"/" + reg.addr + "/org/a/" + e.Path.HashPart + ".narinfo": 404,
 	} {
-		if got := get(r, "GET", path).Code; got != want {
+		if got := proxytest.Get(r, "GET", path).Code; got != want {
 			t.Errorf("%s: got %d, want %d", path, got, want)
 		}
 	}
 	if r.Len() != 1 {
 		t.Errorf("got %d paths", r.Len())
 	}
-	if body := get(r, "GET", "/_status").Body.String(); !strings.Contains(body, `"home": {`) || !strings.Contains(body, `"indexMemoryLimit"`) {
+	if body := proxytest.Get(r, "GET", "/_status").Body.String(); !strings.Contains(body, `"home": {`) || !strings.Contains(body, `"indexMemoryLimit"`) {
 		t.Errorf("the status is %s", body)
 	}
 }
@@ -528,11 +529,11 @@ func TestPanicWhileOpening(t *testing.T) {
 	r := newRouter(t, reg.addr, func(o *RouterOptions) {
 		o.Open = func(Access) (*Server, error) { panic("bug") }
 	})
-	if got := get(r, "GET", "/"+reg.addr+"/org/a/nix-cache-info").Code; got != 404 {
+	if got := proxytest.Get(r, "GET", "/"+reg.addr+"/org/a/nix-cache-info").Code; got != 404 {
 		t.Errorf("got %d, want 404", got)
 	}
 	r.opts.Open = func(Access) (*Server, error) { return nil, errors.New("no") }
-	if got := get(r, "GET", "/"+reg.addr+"/org/b/nix-cache-info").Code; got != 404 {
+	if got := proxytest.Get(r, "GET", "/"+reg.addr+"/org/b/nix-cache-info").Code; got != 404 {
 		t.Errorf("got %d, want 404", got)
 	}
 	if r.opening != 0 || len(r.caches) != 0 || len(r.slots) != 0 {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/internal/proxytest"
 	"github.com/org/nixoci-action/internal/registrytest"
 )
 
@@ -26,7 +27,7 @@ func (s *site) router(change ...func(*RouterOptions)) (string, *Router) {
 	r := newRouter(s.T, addr, append([]func(*RouterOptions){func(o *RouterOptions) {
 		o.Refresh, o.Wait = 500*time.Millisecond, time.Second
 	}}, change...)...)
-	return start(s.T, r) + "/" + addr + "/a/b", r
+	return proxytest.Start(s.T, r) + "/" + addr + "/a/b", r
 }
 
 // told is how many narinfos all open caches have served.
@@ -51,7 +52,7 @@ func TestNixBuildsWhateverTheRegistryDoesToMany(t *testing.T) {
 			d := s.drv("trap")
 			s.publish(d)
 			url, r := s.router(func(o *RouterOptions) { o.Refresh = time.Minute })
-			if resp, _, _ := fetch(t, url+"/nix-cache-info"); resp.StatusCode != 200 {
+			if resp, _, _ := proxytest.Fetch(t, url+"/nix-cache-info"); resp.StatusCode != 200 {
 				t.Fatalf("got %d", resp.StatusCode)
 			}
 			if tc.fault != nil {
@@ -236,11 +237,11 @@ func TestNixSubstitutesThroughTheProxy(t *testing.T) {
 				upstream.server.ServeHTTP(w, r)
 			})
 			s := &site{T: t, env: upstream.env}
-			s.repo = openRepo(t, "oci:"+t.TempDir()) // empty, and for the same store
-			putBlob(t, s.repo, []byte("x"))
-			e := fileEntry("x", []byte("x"))
+			s.repo = proxytest.OpenRepo(t, "oci:"+t.TempDir()) // empty, and for the same store
+			proxytest.PutBlob(t, s.repo, []byte("x"))
+			e := proxytest.FileEntry("x", []byte("x"))
 			e.Path.Dir = s.env.Store
-			publish(t, s.repo, index.Config{StoreDir: s.env.Store}, e)
+			proxytest.Publish(t, s.repo, index.Config{StoreDir: s.env.Store}, e)
 			o := s.options()
 			o.Upstreams, o.UpstreamNARs = []string{front.url}, mode
 			if got := s.build(d, s.proxy(o)); got != "substituted" {
@@ -269,7 +270,7 @@ func TestNixBuildsWhateverTheUpstreamSends(t *testing.T) {
 			s := newSite(t)
 			s.publish(s.drv("other"))
 			theirs := &site{T: t, env: s.env, registry: s.registry}
-			theirs.repo = openRepo(t, "oci:"+t.TempDir())
+			theirs.repo = proxytest.OpenRepo(t, "oci:"+t.TempDir())
 			d := s.drv("upstream")
 			theirs.publish(d)
 			o := theirs.options()

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/proxy/blobs"
 )
 
 // counts is what has been served since the start.
@@ -42,7 +43,7 @@ type status struct {
 	RegistryUnwell bool         `json:"registryUnwell"`
 	Served         servedStatus `json:"served"`
 	// NARCache is missing if there is none.
-	NARCache *DiskStatus `json:"narCache,omitempty"`
+	NARCache *blobs.DiskStatus `json:"narCache,omitempty"`
 	// Pushed is left out where pushing is not allowed.
 	Pushed *pushedStatus `json:"pushed,omitempty"`
 	// Refreshed is true in the answer to a /_refresh that has succeeded.
@@ -86,7 +87,7 @@ func (s *Server) status() status {
 	st := status{
 		Cache: s.opts.Cache, Version: s.opts.Version, Started: s.started.UTC(),
 		Segments:       []index.SegmentInfo{},
-		RegistryUnwell: s.registry.open(),
+		RegistryUnwell: s.registry.Open(),
 		Served: servedStatus{
 			s.counts.hits.Load(), s.counts.upstreamHits.Load(), s.counts.misses.Load(),
 			s.counts.nars.Load(), s.counts.narFailures.Load(), s.counts.narBytes.Load(),
@@ -94,7 +95,7 @@ func (s *Server) status() status {
 			s.counts.documents.Load(), s.counts.documentFailures.Load(),
 		},
 	}
-	if d, ok := s.opts.Blobs.(*DiskBlobs); ok {
+	if d, ok := s.opts.Blobs.(*blobs.Disk); ok {
 		st.NARCache = new(d.Status())
 	}
 	snap := s.snapshot.Load()

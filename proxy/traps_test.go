@@ -22,6 +22,8 @@ import (
 
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/internal/nix/nixtest"
+	"github.com/org/nixoci-action/internal/pieces"
+	"github.com/org/nixoci-action/internal/proxytest"
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/storepath"
 )
@@ -65,7 +67,7 @@ func newSiteIn(t *testing.T, env *nixtest.Env) *site {
 		next.ServeHTTP(w, r)
 	}))
 	t.Cleanup(s.stopRegistry)
-	s.repo = openRepo(t, strings.TrimPrefix(s.registry.URL, "http://")+"/a/b")
+	s.repo = proxytest.OpenRepo(t, strings.TrimPrefix(s.registry.URL, "http://")+"/a/b")
 	return s
 }
 
@@ -77,7 +79,7 @@ func (s *site) stopRegistry() {
 // options are a proxy's with time-outs that fit a test.
 func (s *site) options() Options {
 	return Options{
-		Index: index.Open(s.repo, index.Options{}), Blobs: s.repo, Logger: logTo(s.T),
+		Index: index.Open(s.repo, index.Options{}), Blobs: s.repo, Logger: proxytest.LogTo(s.T),
 		Refresh: 500 * time.Millisecond, FirstByte: time.Second, Stall: 2 * time.Second, UpstreamTimeout: time.Second,
 	}
 }
@@ -93,7 +95,7 @@ func (s *site) proxy(o Options) string {
 		s.Log(err)
 	}
 	s.server = p
-	return start(s.T, p)
+	return proxytest.Start(s.T, p)
 }
 
 // drv is a derivation app, which refers to another one, lib.
@@ -122,8 +124,8 @@ func (s *site) drv(name string) drv {
 func (s *site) publish(d drv) {
 	s.Helper()
 	lib := s.entry(d.lib, []byte("substituted\n"))
-	app := s.entry(d.app, append([]byte("substituted "+d.lib+"\n"), randomBytes(40, 1<<20)...), filepath.Base(d.lib))
-	publish(s, s.repo, index.Config{StoreDir: s.env.Store}, lib, app)
+	app := s.entry(d.app, append([]byte("substituted "+d.lib+"\n"), proxytest.RandomBytes(40, 1<<20)...), filepath.Base(d.lib))
+	proxytest.Publish(s, s.repo, index.Config{StoreDir: s.env.Store}, lib, app)
 }
 
 // entry uploads the NAR of a file.
@@ -135,7 +137,7 @@ func (s *site) entry(path string, content []byte, refs ...string) index.Entry {
 	}
 	nar := []byte(s.env.Run(s, s.env.Dir, "nix-store", "--dump", file) + "\n")
 	nar = nar[:len(nar)-1]
-	putBlob(s, s.repo, nar)
+	proxytest.PutBlob(s, s.repo, nar)
 	p, err := storepath.Parse(path)
 	if err != nil {
 		s.Fatal(err)
@@ -144,7 +146,7 @@ func (s *site) entry(path string, content []byte, refs ...string) index.Entry {
 	return index.Entry{
 		Path: p, NarHash: index.FileHash(sum[:]), NarSize: int64(len(nar)), References: refs, Compression: index.CompressionNone,
 		FileHash: index.FileHash(sum[:]),
-		NAR:      index.Location{Blob: digestOf(nar), BlobSize: int64(len(nar)), Size: int64(len(nar))},
+		NAR:      index.Location{Blob: proxytest.DigestOf(nar), BlobSize: int64(len(nar)), Size: int64(len(nar))},
 	}
 }
 
@@ -247,7 +249,7 @@ var registryFaults = []struct {
 		<-r.Context().Done()
 	})), "built"},
 	{"hangs half way", blobsOnly(sending(func(w io.Writer, r *http.Request, body []byte) {
-		if len(body) < pieceSize {
+		if len(body) < pieces.Size {
 			_, _ = w.Write(body) // lib; app is on its way when it stops
 			return
 		}
@@ -269,7 +271,7 @@ var registryFaults = []struct {
 		_, _ = w.Write(body)
 	})), "built"},
 	{"other bytes at the end of a large NAR", blobsOnly(sending(func(w io.Writer, _ *http.Request, body []byte) {
-		if len(body) > pieceSize {
+		if len(body) > pieces.Size {
 			body[len(body)-100] ^= 1
 		}
 		_, _ = w.Write(body)
@@ -344,11 +346,11 @@ func TestNixSubstitutesFromTheUpstream(t *testing.T) {
 	upstreamURL := upstream.proxy(upstream.options())
 
 	s := &site{T: t, env: upstream.env}
-	s.repo = openRepo(t, "oci:"+t.TempDir()) // empty, and for the same store
-	putBlob(t, s.repo, []byte("x"))
-	e := fileEntry("x", []byte("x"))
+	s.repo = proxytest.OpenRepo(t, "oci:"+t.TempDir()) // empty, and for the same store
+	proxytest.PutBlob(t, s.repo, []byte("x"))
+	e := proxytest.FileEntry("x", []byte("x"))
 	e.Path.Dir = s.env.Store
-	publish(t, s.repo, index.Config{StoreDir: s.env.Store}, e)
+	proxytest.Publish(t, s.repo, index.Config{StoreDir: s.env.Store}, e)
 	o := s.options()
 	o.Upstreams = []string{upstreamURL}
 	if got := s.build(d, s.proxy(o)); got != "substituted" {
@@ -363,7 +365,7 @@ func (s *site) nixGoesToTheNextSubstituter() {
 	d := s.drv("next")
 	s.publish(d)
 	o := s.options()
-	o.Blobs = &fakeBlobs{} // has none
+	o.Blobs = &proxytest.Blobs{} // has none
 	if got := s.build(d, s.proxy(o), s.proxy(s.options())); got != "substituted" {
 		s.Errorf("got %q, want substituted", got)
 	}
@@ -403,7 +405,7 @@ func (s *site) nixBuildsWhileTheRegistryIsAway() {
 	if err := p.Prepare(ctx); err == nil || p.Len() != 6 {
 		s.Errorf("start without the registry: got %v and %d paths, want a warning and the copy's 6", err, p.Len())
 	}
-	if got := s.build(third, start(s.T, p)); got != "built" || p.counts.hits.Load() == 0 {
+	if got := s.build(third, proxytest.Start(s.T, p)); got != "built" || p.counts.hits.Load() == 0 {
 		s.Errorf("started without the registry: got %q and %d narinfos, want built after some", got, p.counts.hits.Load())
 	}
 

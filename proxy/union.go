@@ -13,6 +13,7 @@ import (
 
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/internal/storepath"
+	"github.com/org/nixoci-action/proxy/blobs"
 )
 
 // Union serves several caches as one. Each request is answered by the first
@@ -44,9 +45,9 @@ func NewUnion(servers []*Server, o Options) (*Union, error) {
 	if o.Metrics != nil {
 		up.hits.sum = &o.Metrics.counts.upstreamHits
 	}
-	packs := &share{max: o.PackMemory}
+	packs := blobs.NewBudget(o.PackMemory)
 	for _, s := range servers {
-		s.packs.shared = packs
+		s.packs.ShareMemory(packs)
 		u.members = append(u.members, &member{Server: s})
 	}
 	return u, nil

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/internal/proxytest"
 )
 
 const otherKey = "other-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="
@@ -19,26 +20,26 @@ const otherKey = "other-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="
 // shelf is a repository with entries whose NARs are there.
 func shelf(tb testing.TB, conf index.Config, entries map[string]uint64) (*Server, map[string]*index.Entry) {
 	tb.Helper()
-	repo := openRepo(tb, "oci:"+tb.TempDir())
+	repo := proxytest.OpenRepo(tb, "oci:"+tb.TempDir())
 	all := map[string]*index.Entry{}
 	var list []index.Entry
 	for name, seed := range entries {
-		data := randomBytes(seed, 300_000)
-		putBlob(tb, repo, data)
-		e := fileEntry(name, data)
+		data := proxytest.RandomBytes(seed, 300_000)
+		proxytest.PutBlob(tb, repo, data)
+		e := proxytest.FileEntry(name, data)
 		if conf.StoreDir != "" {
 			e.Path.Dir = conf.StoreDir
 		}
 		all[name] = &e
 		list = append(list, e)
 	}
-	publish(tb, repo, conf, list...)
-	return newServer(tb, repo, func(o *Options) { o.Logger = logTo(tb) }), all
+	proxytest.Publish(tb, repo, conf, list...)
+	return newServer(tb, repo, func(o *Options) { o.Logger = proxytest.LogTo(tb) }), all
 }
 
 func newUnion(tb testing.TB, servers ...*Server) *Union {
 	tb.Helper()
-	u, err := NewUnion(servers, Options{Logger: logTo(tb)})
+	u, err := NewUnion(servers, Options{Logger: proxytest.LogTo(tb)})
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -64,9 +65,9 @@ func TestUnion(t *testing.T) {
 		{"GET", "/" + a["only-first"].Path.HashPart + ".narinfo", 200, a["only-first"].Narinfo()},
 		{"GET", "/" + b["only-second"].Path.HashPart + ".narinfo", 200, b["only-second"].Narinfo()},
 		{"HEAD", "/" + b["only-second"].Path.HashPart + ".narinfo", 200, ""},
-		{"GET", "/" + a["both"].URL(), 200, string(randomBytes(1, 300_000))},
-		{"GET", "/" + b["both"].URL(), 200, string(randomBytes(11, 300_000))}, // whoever has kept the narinfo gets its NAR
-		{"GET", "/" + b["only-second"].URL(), 200, string(randomBytes(12, 300_000))},
+		{"GET", "/" + a["both"].URL(), 200, string(proxytest.RandomBytes(1, 300_000))},
+		{"GET", "/" + b["both"].URL(), 200, string(proxytest.RandomBytes(11, 300_000))}, // whoever has kept the narinfo gets its NAR
+		{"GET", "/" + b["only-second"].URL(), 200, string(proxytest.RandomBytes(12, 300_000))},
 		{"HEAD", "/" + b["only-second"].URL(), 200, ""},
 		{"GET", "/" + strings.Repeat("0", 32) + ".narinfo", 404, ""},
 		{"GET", "/nar/" + strings.Repeat("0", 52) + ".nar.zst", 404, ""},
@@ -76,20 +77,20 @@ func TestUnion(t *testing.T) {
 		{"PUT", "/nix-cache-info", 405, ""},
 		{"POST", "/_refresh", 200, ""},
 	} {
-		got := get(u, tc.method, tc.path)
+		got := proxytest.Get(u, tc.method, tc.path)
 		if got.Code != tc.status || tc.body != "" && got.Body.String() != tc.body {
 			t.Errorf("%s %s: got %d, %.100q; want %d, %.100q", tc.method, tc.path, got.Code, got.Body, tc.status, tc.body)
 		}
 	}
-	part := get(u, "GET", "/"+b["only-second"].URL(), "Range", "bytes=299990-")
-	if part.Code != 206 || part.Header().Get("Content-Range") != "bytes 299990-299999/300000" || !bytes.Equal(part.Body.Bytes(), randomBytes(12, 300_000)[299_990:]) {
+	part := proxytest.Get(u, "GET", "/"+b["only-second"].URL(), "Range", "bytes=299990-")
+	if part.Code != 206 || part.Header().Get("Content-Range") != "bytes 299990-299999/300000" || !bytes.Equal(part.Body.Bytes(), proxytest.RandomBytes(12, 300_000)[299_990:]) {
 		t.Errorf("a range: got %d, %v", part.Code, part.Header())
 	}
-	if got := get(u, "GET", "/"+b["only-second"].URL(), "Range", "bytes=300000-").Code; got != 416 {
+	if got := proxytest.Get(u, "GET", "/"+b["only-second"].URL(), "Range", "bytes=300000-").Code; got != 416 {
 		t.Errorf("a range beyond the end: got %d", got)
 	}
 	var st unionStatus
-	if err := json.Unmarshal(get(u, "GET", "/_status").Body.Bytes(), &st); err != nil || len(st.Caches) != 3 || st.Caches[0].Entries != 3 || st.Caches[1].Entries != 3 || st.Caches[2].Entries != 0 {
+	if err := json.Unmarshal(proxytest.Get(u, "GET", "/_status").Body.Bytes(), &st); err != nil || len(st.Caches) != 3 || st.Caches[0].Entries != 3 || st.Caches[1].Entries != 3 || st.Caches[2].Entries != 0 {
 		t.Errorf("the status: %+v, %v", st, err)
 	}
 	if u.Len() != 6 {
@@ -102,8 +103,8 @@ func TestUnion(t *testing.T) {
 func TestUnionWithoutOne(t *testing.T) {
 	bare, a := shelf(t, index.Config{}, map[string]uint64{"same": 3, "lost": 4})
 	up, _ := shelf(t, index.Config{}, map[string]uint64{"same": 3, "other": 5})
-	bare.opts.Blobs = &fakeBlobs{} // has none
-	never, err := New(Options{Index: newFakeIndex(none, down), Blobs: &fakeBlobs{}, Cache: "never"})
+	bare.opts.Blobs = &proxytest.Blobs{} // has none
+	never, err := New(Options{Index: newFakeIndex(none, down), Blobs: &proxytest.Blobs{}, Cache: "never"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -115,18 +116,18 @@ func TestUnionWithoutOne(t *testing.T) {
 	if took := time.Since(begin); took > 5*time.Second {
 		t.Errorf("it took %s", took)
 	}
-	url := start(t, u)
-	resp, body, err := fetch(t, url+"/"+a["same"].URL())
-	if err != nil || resp.StatusCode != 200 || !bytes.Equal(body, randomBytes(3, 300_000)) {
+	url := proxytest.Start(t, u)
+	resp, body, err := proxytest.Fetch(t, url+"/"+a["same"].URL())
+	if err != nil || resp.StatusCode != 200 || !bytes.Equal(body, proxytest.RandomBytes(3, 300_000)) {
 		t.Errorf("what both have: got %d, %v", resp.StatusCode, err)
 	}
 	if resp.ContentLength != 300_000 || resp.Header.Get("Content-Type") != typeNAR {
 		t.Errorf("got %v", resp.Header)
 	}
-	if resp, _, _ := fetch(t, url+"/"+a["lost"].URL()); resp.StatusCode != 404 {
+	if resp, _, _ := proxytest.Fetch(t, url+"/"+a["lost"].URL()); resp.StatusCode != 404 {
 		t.Errorf("what the other alone has: got %d, want 404", resp.StatusCode)
 	}
-	if resp, _, _ := fetch(t, url+"/nix-cache-info"); resp.StatusCode != 200 {
+	if resp, _, _ := proxytest.Fetch(t, url+"/nix-cache-info"); resp.StatusCode != 200 {
 		t.Errorf("nix-cache-info: got %d", resp.StatusCode)
 	}
 }
@@ -142,7 +143,7 @@ func TestUnionOfTwoStores(t *testing.T) {
 	}
 
 	// one that turns out to be of another store later is left out
-	late := openRepo(t, "oci:"+t.TempDir())
+	late := proxytest.OpenRepo(t, "oci:"+t.TempDir())
 	var log bytes.Buffer
 	s := newServer(t, late)
 	u = newUnion(t, s, here)
@@ -150,30 +151,30 @@ func TestUnionOfTwoStores(t *testing.T) {
 	if err := u.Prepare(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if got := get(u, "GET", "/"+a["a"].Path.HashPart+".narinfo").Code; got != 200 {
+	if got := proxytest.Get(u, "GET", "/"+a["a"].Path.HashPart+".narinfo").Code; got != 200 {
 		t.Fatalf("got %d", got)
 	}
-	data := randomBytes(2, 300_000)
-	putBlob(t, late, data)
-	publish(t, late, index.Config{StoreDir: "/gnu/store", PublicKeys: []string{otherKey}}, *b["b"])
-	if got := get(u, "POST", "/_refresh").Code; got != 200 {
+	data := proxytest.RandomBytes(2, 300_000)
+	proxytest.PutBlob(t, late, data)
+	proxytest.Publish(t, late, index.Config{StoreDir: "/gnu/store", PublicKeys: []string{otherKey}}, *b["b"])
+	if got := proxytest.Get(u, "POST", "/_refresh").Code; got != 200 {
 		t.Fatalf("refresh: got %d", got)
 	}
 	for range 10 {
-		if got := get(u, "GET", "/"+b["b"].Path.HashPart+".narinfo").Code; got != 404 {
+		if got := proxytest.Get(u, "GET", "/"+b["b"].Path.HashPart+".narinfo").Code; got != 404 {
 			t.Errorf("a path of another store: got %d", got)
 		}
-		if got := get(u, "GET", "/nix-cache-info").Body.String(); !strings.HasPrefix(got, "StoreDir: /nix/store\n") {
+		if got := proxytest.Get(u, "GET", "/nix-cache-info").Body.String(); !strings.HasPrefix(got, "StoreDir: /nix/store\n") {
 			t.Errorf("got %q", got)
 		}
 	}
-	if got := get(u, "GET", "/public-key").Code; got != 404 {
+	if got := proxytest.Get(u, "GET", "/public-key").Code; got != 404 {
 		t.Errorf("the key of a cache that is left out: got %d", got)
 	}
 	if got := strings.Count(log.String(), "left out"); got != 1 {
 		t.Errorf("it was said %d times: %s", got, &log)
 	}
-	if !strings.Contains(get(u, "GET", "/_status").Body.String(), `"leftOut": true`) {
+	if !strings.Contains(proxytest.Get(u, "GET", "/_status").Body.String(), `"leftOut": true`) {
 		t.Error("the status does not tell")
 	}
 }
@@ -182,22 +183,22 @@ func TestUnionOfTwoStores(t *testing.T) {
 func TestUnionWithUpstreams(t *testing.T) {
 	first, a := shelf(t, index.Config{}, map[string]uint64{"a": 1})
 	second, _ := shelf(t, index.Config{}, map[string]uint64{"b": 2})
-	e := fileEntry("elsewhere", randomBytes(20, 100))
+	e := proxytest.FileEntry("elsewhere", proxytest.RandomBytes(20, 100))
 	up := newUpstreamCache(t, narinfoOf(e, *a["a"]))
 	u, err := NewUnion([]*Server{first, second}, Options{Upstreams: []string{up.url}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := get(u, "GET", "/"+a["a"].Path.HashPart+".narinfo"); got.Body.String() != a["a"].Narinfo() || up.requests.Load() != 0 {
+	if got := proxytest.Get(u, "GET", "/"+a["a"].Path.HashPart+".narinfo"); got.Body.String() != a["a"].Narinfo() || up.requests.Load() != 0 {
 		t.Errorf("our own: got %q and %d requests to the upstream", got.Body, up.requests.Load())
 	}
-	got := get(u, "GET", "/"+e.Path.HashPart+".narinfo")
+	got := proxytest.Get(u, "GET", "/"+e.Path.HashPart+".narinfo")
 	if got.Code != 200 || !strings.Contains(got.Body.String(), "\nURL: upstream/") || up.requests.Load() != 1 {
 		t.Fatalf("got %d, %q, and %d requests", got.Code, got.Body, up.requests.Load())
 	}
 	_, rest, _ := strings.Cut(got.Body.String(), "\nURL: ")
 	nar, _, _ := strings.Cut(rest, "\n")
-	if got := get(u, "GET", "/"+nar); got.Code != http.StatusFound || got.Header().Get("Location") != up.url+"/"+e.URL() {
+	if got := proxytest.Get(u, "GET", "/"+nar); got.Code != http.StatusFound || got.Header().Get("Location") != up.url+"/"+e.URL() {
 		t.Errorf("the NAR: got %d, %v", got.Code, got.Header())
 	}
 	if got := u.status().NarinfoUpstream; got != 1 {
@@ -224,15 +225,15 @@ func TestUnionInParallel(t *testing.T) {
 	go func() {
 		defer close(done)
 		for range 20 {
-			get(u, "POST", "/_refresh")
+			proxytest.Get(u, "POST", "/_refresh")
 		}
 	}()
 	for i := range 200 {
 		e := entries[i%4]
-		if got := get(u, "GET", "/"+e.Path.HashPart+".narinfo"); got.Code != 200 {
+		if got := proxytest.Get(u, "GET", "/"+e.Path.HashPart+".narinfo"); got.Code != 200 {
 			t.Fatalf("got %d", got.Code)
 		}
-		if got := get(u, "GET", "/"+e.URL()); got.Code != 200 || got.Body.Len() != 300_000 {
+		if got := proxytest.Get(u, "GET", "/"+e.URL()); got.Code != 200 || got.Body.Len() != 300_000 {
 			t.Fatalf("the NAR: got %d", got.Code)
 		}
 	}

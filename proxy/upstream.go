@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sync/singleflight"
 
+	"github.com/org/nixoci-action/internal/breaker"
 	"github.com/org/nixoci-action/internal/storepath"
 )
 
@@ -48,7 +49,7 @@ type upstreams struct {
 type upstream struct {
 	base    *url.URL // with a slash at its end
 	id      string   // in our URLs; the same whatever other upstreams there are
-	breaker breaker
+	breaker breaker.Breaker
 }
 
 // CheckUpstream reports what is wrong with the URL of an upstream cache.
@@ -173,7 +174,7 @@ func (u *upstreams) ask(ctx context.Context, hashPart, storeDir string) string {
 var errUpstreamUnwell = errors.New("the upstream did not answer lately")
 
 func (u *upstreams) askOne(ctx context.Context, c *upstream, hashPart, storeDir string) (string, error) {
-	if !c.breaker.allow() {
+	if !c.breaker.Allow() {
 		return "", errUpstreamUnwell
 	}
 	text, nar, err := u.get(ctx, c, hashPart, storeDir)
@@ -183,7 +184,7 @@ func (u *upstreams) askOne(ctx context.Context, c *upstream, hashPart, storeDir 
 	if errors.Is(err, context.Canceled) {
 		return "", err // another upstream had it
 	}
-	if c.breaker.report(err == nil) {
+	if c.breaker.Report(err == nil) {
 		u.log.Warn("an upstream cache is unwell; what it may have is not found for a while", "upstream", c.base.String(), "error", err)
 	}
 	return text, err

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/org/nixoci-action/internal/pieces"
 	"github.com/org/nixoci-action/internal/storepath"
 )
 
@@ -149,13 +150,13 @@ func (u *upstreams) find(ctx context.Context, c *upstream, hashPart, storeDir st
 // Nix does not look at that, and there are caches that have it wrong; it checks
 // the NAR itself.
 func (u *upstreams) stream(w http.ResponseWriter, r *http.Request, c *upstream, nar upstreamNAR) {
-	if !c.breaker.allow() {
+	if !c.breaker.Allow() {
 		notFound(w)
 		return
 	}
 	ctx, end := context.WithCancelCause(r.Context())
 	defer end(context.Canceled)
-	buf := pieces.Get().(*[pieceSize]byte)
+	buf := pieces.Get()
 	defer pieces.Put(buf)
 
 	slow := time.AfterFunc(u.firstByte, func() { end(errUpstreamSlow) })
@@ -171,7 +172,7 @@ func (u *upstreams) stream(w http.ResponseWriter, r *http.Request, c *upstream, 
 	}
 	done := errors.Is(err, io.EOF)
 	ok := err == nil || done
-	if c.breaker.report(ok || errors.Is(err, errUpstreamMiss)) {
+	if c.breaker.Report(ok || errors.Is(err, errUpstreamMiss)) {
 		u.log.Warn("an upstream cache does not deliver; what it has is not found for a while", "upstream", c.base.String(), "error", causeOf(ctx, err))
 	}
 	if !ok {

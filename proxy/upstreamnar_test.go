@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/internal/proxytest"
 )
 
 // narUpstream is an upstream cache with NARs, which answer serves once it is
@@ -29,17 +30,17 @@ func narUpstream(tb testing.TB, e index.Entry, answer http.HandlerFunc) *upstrea
 // streaming is a server with an upstream, whose NARs it passes on.
 func streaming(tb testing.TB, url string) *Server {
 	tb.Helper()
-	return newServer(tb, openRepo(tb, "oci:"+tb.TempDir()), func(o *Options) {
+	return newServer(tb, proxytest.OpenRepo(tb, "oci:"+tb.TempDir()), func(o *Options) {
 		o.Upstreams, o.UpstreamNARs = []string{url}, StreamNARs
 		o.FirstByte, o.Stall, o.UpstreamTimeout = 500*time.Millisecond, 500*time.Millisecond, 500*time.Millisecond
-		o.Logger = logTo(tb)
+		o.Logger = proxytest.LogTo(tb)
 	})
 }
 
 // upstreamURL is the NAR's URL in the narinfo that s serves.
 func upstreamURL(tb testing.TB, s *Server, e index.Entry) string {
 	tb.Helper()
-	got := get(s, "GET", "/"+e.Path.HashPart+".narinfo")
+	got := proxytest.Get(s, "GET", "/"+e.Path.HashPart+".narinfo")
 	_, rest, ok := strings.Cut(got.Body.String(), "\nURL: ")
 	url, _, _ := strings.Cut(rest, "\n")
 	if got.Code != 200 || !ok || !strings.HasPrefix(url, "upstream/") {
@@ -55,8 +56,8 @@ func serveBytes(data []byte) http.HandlerFunc {
 }
 
 func TestUpstreamNARIsStreamed(t *testing.T) {
-	data := randomBytes(30, 700_000)
-	e := fileEntry("elsewhere", data)
+	data := proxytest.RandomBytes(30, 700_000)
+	e := proxytest.FileEntry("elsewhere", data)
 	var agent atomic.Pointer[string]
 	up := narUpstream(t, e, func(w http.ResponseWriter, r *http.Request) {
 		agent.Store(new(r.UserAgent()))
@@ -66,9 +67,9 @@ func TestUpstreamNARIsStreamed(t *testing.T) {
 		serveBytes(data)(w, r)
 	})
 	s := streaming(t, up.url)
-	base := start(t, s)
+	base := proxytest.Start(t, s)
 	url := base + upstreamURL(t, s, e)
-	resp, body, err := fetch(t, url, "Authorization", basic("u", "p"))
+	resp, body, err := proxytest.Fetch(t, url, "Authorization", basic("u", "p"))
 	if err != nil || resp.StatusCode != 200 || !bytes.Equal(body, data) || resp.ContentLength != 700_000 {
 		t.Fatalf("got %d, %d bytes, %v", resp.StatusCode, len(body), err)
 	}
@@ -78,11 +79,11 @@ func TestUpstreamNARIsStreamed(t *testing.T) {
 	if a := *agent.Load(); a != "nixoci-proxy/test" {
 		t.Errorf("the upstream was asked by %q", a)
 	}
-	resp, body, err = fetch(t, url, "Range", "bytes=699000-")
+	resp, body, err = proxytest.Fetch(t, url, "Range", "bytes=699000-")
 	if err != nil || resp.StatusCode != 206 || !bytes.Equal(body, data[699_000:]) || resp.Header.Get("Content-Range") != "bytes 699000-699999/700000" {
 		t.Errorf("a range: got %d, %v, %v", resp.StatusCode, resp.Header, err)
 	}
-	head := get(s, "HEAD", strings.TrimPrefix(url, base))
+	head := proxytest.Get(s, "HEAD", strings.TrimPrefix(url, base))
 	if head.Code != 200 || head.Header().Get("Content-Length") != "700000" || head.Body.Len() != 0 {
 		t.Errorf("HEAD: got %d, %v", head.Code, head.Header())
 	}
@@ -93,33 +94,33 @@ func TestUpstreamNARIsStreamed(t *testing.T) {
 
 // A proxy that was started anew serves what an old narinfo promises.
 func TestUpstreamNAROutlivesTheProxy(t *testing.T) {
-	data := randomBytes(31, 1000)
-	e := fileEntry("elsewhere", data)
+	data := proxytest.RandomBytes(31, 1000)
+	e := proxytest.FileEntry("elsewhere", data)
 	up := narUpstream(t, e, serveBytes(data))
 	other := newUpstreamCache(t, narinfoOf())
 	old := streaming(t, up.url)
 	path := upstreamURL(t, old, e)
-	again := newServer(t, openRepo(t, "oci:"+t.TempDir()), func(o *Options) {
+	again := newServer(t, proxytest.OpenRepo(t, "oci:"+t.TempDir()), func(o *Options) {
 		o.Upstreams, o.UpstreamNARs = []string{other.url, up.url}, StreamNARs
 	})
-	if got := get(again, "GET", path); got.Code != 200 || !bytes.Equal(got.Body.Bytes(), data) {
+	if got := proxytest.Get(again, "GET", path); got.Code != 200 || !bytes.Equal(got.Body.Bytes(), data) {
 		t.Errorf("got %d", got.Code)
 	}
 	// but none that has other contents by now: Nix would fail
 	rebuilt := e
-	rebuilt.NarHash = index.FileHash(sum([]byte("rebuilt")))
-	changed := newServer(t, openRepo(t, "oci:"+t.TempDir()), func(o *Options) {
+	rebuilt.NarHash = index.FileHash(proxytest.Sum([]byte("rebuilt")))
+	changed := newServer(t, proxytest.OpenRepo(t, "oci:"+t.TempDir()), func(o *Options) {
 		o.Upstreams = []string{narUpstream(t, rebuilt, serveBytes(data)).url}
 	})
 	changed.upstreams.caches[0].id = old.upstreams.caches[0].id // at the same URL
-	if got := get(changed, "GET", path).Code; got != 404 {
+	if got := proxytest.Get(changed, "GET", path).Code; got != 404 {
 		t.Errorf("a path that was built anew: got %d, want 404", got)
 	}
 }
 
 // The query, which may be a signature, is not touched.
 func TestUpstreamNARIsRedirected(t *testing.T) {
-	e := fileEntry("elsewhere", randomBytes(32, 100))
+	e := proxytest.FileEntry("elsewhere", proxytest.RandomBytes(32, 100))
 	var text atomic.Pointer[string]
 	up := newUpstreamCache(t, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, *text.Load()) })
 	for value, want := range map[string]string{
@@ -130,7 +131,7 @@ func TestUpstreamNARIsRedirected(t *testing.T) {
 		text.Store(new(strings.Replace(e.Narinfo(), "URL: "+e.URL(), "URL: "+value, 1)))
 		s := withUpstreams(t, up.url)
 		for _, method := range []string{"GET", "HEAD"} {
-			if got := get(s, method, upstreamURL(t, s, e)); got.Code != 302 || got.Header().Get("Location") != want {
+			if got := proxytest.Get(s, method, upstreamURL(t, s, e)); got.Code != 302 || got.Header().Get("Location") != want {
 				t.Errorf("%s %s: got %d, %q", method, value, got.Code, got.Header().Get("Location"))
 			}
 		}
@@ -140,8 +141,8 @@ func TestUpstreamNARIsRedirected(t *testing.T) {
 // What an upstream does instead of delivering is "not found", in time; and what
 // breaks off does not look complete.
 func TestUpstreamNARTrouble(t *testing.T) {
-	data := randomBytes(33, 400_000)
-	e := fileEntry("elsewhere", data)
+	data := proxytest.RandomBytes(33, 400_000)
+	e := proxytest.FileEntry("elsewhere", data)
 	cut := func(n int) http.HandlerFunc {
 		return func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Length", fmt.Sprint(len(data)))
@@ -186,9 +187,9 @@ func TestUpstreamNARTrouble(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := streaming(t, narUpstream(t, e, tc.answer).url)
-			url := start(t, s) + upstreamURL(t, s, e)
+			url := proxytest.Start(t, s) + upstreamURL(t, s, e)
 			begin := time.Now()
-			resp, body, err := fetch(t, url, tc.header...)
+			resp, body, err := proxytest.Fetch(t, url, tc.header...)
 			switch {
 			case tc.cut && (resp.StatusCode != 200 || err == nil):
 				t.Errorf("got %d, %d bytes, %v; want a body that breaks off", resp.StatusCode, len(body), err)
@@ -203,14 +204,14 @@ func TestUpstreamNARTrouble(t *testing.T) {
 }
 
 func TestUpstreamNAROfUnknownLength(t *testing.T) {
-	data := randomBytes(34, 400_000)
-	e := fileEntry("elsewhere", data)
+	data := proxytest.RandomBytes(34, 400_000)
+	e := proxytest.FileEntry("elsewhere", data)
 	up := narUpstream(t, e, func(w http.ResponseWriter, _ *http.Request) {
 		w.(http.Flusher).Flush() // chunked
 		_, _ = io.Copy(w, bytes.NewReader(data))
 	})
 	s := streaming(t, up.url)
-	resp, body, err := fetch(t, start(t, s)+upstreamURL(t, s, e))
+	resp, body, err := proxytest.Fetch(t, proxytest.Start(t, s)+upstreamURL(t, s, e))
 	if err != nil || resp.StatusCode != 200 || !bytes.Equal(body, data) || resp.Header.Get("Accept-Ranges") != "" {
 		t.Errorf("got %d, %d bytes, %v, %v", resp.StatusCode, len(body), resp.Header, err)
 	}
@@ -218,8 +219,8 @@ func TestUpstreamNAROfUnknownLength(t *testing.T) {
 
 // Nobody can make the proxy fetch what no upstream's narinfo names.
 func TestUpstreamNARPaths(t *testing.T) {
-	e := fileEntry("elsewhere", randomBytes(35, 100))
-	up := narUpstream(t, e, serveBytes(randomBytes(35, 100)))
+	e := proxytest.FileEntry("elsewhere", proxytest.RandomBytes(35, 100))
+	up := narUpstream(t, e, serveBytes(proxytest.RandomBytes(35, 100)))
 	s := streaming(t, up.url)
 	good := upstreamURL(t, s, e)
 	id := s.upstreams.caches[0].id
@@ -228,14 +229,14 @@ func TestUpstreamNARPaths(t *testing.T) {
 		"/upstream/" + id + "/nar/x.nar", "/upstream/" + id + "/../../x.nar", "/upstream/" + id + "/http://127.0.0.1/x.nar",
 		strings.TrimSuffix(good, ".nar"), strings.TrimSuffix(good, ".nar") + "0.nar", good + "/x", strings.Replace(good, e.Path.HashPart, strings.Repeat("0", 32), 1),
 	} {
-		if got := get(s, "GET", path).Code; got != 404 {
+		if got := proxytest.Get(s, "GET", path).Code; got != 404 {
 			t.Errorf("%s: got %d, want 404", path, got)
 		}
 	}
-	if got := get(s, "GET", good).Code; got != 200 {
+	if got := proxytest.Get(s, "GET", good).Code; got != 200 {
 		t.Errorf("%s: got %d", good, got)
 	}
-	if got := get(s, "PUT", good).Code; got != 405 {
+	if got := proxytest.Get(s, "PUT", good).Code; got != 405 {
 		t.Errorf("PUT: got %d", got)
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/org/nixoci-action/internal/secret"
 	"github.com/org/nixoci-action/internal/ui"
 	"github.com/org/nixoci-action/proxy"
+	"github.com/org/nixoci-action/proxy/blobs"
 )
 
 // opener opens what the proxy serves, and remembers what it has opened.
@@ -30,7 +31,7 @@ type opener struct {
 
 	one   *proxy.Server         // if --cache names one cache
 	repos []registry.Repository // of --cache
-	disk  *proxy.DiskBlobs      // nil if NARs are not kept
+	disk  *blobs.Disk           // nil if NARs are not kept
 }
 
 // close gives back what service has opened.
@@ -124,11 +125,11 @@ func (o *opener) named(ctx context.Context, cache string, p proxy.Options) (*pro
 
 // kept keeps on disk what is read from a repository. All caches of --cache share
 // the directory: whoever reaches the proxy may read them all.
-func (o *opener) kept(repo registry.Repository) (proxy.Blobs, error) {
+func (o *opener) kept(repo registry.Repository) (blobs.Store, error) {
 	if o.disk != nil {
 		return o.disk.From(repo), nil
 	}
-	disk, err := proxy.OpenDiskBlobs(repo, proxy.DiskOptions{Dir: filepath.Join(o.cacheDir, "blobs"), MaxSize: o.narCache, Logger: o.log})
+	disk, err := blobs.OpenDisk(repo, blobs.DiskOptions{Dir: filepath.Join(o.cacheDir, "blobs"), MaxSize: o.narCache, Logger: o.log})
 	if err != nil {
 		return nil, err
 	}

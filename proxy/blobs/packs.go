@@ -1,4 +1,4 @@
-package proxy
+package blobs
 
 import (
 	"context"
@@ -29,21 +29,20 @@ const (
 	maxSeenPacks = 10_000
 )
 
-// packs holds whole packs in memory, the most recently used ones. The NARs of
+// Packs holds whole packs in memory, the most recently used ones. The NARs of
 // a pack belong to one publish, so whoever wants two of them is likely to want
 // hundreds; one request then serves them all. The first one is read by itself:
 // a lone path should not cost a pack.
 //
 // It only saves requests. Whatever it does not have is read from the registry
-// as a range.
-type packs struct {
-	blobs  Blobs
+// as a range. It is safe for concurrent use.
+type Packs struct {
+	store  Store
 	max    int64 // bytes
 	log    *slog.Logger
-	failed *lru.Map[string, struct{}] // blobs that could not be read whole
-	shared *share                     // with other caches; nil if there are none
-
-	seen *lru.Map[v1.Hash, struct{}] // asked for once
+	failed *lru.Map[string, struct{}]  // blobs that could not be read whole
+	seen   *lru.Map[v1.Hash, struct{}] // asked for once
+	shared *Budget                     // with other caches; nil if there are none
 
 	mu      sync.Mutex
 	closed  bool
@@ -58,17 +57,22 @@ type pack struct {
 	data []byte        // nil if it could not
 }
 
-func newPacks(o Options) *packs {
-	return &packs{
-		blobs: o.Blobs, max: o.PackMemory, log: o.Logger, failed: lru.New[string, struct{}](1000, nil),
+// NewPacks reads packs from store, and holds at most max bytes of them.
+func NewPacks(store Store, max int64, log *slog.Logger) *Packs {
+	return &Packs{
+		store: store, max: max, log: log, failed: lru.New[string, struct{}](1000, nil),
 		seen: lru.New[v1.Hash, struct{}](maxSeenPacks, nil),
 		held: lru.New[v1.Hash](0, func(p *pack) int64 { return p.size }), reading: map[v1.Hash]*pack{},
 	}
 }
 
-// nar returns the compressed NAR at l if its pack is in memory, or comes there
+// ShareMemory has what is held also count for a Budget. It is called before
+// anything is read.
+func (c *Packs) ShareMemory(b *Budget) { c.shared = b }
+
+// NAR returns the compressed NAR at l if its pack is in memory, or comes there
 // soon. fetch tells whether the registry may be asked.
-func (c *packs) nar(ctx context.Context, l index.Location, fetch bool) ([]byte, bool) {
+func (c *Packs) NAR(ctx context.Context, l index.Location, fetch bool) ([]byte, bool) {
 	if !l.Packed() || l.BlobSize > min(maxPack, c.max) {
 		return nil, false
 	}
@@ -95,7 +99,7 @@ func (c *packs) nar(ctx context.Context, l index.Location, fetch bool) ([]byte, 
 
 // pack returns l's pack, which may still be on its way; nil if it should not
 // be waited for.
-func (c *packs) pack(ctx context.Context, l index.Location, fetch bool) *pack {
+func (c *Packs) pack(ctx context.Context, l index.Location, fetch bool) *pack {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	p, ok := c.held.Get(l.Blob)
@@ -126,7 +130,7 @@ func (c *packs) pack(ctx context.Context, l index.Location, fetch bool) *pack {
 }
 
 // reserve makes room for n bytes, if packs that are being read leave any.
-func (c *packs) reserve(n int64) bool {
+func (c *Packs) reserve(n int64) bool {
 	for c.held.Size()+c.busy+n > c.max {
 		if !c.drop() {
 			return false
@@ -137,7 +141,7 @@ func (c *packs) reserve(n int64) bool {
 }
 
 // drop drops the pack that was used least recently, if there is one.
-func (c *packs) drop() bool {
+func (c *Packs) drop() bool {
 	_, p, ok := c.held.RemoveOldest()
 	if ok {
 		c.shared.give(p.size)
@@ -145,7 +149,30 @@ func (c *packs) drop() bool {
 	return ok
 }
 
-func (c *packs) read(ctx context.Context, blob v1.Hash, p *pack) {
+// share takes n bytes of what the caches have together, at the cost of this
+// one's older packs, or undoes what reserve did.
+func (c *Packs) share(n int64) bool {
+	for c.closed || !c.shared.take(n) {
+		if c.closed || !c.drop() {
+			c.busy -= n
+			return false
+		}
+	}
+	return true
+}
+
+// Close gives back what the packs take. Whoever is being served from one goes
+// on.
+func (c *Packs) Close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.closed = true
+	for more := true; more; { // what is still being read is given back by read
+		more = c.drop()
+	}
+}
+
+func (c *Packs) read(ctx context.Context, blob v1.Hash, p *pack) {
 	data, err := c.fetch(ctx, blob, p.size)
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -165,24 +192,24 @@ func (c *packs) read(ctx context.Context, blob v1.Hash, p *pack) {
 }
 
 // fetch reads a whole blob, with its digest verified.
-func (c *packs) fetch(ctx context.Context, blob v1.Hash, size int64) ([]byte, error) {
+func (c *Packs) fetch(ctx context.Context, blob v1.Hash, size int64) ([]byte, error) {
 	data, err := c.fetchOnce(ctx, blob, size)
-	if errors.Is(err, errCorrupt) && drop(c.blobs, blob) {
+	if errors.Is(err, ErrCorrupt) && Drop(c.store, blob) {
 		c.log.Warn("a damaged file was removed from the NAR cache", "blob", blob.String())
 		return c.fetchOnce(ctx, blob, size)
 	}
 	return data, err
 }
 
-func (c *packs) fetchOnce(ctx context.Context, blob v1.Hash, size int64) ([]byte, error) {
-	src := newSource(ctx, sized(c.blobs, size), blob, 0, size)
-	defer src.close()
+func (c *Packs) fetchOnce(ctx context.Context, blob v1.Hash, size int64) ([]byte, error) {
+	src := Read(ctx, Sized(c.store, size), blob, 0, size)
+	defer src.Close()
 	data := make([]byte, size)
-	if err := src.fill(data, packTimeout); err != nil {
+	if err := src.Fill(data, packTimeout); err != nil {
 		return nil, err
 	}
 	if sum := sha256.Sum256(data); hex.EncodeToString(sum[:]) != blob.Hex {
-		return nil, fmt.Errorf("blob %s has the digest sha256:%x: %w", blob, sum, errCorrupt)
+		return nil, fmt.Errorf("blob %s has the digest sha256:%x: %w", blob, sum, ErrCorrupt)
 	}
 	return data, nil
 }

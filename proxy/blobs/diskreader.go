@@ -1,4 +1,4 @@
-package proxy
+package blobs
 
 import (
 	"context"
@@ -11,7 +11,7 @@ import (
 // diskReader reads a part of a blob from its file, perhaps while that grows.
 // Where the file does not deliver, it goes on with the registry.
 type diskReader struct {
-	from  *DiskBlobs
+	from  *Disk
 	ctx   context.Context //nolint:containedctx // of the call that opened it
 	blob  v1.Hash
 	file  *os.File

@@ -1,15 +1,16 @@
-package proxy
+// Package breaker keeps requests from a server that does not answer.
+package breaker
 
 import (
 	"sync"
 	"time"
 )
 
-// breaker keeps requests from a server that is down or hangs, so that each of
+// Breaker keeps requests from a server that is down or hangs, so that each of
 // a build's thousand paths does not wait for the same time-out. While it is
 // open it lets one request through every now and then, to see. The zero value
-// is closed.
-type breaker struct {
+// is closed. It is safe for concurrent use.
+type Breaker struct {
 	mu      sync.Mutex
 	fails   int           // in a row
 	pause   time.Duration // between tries while it is open
@@ -17,18 +18,20 @@ type breaker struct {
 	probing bool          // a try is under way
 }
 
+// Fails is how many failures in a row open a Breaker.
+const Fails = 2
+
 const (
-	breakerFails = 2
-	minPause     = 15 * time.Second
-	maxPause     = 2 * time.Minute
+	minPause = 15 * time.Second
+	maxPause = 2 * time.Minute
 )
 
-// allow reports whether a request may be made. Whoever made one calls report,
+// Allow reports whether a request may be made. Whoever made one calls Report,
 // unless its result says nothing about the server.
-func (b *breaker) allow() bool {
+func (b *Breaker) Allow() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.fails < breakerFails {
+	if b.fails < Fails {
 		return true
 	}
 	now := time.Now()
@@ -39,19 +42,19 @@ func (b *breaker) allow() bool {
 	return true
 }
 
-// report tells how a request went. It returns true when it opens the breaker.
-func (b *breaker) report(ok bool) (opened bool) {
+// Report tells how a request went. It returns true when it opens the breaker.
+func (b *Breaker) Report(ok bool) (opened bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	switch {
 	case ok:
 		b.fails, b.probing = 0, false
 		return false
-	case b.fails+1 < breakerFails:
+	case b.fails+1 < Fails:
 		b.fails++
 		return false
-	case b.fails < breakerFails:
-		b.fails, b.pause, opened = breakerFails, minPause, true
+	case b.fails < Fails:
+		b.fails, b.pause, opened = Fails, minPause, true
 	case b.probing:
 		b.pause = min(2*b.pause, maxPause)
 	default: // begun before it opened
@@ -61,9 +64,9 @@ func (b *breaker) report(ok bool) (opened bool) {
 	return opened
 }
 
-// open reports whether requests are being held back.
-func (b *breaker) open() bool {
+// Open reports whether requests are being held back.
+func (b *Breaker) Open() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.fails >= breakerFails
+	return b.fails >= Fails
 }

@@ -1,4 +1,4 @@
-package proxy
+package blobs
 
 import (
 	"bytes"
@@ -14,6 +14,7 @@ import (
 
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/internal/lru"
+	"github.com/org/nixoci-action/internal/pieces"
 	"github.com/org/nixoci-action/internal/registry"
 )
 
@@ -27,27 +28,40 @@ const (
 	documentsTimeout = 2 * time.Minute
 )
 
-// documents reads listings and logs. A blob that holds them can be verified
-// only as a whole, so it is read as a whole, and held for the others in it.
-type documents struct {
+// Documents reads listings and logs. A blob that holds them can be verified
+// only as a whole, so it is read as a whole, and held for the others in it. It
+// is safe for concurrent use.
+type Documents struct {
+	opts   DocumentsOptions
 	flight singleflight.Group
 	slots  chan struct{}
 	held   *lru.Map[v1.Hash, []byte]
 }
 
-func newDocuments() *documents {
-	return &documents{slots: make(chan struct{}, documentsReads), held: lru.New[v1.Hash](documentsMemory, bytesOf)}
+// DocumentsOptions configures NewDocuments. All of it is required.
+type DocumentsOptions struct {
+	Store Store
+	// Health and Corrupt are what is known, and what is added to.
+	Health  *Health
+	Corrupt Corrupt
+	// FirstByte is how long the registry may be silent at first, Stall later.
+	FirstByte, Stall time.Duration
+}
+
+// NewDocuments returns Documents that hold nothing yet.
+func NewDocuments(o DocumentsOptions) *Documents {
+	return &Documents{opts: o, slots: make(chan struct{}, documentsReads), held: lru.New[v1.Hash](documentsMemory, bytesOf)}
 }
 
 var errMissing = errors.New("the registry does not have the document, or another one in its place")
 
-// read returns the compressed document at l.
-func (d *documents) read(ctx context.Context, s *Server, l index.Location) ([]byte, error) {
+// Read returns the compressed document at l.
+func (d *Documents) Read(ctx context.Context, l index.Location) ([]byte, error) {
 	data, ok := d.held.Get(l.Blob)
 	if !ok {
 		// others wait for it too, so it outlives the request that began it
 		own := context.WithoutCancel(ctx)
-		ch := d.flight.DoChan(l.Blob.Hex, func() (any, error) { return d.fetch(own, s, l.Blob, l.BlobSize) })
+		ch := d.flight.DoChan(l.Blob.Hex, func() (any, error) { return d.fetch(own, l.Blob, l.BlobSize) })
 		select {
 		case res := <-ch:
 			if res.Err != nil {
@@ -68,11 +82,11 @@ func (d *documents) read(ctx context.Context, s *Server, l index.Location) ([]by
 func bytesOf(b []byte) int64 { return int64(len(b)) }
 
 // fetch reads a blob and verifies it.
-func (d *documents) fetch(ctx context.Context, s *Server, blob v1.Hash, size int64) ([]byte, error) {
+func (d *Documents) fetch(ctx context.Context, blob v1.Hash, size int64) ([]byte, error) {
 	if data, ok := d.held.Get(blob); ok { // read meanwhile
 		return data, nil
 	}
-	if s.corrupt.Has(blob.Hex) {
+	if d.opts.Corrupt.Has(blob.Hex) {
 		return nil, errMissing
 	}
 	ctx, cancel := context.WithTimeout(ctx, documentsTimeout)
@@ -83,18 +97,18 @@ func (d *documents) fetch(ctx context.Context, s *Server, blob v1.Hash, size int
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
-	if !s.registry.allow() {
-		return nil, errUnwell
+	if !d.opts.Health.Allow() {
+		return nil, ErrUnwell
 	}
-	data, err := s.readBlob(ctx, blob, size)
-	s.report(context.WithoutCancel(ctx), err)
+	data, err := d.readBlob(ctx, blob, size)
+	d.opts.Health.Note(context.WithoutCancel(ctx), err)
 	if err == nil {
 		if sum := sha256.Sum256(data); hex.EncodeToString(sum[:]) != blob.Hex {
 			err = fmt.Errorf("%w: its digest is sha256:%x", errMissing, sum)
 		}
 	}
 	if errors.Is(err, registry.ErrNotFound) || errors.Is(err, errMissing) {
-		s.corrupt.PutFor(blob.Hex, struct{}{}, corruptTTL)
+		d.opts.Corrupt.Add(blob.Hex)
 	}
 	if err != nil {
 		return nil, err
@@ -105,16 +119,16 @@ func (d *documents) fetch(ctx context.Context, s *Server, blob v1.Hash, size int
 
 // readBlob reads a whole blob, which the registry may be slow to begin, but not
 // to go on with.
-func (s *Server) readBlob(ctx context.Context, blob v1.Hash, size int64) ([]byte, error) {
-	src := newSource(ctx, s.opts.Blobs, blob, 0, size)
-	defer src.close()
+func (d *Documents) readBlob(ctx context.Context, blob v1.Hash, size int64) ([]byte, error) {
+	src := Read(ctx, d.opts.Store, blob, 0, size)
+	defer src.Close()
 	data := make([]byte, size)
-	limit := s.opts.FirstByte
-	for at := int64(0); at < size; at += pieceSize {
-		if err := src.fill(data[at:min(at+pieceSize, size)], limit); err != nil {
+	limit := d.opts.FirstByte
+	for at := int64(0); at < size; at += pieces.Size {
+		if err := src.Fill(data[at:min(at+pieces.Size, size)], limit); err != nil {
 			return nil, err
 		}
-		limit = s.opts.Stall
+		limit = d.opts.Stall
 	}
 	return data, nil
 }

@@ -1,4 +1,4 @@
-package proxy
+package blobs
 
 import (
 	"context"
@@ -11,6 +11,8 @@ import (
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/org/nixoci-action/internal/pieces"
 )
 
 // fetchStall is how long a fetch may stand still. It is less than readers have
@@ -30,7 +32,7 @@ type diskFetch struct {
 }
 
 // begin begins to fetch a blob; nil if it cannot be stored.
-func (d *DiskBlobs) begin(blob v1.Hash, size int64) *diskFetch {
+func (d *Disk) begin(blob v1.Hash, size int64) *diskFetch {
 	if d.closed || time.Now().Before(d.paused) || !d.reserve(size) {
 		return nil
 	}
@@ -50,7 +52,7 @@ func (d *DiskBlobs) begin(blob v1.Hash, size int64) *diskFetch {
 var errDisk = errors.New("writing to the NAR cache")
 
 // fetch completes a file, or removes it.
-func (d *DiskBlobs) fetch(g *diskFetch, f *os.File) {
+func (d *Disk) fetch(g *diskFetch, f *os.File) {
 	err := d.store(g, f)
 	f.Close()
 	d.mu.Lock()
@@ -70,14 +72,14 @@ func (d *DiskBlobs) fetch(g *diskFetch, f *os.File) {
 	switch {
 	case errors.Is(err, errDisk):
 		d.failed(err)
-	case errors.Is(err, errCorrupt):
+	case errors.Is(err, ErrCorrupt):
 		d.log.Warn("a blob is not kept", "error", err)
 	}
 	g.end()
 }
 
 // failed notes that the disk cannot be written to. It needs the lock.
-func (d *DiskBlobs) failed(err error) {
+func (d *Disk) failed(err error) {
 	d.counts.Failures++
 	d.paused = time.Now().Add(diskPause)
 	if !d.unwell {
@@ -87,15 +89,15 @@ func (d *DiskBlobs) failed(err error) {
 }
 
 // store copies the blob to the file and verifies it.
-func (d *DiskBlobs) store(g *diskFetch, f *os.File) error {
-	src := newSource(d.ctx, d.next, g.blob, 0, g.size)
-	defer src.close()
+func (d *Disk) store(g *diskFetch, f *os.File) error {
+	src := Read(d.ctx, d.next, g.blob, 0, g.size)
+	defer src.Close()
 	sum := sha256.New()
-	buf := pieces.Get().(*[pieceSize]byte)
+	buf := pieces.Get()
 	defer pieces.Put(buf)
 	for done := int64(0); done < g.size; {
-		p := buf[:min(pieceSize, g.size-done)]
-		if err := src.fill(p, fetchStall); err != nil {
+		p := buf[:min(pieces.Size, g.size-done)]
+		if err := src.Fill(p, fetchStall); err != nil {
 			return err
 		}
 		sum.Write(p)
@@ -106,7 +108,7 @@ func (d *DiskBlobs) store(g *diskFetch, f *os.File) error {
 		g.advance(done)
 	}
 	if got := hex.EncodeToString(sum.Sum(nil)); got != g.blob.Hex {
-		return fmt.Errorf("blob %s has the digest sha256:%s: %w", g.blob, got, errCorrupt)
+		return fmt.Errorf("blob %s has the digest sha256:%s: %w", g.blob, got, ErrCorrupt)
 	}
 	if err := f.Sync(); err != nil { // what has the final name is complete, also after a power cut
 		return fmt.Errorf("%w: %w", errDisk, err)

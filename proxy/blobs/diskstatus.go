@@ -1,8 +1,8 @@
-package proxy
+package blobs
 
 import "github.com/prometheus/client_golang/prometheus"
 
-// DiskStatus is what DiskBlobs hold, and what they have done since the start.
+// DiskStatus is what a Disk holds, and what it has done since the start.
 type DiskStatus struct {
 	Bytes    int64 `json:"bytes"`    // what is there and what is being fetched
 	MaxBytes int64 `json:"maxBytes"` // the bound
@@ -17,7 +17,7 @@ type DiskStatus struct {
 }
 
 // Status returns the state at the moment.
-func (d *DiskBlobs) Status() DiskStatus {
+func (d *Disk) Status() DiskStatus {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	st := d.counts
@@ -25,16 +25,16 @@ func (d *DiskBlobs) Status() DiskStatus {
 	return st
 }
 
-func (d *DiskBlobs) bypassed() {
+func (d *Disk) bypassed() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.counts.Bypassed++
 }
 
-var _ prometheus.Collector = (*DiskBlobs)(nil)
+var _ prometheus.Collector = (*Disk)(nil)
 
 func diskDesc(name, help string, labels ...string) *prometheus.Desc {
-	return prometheus.NewDesc(metricPrefix+"nar_cache_"+name, help, labels, nil)
+	return prometheus.NewDesc("nixoci_proxy_nar_cache_"+name, help, labels, nil)
 }
 
 var (
@@ -48,14 +48,14 @@ var (
 )
 
 // Describe is for Prometheus.
-func (d *DiskBlobs) Describe(ch chan<- *prometheus.Desc) {
+func (d *Disk) Describe(ch chan<- *prometheus.Desc) {
 	for _, desc := range []*prometheus.Desc{descBytes, descMax, descBlobs, descReads, descEvicted, descDamaged, descFailures} {
 		ch <- desc
 	}
 }
 
 // Collect is for Prometheus.
-func (d *DiskBlobs) Collect(ch chan<- prometheus.Metric) {
+func (d *Disk) Collect(ch chan<- prometheus.Metric) {
 	st := d.Status()
 	for _, m := range []struct {
 		desc  *prometheus.Desc
@@ -63,16 +63,16 @@ func (d *DiskBlobs) Collect(ch chan<- prometheus.Metric) {
 		value int64
 		label []string
 	}{
-		{descBytes, gauge, st.Bytes, nil},
-		{descMax, gauge, st.MaxBytes, nil},
-		{descBlobs, gauge, int64(st.Blobs), nil},
-		{descReads, counter, st.Hits, []string{"hit"}},
-		{descReads, counter, st.Shared, []string{"shared"}},
-		{descReads, counter, st.Misses, []string{"miss"}},
-		{descReads, counter, st.Bypassed, []string{"bypass"}},
-		{descEvicted, counter, st.Evicted, nil},
-		{descDamaged, counter, st.Damaged, nil},
-		{descFailures, counter, st.Failures, nil},
+		{descBytes, prometheus.GaugeValue, st.Bytes, nil},
+		{descMax, prometheus.GaugeValue, st.MaxBytes, nil},
+		{descBlobs, prometheus.GaugeValue, int64(st.Blobs), nil},
+		{descReads, prometheus.CounterValue, st.Hits, []string{"hit"}},
+		{descReads, prometheus.CounterValue, st.Shared, []string{"shared"}},
+		{descReads, prometheus.CounterValue, st.Misses, []string{"miss"}},
+		{descReads, prometheus.CounterValue, st.Bypassed, []string{"bypass"}},
+		{descEvicted, prometheus.CounterValue, st.Evicted, nil},
+		{descDamaged, prometheus.CounterValue, st.Damaged, nil},
+		{descFailures, prometheus.CounterValue, st.Failures, nil},
 	} {
 		ch <- prometheus.MustNewConstMetric(m.desc, m.kind, float64(m.value), m.label...)
 	}

@@ -1,4 +1,4 @@
-package proxy
+package blobs
 
 import (
 	"context"
@@ -32,17 +32,17 @@ const (
 	diskPause = time.Minute
 )
 
-// DiskBlobs is a Blobs that keeps what it reads from another in a directory,
+// Disk is a Store that keeps what it reads from another in a directory,
 // whole and verified, up to a number of bytes; what was not used for longest
 // makes room. Each blob is fetched once, however many readers want it at a
 // time: they follow the file as it grows. Where the disk fails, a fetch does,
-// or there is no room, readers go on with the other Blobs by themselves.
+// or there is no room, readers go on with the other Store by themselves.
 //
 // Whoever can ask gets what is there, so caches whose readers differ need a
 // directory each. It is safe for concurrent use.
-type DiskBlobs struct {
+type Disk struct {
 	*diskStore
-	next Blobs
+	next Store
 }
 
 // diskStore is a directory.
@@ -66,7 +66,7 @@ type diskStore struct {
 	counts   DiskStatus
 }
 
-// DiskOptions configures OpenDiskBlobs. Dir and MaxSize are required.
+// DiskOptions configures OpenDisk. Dir and MaxSize are required.
 type DiskOptions struct {
 	// Dir is the directory. It is made if needed, and belongs to one process
 	// at a time.
@@ -77,13 +77,13 @@ type DiskOptions struct {
 	Logger *slog.Logger
 }
 
-// OpenDiskBlobs opens a directory with what an earlier process has left in it.
+// OpenDisk opens a directory with what an earlier process has left in it.
 // The caller calls Close.
-func OpenDiskBlobs(next Blobs, o DiskOptions) (*DiskBlobs, error) {
+func OpenDisk(next Store, o DiskOptions) (*Disk, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	d := &DiskBlobs{&diskStore{
+	d := &Disk{&diskStore{
 		dir: o.Dir, max: o.MaxSize, log: o.Logger, patience: packWait,
 		held: lru.New[v1.Hash](0, func(size int64) int64 { return size }), fetching: map[v1.Hash]*diskFetch{},
 	}, next}
@@ -94,11 +94,11 @@ func OpenDiskBlobs(next Blobs, o DiskOptions) (*DiskBlobs, error) {
 	return d, nil
 }
 
-// From returns a Blobs that keeps what it reads from next in the same directory,
+// From returns a Store that keeps what it reads from next in the same directory,
 // within the same bound. What either has read, both have.
-func (d *DiskBlobs) From(next Blobs) *DiskBlobs { return &DiskBlobs{d.diskStore, next} }
+func (d *Disk) From(next Store) *Disk { return &Disk{d.diskStore, next} }
 
-func (d *DiskBlobs) prepare() error {
+func (d *Disk) prepare() error {
 	if err := os.MkdirAll(d.dir, 0o700); err != nil {
 		return err
 	}
@@ -123,7 +123,7 @@ func (d *DiskBlobs) prepare() error {
 }
 
 // scan takes over what is there, and removes what was never completed.
-func (d *DiskBlobs) scan() error {
+func (d *Disk) scan() error {
 	found, err := os.ReadDir(d.dir)
 	if err != nil {
 		return err
@@ -160,7 +160,7 @@ func (d *DiskBlobs) scan() error {
 
 // Close ends the fetches and lets go of the directory. Readers that are open
 // read on.
-func (d *DiskBlobs) Close() error {
+func (d *Disk) Close() error {
 	d.mu.Lock()
 	d.closed = true
 	d.mu.Unlock()
@@ -169,10 +169,10 @@ func (d *DiskBlobs) Close() error {
 	return d.lock.Close()
 }
 
-func (d *DiskBlobs) path(blob v1.Hash) string { return filepath.Join(d.dir, blob.Hex) }
+func (d *Disk) path(blob v1.Hash) string { return filepath.Join(d.dir, blob.Hex) }
 
 // remove forgets a file and deletes it. Who reads it reads on.
-func (d *DiskBlobs) remove(blob v1.Hash) {
+func (d *Disk) remove(blob v1.Hash) {
 	d.held.Remove(blob)
 	if err := os.Remove(d.path(blob)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		d.log.Warn("a file of the NAR cache could not be removed", "error", err)
@@ -180,7 +180,7 @@ func (d *DiskBlobs) remove(blob v1.Hash) {
 }
 
 // busy is how many bytes are being fetched. It needs the lock.
-func (d *DiskBlobs) busy() (n int64) {
+func (d *Disk) busy() (n int64) {
 	for _, g := range d.fetching {
 		n += g.size
 	}
@@ -189,7 +189,7 @@ func (d *DiskBlobs) busy() (n int64) {
 
 // reserve makes room for n bytes, if what is being fetched leaves any. It needs
 // the lock.
-func (d *DiskBlobs) reserve(n int64) bool {
+func (d *Disk) reserve(n int64) bool {
 	n += d.busy()
 	if n > d.max {
 		return false
@@ -203,13 +203,13 @@ func (d *DiskBlobs) reserve(n int64) bool {
 }
 
 // Holds reports whether a blob is read from the disk alone.
-func (d *DiskBlobs) Holds(blob v1.Hash) bool {
+func (d *Disk) Holds(blob v1.Hash) bool {
 	return d.held.Has(blob)
 }
 
 // Drop removes a blob that turned out to be damaged. It returns false if it is
 // not there.
-func (d *DiskBlobs) Drop(blob v1.Hash) bool {
+func (d *Disk) Drop(blob v1.Hash) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if !d.held.Has(blob) {
@@ -220,25 +220,25 @@ func (d *DiskBlobs) Drop(blob v1.Hash) bool {
 	return true
 }
 
-// Blob is that of Blobs. Only what is there already is read from the disk,
+// Blob is that of Store. Only what is there already is read from the disk,
 // since the size of the whole is not known here; see Sized.
-func (d *DiskBlobs) Blob(ctx context.Context, digest v1.Hash, offset, length int64) (io.ReadCloser, error) {
+func (d *Disk) Blob(ctx context.Context, digest v1.Hash, offset, length int64) (io.ReadCloser, error) {
 	return d.open(ctx, digest, -1, offset, length)
 }
 
-// Sized returns the Blobs to read a blob of this size from, in bytes.
-func (d *DiskBlobs) Sized(size int64) Blobs { return sizedBlobs{d, size} }
+// Sized returns the Store to read a blob of this size from, in bytes.
+func (d *Disk) Sized(size int64) Store { return sizedDisk{d, size} }
 
-type sizedBlobs struct {
-	*DiskBlobs
+type sizedDisk struct {
+	*Disk
 	size int64
 }
 
-func (s sizedBlobs) Blob(ctx context.Context, digest v1.Hash, offset, length int64) (io.ReadCloser, error) {
+func (s sizedDisk) Blob(ctx context.Context, digest v1.Hash, offset, length int64) (io.ReadCloser, error) {
 	return s.open(ctx, digest, s.size, offset, length)
 }
 
-func (d *DiskBlobs) open(ctx context.Context, blob v1.Hash, size, offset, length int64) (io.ReadCloser, error) {
+func (d *Disk) open(ctx context.Context, blob v1.Hash, size, offset, length int64) (io.ReadCloser, error) {
 	if r := d.reader(ctx, blob, size, offset, length); r != nil {
 		return r, nil
 	}
@@ -247,7 +247,7 @@ func (d *DiskBlobs) open(ctx context.Context, blob v1.Hash, size, offset, length
 
 // reader returns a reader of a blob's file, which is begun if need be; nil if
 // there should be none.
-func (d *DiskBlobs) reader(ctx context.Context, blob v1.Hash, size, offset, length int64) *diskReader {
+func (d *Disk) reader(ctx context.Context, blob v1.Hash, size, offset, length int64) *diskReader {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	r := &diskReader{from: d, ctx: ctx, blob: blob, off: offset, left: length}
@@ -288,25 +288,4 @@ func (d *DiskBlobs) reader(ctx context.Context, blob v1.Hash, size, offset, leng
 		return nil
 	}
 	return r
-}
-
-// sized tells Blobs that keep whole blobs how large this one is.
-func sized(b Blobs, size int64) Blobs {
-	if d, ok := b.(interface{ Sized(size int64) Blobs }); ok {
-		return d.Sized(size)
-	}
-	return b
-}
-
-// drop tells Blobs that keep blobs that this one is damaged, and reports
-// whether it was kept.
-func drop(b Blobs, blob v1.Hash) bool {
-	d, ok := b.(interface{ Drop(blob v1.Hash) bool })
-	return ok && d.Drop(blob)
-}
-
-// holds reports whether Blobs need no registry to deliver this one.
-func holds(b Blobs, blob v1.Hash) bool {
-	d, ok := b.(interface{ Holds(blob v1.Hash) bool })
-	return ok && d.Holds(blob)
 }
