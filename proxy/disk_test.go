@@ -16,7 +16,6 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/org/nixoci-action/index"
-	"github.com/org/nixoci-action/internal/breaker"
 	"github.com/org/nixoci-action/internal/pieces"
 	"github.com/org/nixoci-action/internal/proxytest"
 	"github.com/org/nixoci-action/internal/registry"
@@ -128,7 +127,7 @@ func TestDiskSharesFetches(t *testing.T) {
 	again := openDisk(t, counted, dir, 20<<20)
 	s := newServer(t, counted, func(o *Options) { o.Blobs = again })
 	reg.Stop()
-	for range 2 * breaker.Fails {
+	for range 4 {
 		s.registry.Report(false) // it is known to be down
 	}
 	round(proxytest.Start(t, s))

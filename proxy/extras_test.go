@@ -16,14 +16,6 @@ import (
 	"github.com/org/nixoci-action/internal/registry"
 )
 
-const (
-	testDrv     = "00000000000000000000000000000000-hello-1.0.drv"
-	testBuildID = "0123456789abcdef0123456789abcdef01234567"
-	testListing = `{"root":{"narOffset":96,"size":1,"type":"regular"},"version":1}`
-)
-
-var testRealisation = "sha256:" + strings.Repeat("ab", 32) + "!out"
-
 // withExtras publishes an entry that has everything, and returns it as it is
 // in the index.
 func withExtras(t *testing.T, repo registry.Repository, log string) index.Entry {
@@ -33,8 +25,8 @@ func withExtras(t *testing.T, repo registry.Repository, log string) index.Entry 
 	proxytest.PutBlob(t, repo, data)
 	e := proxytest.FileEntry("hello-1.0", data)
 	sig := "test-1:" + strings.Repeat("A", 86) + "=="
-	e.Deriver, e.BuildIDs = testDrv, []string{testBuildID}
-	e.Realisations = []index.Realisation{{ID: testRealisation, Signatures: []string{sig}}, {Drv: testDrv, Output: "out", Signatures: []string{sig}}}
+	e.Deriver, e.BuildIDs = proxytest.Drv, []string{proxytest.BuildID}
+	e.Realisations = []index.Realisation{{ID: proxytest.Realisation, Signatures: []string{sig}}, {Drv: proxytest.Drv, Output: "out", Signatures: []string{sig}}}
 	c := index.Open(repo, index.Options{Settle: time.Millisecond})
 	base, err := c.Sweep(ctx)
 	if err != nil {
@@ -44,7 +36,7 @@ func withExtras(t *testing.T, repo registry.Repository, log string) index.Entry 
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := w.AddWith(ctx, e, index.Documents{Listing: []byte(testListing), Log: []byte(log)}); err != nil {
+	if err := w.AddWith(ctx, e, index.Documents{Listing: []byte(proxytest.Listing), Log: []byte(log)}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := w.Close(ctx, nil); err != nil {
@@ -68,34 +60,34 @@ func TestExtras(t *testing.T) {
 	s := newServer(t, repo)
 	url := proxytest.Start(t, s)
 	const sig = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=="
-	old := `{"dependentRealisations":{},"id":"` + testRealisation + `","outPath":"` + e.Path.Base() + `","signatures":["test-1:` + sig + `"]}`
+	old := `{"dependentRealisations":{},"id":"` + proxytest.Realisation + `","outPath":"` + e.Path.Base() + `","signatures":["test-1:` + sig + `"]}`
 	debug := `{"archive":"../` + e.URL() + `","member":"lib/debug/.build-id/01/23456789abcdef0123456789abcdef01234567.debug"}`
 	for _, tc := range []struct{ path, contentType, body string }{
-		{"/" + e.Path.HashPart + ".ls", "application/json", testListing},
-		{"/log/" + testDrv, "text/plain; charset=utf-8", log},
-		{"/log/" + strings.TrimSuffix(testDrv, ".drv"), "text/plain; charset=utf-8", log},
-		{"/realisations/" + testRealisation + ".doi", "application/json", old},
-		{"/realisations/" + strings.Replace(testRealisation, "!", "%21", 1) + ".doi", "application/json", old},
-		{"/realisations/" + strings.NewReplacer("!", "%21", ":", "%3A").Replace(testRealisation) + ".doi", "application/json", old},
-		{"/build-trace-v2/" + testDrv + "/out.doi", "application/json", `{"outPath":"` + e.Path.Base() + `","signatures":[{"keyName":"test-1","sig":"` + sig + `"}]}`},
-		{"/debuginfo/" + testBuildID, "application/json", debug},
-		{"/debuginfo/" + testBuildID + ".debug", "application/json", debug},
+		{"/" + e.Path.HashPart + ".ls", "application/json", proxytest.Listing},
+		{"/log/" + proxytest.Drv, "text/plain; charset=utf-8", log},
+		{"/log/" + strings.TrimSuffix(proxytest.Drv, ".drv"), "text/plain; charset=utf-8", log},
+		{"/realisations/" + proxytest.Realisation + ".doi", "application/json", old},
+		{"/realisations/" + strings.Replace(proxytest.Realisation, "!", "%21", 1) + ".doi", "application/json", old},
+		{"/realisations/" + strings.NewReplacer("!", "%21", ":", "%3A").Replace(proxytest.Realisation) + ".doi", "application/json", old},
+		{"/build-trace-v2/" + proxytest.Drv + "/out.doi", "application/json", `{"outPath":"` + e.Path.Base() + `","signatures":[{"keyName":"test-1","sig":"` + sig + `"}]}`},
+		{"/debuginfo/" + proxytest.BuildID, "application/json", debug},
+		{"/debuginfo/" + proxytest.BuildID + ".debug", "application/json", debug},
 
 		{"/" + strings.Repeat("0", 32) + ".ls", "", ""},
 		{"/x.ls", "", ""},
 		{"/.ls", "", ""},
 		{"/log/", "", ""},
-		{"/log/../" + testDrv, "", ""},
-		{"/log/" + strings.Replace(testDrv, "hello", "other", 1), "", ""}, // the same hash part
-		{"/log/" + strings.Replace(testDrv, "0", "1", 1), "", ""},
+		{"/log/../" + proxytest.Drv, "", ""},
+		{"/log/" + strings.Replace(proxytest.Drv, "hello", "other", 1), "", ""}, // the same hash part
+		{"/log/" + strings.Replace(proxytest.Drv, "0", "1", 1), "", ""},
 		{"/log/" + e.Path.Base(), "", ""},
-		{"/realisations/" + testRealisation, "", ""},
-		{"/realisations/" + strings.Replace(testRealisation, "!out", "!dev", 1) + ".doi", "", ""},
+		{"/realisations/" + proxytest.Realisation, "", ""},
+		{"/realisations/" + strings.Replace(proxytest.Realisation, "!out", "!dev", 1) + ".doi", "", ""},
 		{"/realisations/.doi", "", ""},
-		{"/build-trace-v2/" + testDrv + "/dev.doi", "", ""},
-		{"/build-trace-v2/" + testDrv + ".doi", "", ""},
-		{"/debuginfo/" + testBuildID[1:], "", ""},
-		{"/debuginfo/" + strings.ToUpper(testBuildID), "", ""},
+		{"/build-trace-v2/" + proxytest.Drv + "/dev.doi", "", ""},
+		{"/build-trace-v2/" + proxytest.Drv + ".doi", "", ""},
+		{"/debuginfo/" + proxytest.BuildID[1:], "", ""},
+		{"/debuginfo/" + strings.ToUpper(proxytest.BuildID), "", ""},
 		{"/debuginfo/", "", ""},
 	} {
 		resp, body, err := proxytest.Fetch(t, url+tc.path)
@@ -169,7 +161,7 @@ func TestExtrasFailures(t *testing.T) {
 			blobs := &blobsFrom{repo: repo, hook: hook}
 			s := newServer(t, repo, func(o *Options) { o.Blobs, o.FirstByte, o.Stall = blobs, 300*time.Millisecond, 300*time.Millisecond })
 			for range 3 {
-				for _, path := range []string{"/" + e.Path.HashPart + ".ls", "/log/" + testDrv} {
+				for _, path := range []string{"/" + e.Path.HashPart + ".ls", "/log/" + proxytest.Drv} {
 					if got := proxytest.Get(s, "GET", path); got.Code != 404 {
 						t.Errorf("%s: got %d %q", path, got.Code, got.Body)
 					}
@@ -195,7 +187,7 @@ func TestDocumentsAreReadOnce(t *testing.T) {
 	for i := range 50 {
 		path := "/" + e.Path.HashPart + ".ls"
 		if i%2 == 0 {
-			path = "/log/" + testDrv
+			path = "/log/" + proxytest.Drv
 		}
 		wg.Go(func() {
 			if got := proxytest.Get(s, "GET", path); got.Code != 200 {

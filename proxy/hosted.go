@@ -229,7 +229,7 @@ func (r *Router) checkIfDue(c *hosted, access Access) (age time.Duration, k *che
 
 // check asks the registry, and reads the index if that changed.
 func (r *Router) check(c *hosted, access Access, k *checking) {
-	ctx, cancel := within(context.Background(), refreshTimeout)
+	ctx, cancel := registry.Within(context.Background(), refreshTimeout)
 	defer cancel()
 	err := r.opts.Verify(ctx, access)
 	lost := error(nil)

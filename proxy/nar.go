@@ -13,12 +13,9 @@ import (
 
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/internal/pieces"
+	"github.com/org/nixoci-action/internal/reply"
 	"github.com/org/nixoci-action/proxy/blobs"
 )
-
-// clientStall is how long a client may take no byte. Nix stops reading while
-// it unpacks, and waits for locks meanwhile.
-const clientStall = 5 * time.Minute
 
 // errDamaged is blobs.ErrCorrupt where the copy on disk was it.
 var errDamaged = errors.New("the NAR on disk did not have its hash")
@@ -50,11 +47,11 @@ func (s *Server) serveNAR(w http.ResponseWriter, r *http.Request, url string) {
 	fileHash, _, _ := strings.Cut(strings.TrimPrefix(url, "nar/"), ".")
 	e, ok := s.lookupNAR(fileHash)
 	if !ok || e.URL() != url || s.corrupt.Has(fileHash) {
-		notFound(w)
+		reply.NotFound(w)
 		return
 	}
 	if r.Method == http.MethodGet && r.Header.Get("Range") != "" && s.torn.Has(fileHash) {
-		notFound(w) // what it continues may be damaged
+		reply.NotFound(w) // what it continues may be damaged
 		return
 	}
 	if s.redirect(w, r, e) {
@@ -70,7 +67,7 @@ func (s *Server) serveNAR(w http.ResponseWriter, r *http.Request, url string) {
 		}
 	}
 	h := w.Header()
-	h.Set("Content-Type", typeNAR)
+	h.Set("Content-Type", reply.TypeNAR)
 	h.Set("Accept-Ranges", "bytes") // else Nix does not resume
 	h.Set("Content-Length", strconv.FormatInt(part.length, 10))
 	status := http.StatusOK
@@ -105,14 +102,14 @@ func (s *Server) serveNAR(w http.ResponseWriter, r *http.Request, url string) {
 		s.narFailed(r.Context(), e, err)
 	default:
 		clear(h)
-		notFound(w)
+		reply.NotFound(w)
 		s.narFailed(r.Context(), e, err)
 	}
 }
 
 func (s *Server) lookupNAR(fileHash string) (index.Entry, bool) {
-	if s.push != nil {
-		if e, ok := s.push.group.LookupNAR(fileHash); ok {
+	if s.pushed != nil {
+		if e, ok := s.pushed.LookupNAR(fileHash); ok {
 			return e, true
 		}
 	}
@@ -161,7 +158,7 @@ func (s *Server) sendNAR(ctx context.Context, w http.ResponseWriter, e index.Ent
 			begin()
 			limit = s.opts.Stall
 		}
-		_ = rc.SetWriteDeadline(time.Now().Add(clientStall))
+		_ = rc.SetWriteDeadline(time.Now().Add(reply.Stall))
 		n, err := w.Write(p)
 		sent += int64(n)
 		if err != nil {

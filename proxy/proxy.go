@@ -24,7 +24,9 @@ import (
 
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/internal/lru"
+	"github.com/org/nixoci-action/internal/reply"
 	"github.com/org/nixoci-action/proxy/blobs"
+	"github.com/org/nixoci-action/proxy/push"
 )
 
 // Index is where the proxy learns what the cache holds; *index.Cache is one.
@@ -76,7 +78,7 @@ type Options struct {
 	// Metrics counts what is done; nil means that nobody wants to know.
 	Metrics *Metrics
 	// Push lets clients write; nil means that they only read.
-	Push *PushOptions
+	Push *push.Receiver
 	// Page answers what Page.Owns accepts: pages for people. Nil for none.
 	Page Page
 	// Logger receives what users of the cache would want to know; nil
@@ -96,7 +98,8 @@ type Server struct {
 	corrupt   blobs.Corrupt              // file hashes of NARs, and blobs
 	torn      *lru.Map[string, struct{}] // NARs of which somebody may have a damaged part
 	redirects *redirects
-	push      *push // nil if clients only read
+	push      *push.Receiver // nil if clients only read
+	pushed    *index.Group   // what the index may not show yet; nil like push
 	orancTold atomic.Bool
 
 	snapshot atomic.Pointer[index.Snapshot]
@@ -138,8 +141,12 @@ func New(o Options) (*Server, error) {
 	if o.Metrics != nil {
 		s.counts.countIn(&o.Metrics.counts)
 	}
-	if o.Push != nil {
-		s.push = newPush(s, *o.Push)
+	if s.push = o.Push; s.push != nil {
+		if o.Metrics != nil {
+			s.push.Counts.CountIn(&o.Metrics.pushed)
+		}
+		s.push.Attach(pushServer{s, new(ownUpstreams)})
+		s.pushed = s.push.Group()
 	}
 	return s, nil
 }
@@ -171,7 +178,7 @@ func (s *Server) Config() index.Config {
 		c = snap.Config()
 	}
 	if s.push != nil { // the cache learns them with the first push
-		for _, k := range s.push.opts.Keys.PublicKeys() {
+		for _, k := range s.push.PublicKeys() {
 			if !slices.Contains(c.PublicKeys, k) {
 				c.PublicKeys = append(slices.Clip(c.PublicKeys), k)
 			}
@@ -196,48 +203,8 @@ func (s *Server) servers() []*Server { return []*Server{s} }
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	// A client that takes nothing for this long is gone. It is set anew for
 	// each piece of a NAR, so it does not bound a transfer that moves.
-	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(clientStall))
-	sw := &statusWriter{ResponseWriter: w}
-	defer func() { survive(s.log, sw, r, recover()) }()
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(reply.Stall))
+	sw := &reply.Writer{ResponseWriter: w}
+	defer func() { reply.Survive(s.log, sw, r, recover()) }()
 	s.route(sw, r)
 }
-
-// survive turns a bug into a "not found", which Nix can live with. Left alone,
-// net/http would drop the connection, and that breaks a build.
-func survive(log *slog.Logger, w *statusWriter, r *http.Request, p any) {
-	switch p {
-	case nil:
-		return
-	case http.ErrAbortHandler:
-		panic(p)
-	}
-	log.Error("a request hit a bug in the proxy, please report it", "path", r.URL.Path, "panic", p)
-	if w.status == 0 {
-		clear(w.Header())
-		http.Error(w, "not found", http.StatusNotFound)
-		return
-	}
-	// Too late for a status: net/http must not make the cut look like an end.
-	panic(http.ErrAbortHandler)
-}
-
-// statusWriter remembers whether an answer has been begun.
-type statusWriter struct {
-	http.ResponseWriter
-	status int
-}
-
-func (w *statusWriter) WriteHeader(status int) {
-	w.status = status
-	w.ResponseWriter.WriteHeader(status)
-}
-
-func (w *statusWriter) Write(p []byte) (int, error) {
-	if w.status == 0 {
-		w.status = http.StatusOK
-	}
-	return w.ResponseWriter.Write(p)
-}
-
-// Unwrap is for http.ResponseController.
-func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }

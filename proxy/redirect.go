@@ -10,6 +10,7 @@ import (
 
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/internal/lru"
+	"github.com/org/nixoci-action/internal/registry"
 )
 
 // Redirector knows where the registry's storage has a blob, at a URL that is
@@ -87,7 +88,7 @@ func (s *Server) redirect(w http.ResponseWriter, r *http.Request, e index.Entry)
 	}
 	url, ask := s.redirects.recall(e.NAR.Blob)
 	if ask && s.registry.Allow() {
-		ctx, cancel := within(r.Context(), s.opts.FirstByte)
+		ctx, cancel := registry.Within(r.Context(), s.opts.FirstByte)
 		defer cancel()
 		at, expires, err := s.redirects.from.BlobURL(ctx, e.NAR.Blob)
 		if r.Context().Err() != nil {

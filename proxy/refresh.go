@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/internal/registry"
 )
 
 const (
@@ -39,7 +40,7 @@ func (s *Server) Prepare(ctx context.Context) error {
 		s.adopt(snap)
 		wait = waitWithCopy
 	}
-	ctx, cancel := within(ctx, wait)
+	ctx, cancel := registry.Within(ctx, wait)
 	defer cancel()
 	err := s.reload(ctx, false)
 	switch {
@@ -54,7 +55,7 @@ func (s *Server) Prepare(ctx context.Context) error {
 // Refresh reads the index now, the tag list included, and forgets what was not
 // found on upstream caches. On failure what is known stays.
 func (s *Server) Refresh(ctx context.Context) error {
-	ctx, cancel := within(ctx, refreshTimeout)
+	ctx, cancel := registry.Within(ctx, refreshTimeout)
 	defer cancel()
 	err := s.reload(ctx, true)
 	s.upstreams.forget()
@@ -68,7 +69,7 @@ func (s *Server) Run(ctx context.Context) {
 		pushed := make(chan struct{})
 		go func() {
 			defer close(pushed)
-			s.push.run(ctx)
+			s.push.Run(ctx)
 		}()
 		defer func() { <-pushed }()
 	}
@@ -84,7 +85,7 @@ func (s *Server) Run(ctx context.Context) {
 		case <-timer.C:
 		}
 		next := s.opts.Refresh
-		rctx, cancel := within(ctx, refreshTimeout)
+		rctx, cancel := registry.Within(ctx, refreshTimeout)
 		if err := s.reload(rctx, s.sweepDue()); err != nil && ctx.Err() == nil {
 			next = min(retry, next)
 			retry = min(2*retry, s.opts.Refresh)
@@ -95,11 +96,6 @@ func (s *Server) Run(ctx context.Context) {
 		cancel()
 		timer.Reset(next)
 	}
-}
-
-// within gives the registry a time to answer.
-func within(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
-	return context.WithTimeoutCause(ctx, d, fmt.Errorf("the registry did not answer within %s", d))
 }
 
 func (s *Server) sweepDue() bool {
@@ -151,8 +147,8 @@ func (s *Server) adopt(snap *index.Snapshot) {
 	}
 	snap.LookupNAR(strings.Repeat("0", 52)) // makes the table that the first NAR would wait for
 	old := s.snapshot.Swap(snap)
-	if s.push != nil {
-		s.push.group.Seen(snap)
+	if s.pushed != nil {
+		s.pushed.Seen(snap)
 	}
 	s.noticeOranc(snap)
 	if old == nil || old.Len() != snap.Len() || old.Digest() != snap.Digest() {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/internal/proxytest"
+	"github.com/org/nixoci-action/internal/reply"
 )
 
 // fakeIndex is an Index with scripted answers.
@@ -198,7 +199,7 @@ func TestRefreshOnRequest(t *testing.T) {
 		t.Fatal(err)
 	}
 	remote.RemoteAddr = "192.0.2.1:1000"
-	if fromLoopback(remote) {
+	if reply.FromLoopback(remote) {
 		t.Error("another machine counts as this one")
 	}
 	if x.refreshes.Load() != before {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/internal/lru"
+	"github.com/org/nixoci-action/internal/reply"
 	"github.com/org/nixoci-action/proxy/blobs"
 )
 
@@ -228,40 +229,29 @@ func (r *Router) Run(ctx context.Context) {
 // ServeHTTP answers one request. Whatever stands in the way of an answer is
 // "not found", or "forbidden" if the cache's registry said so.
 func (r *Router) ServeHTTP(w http.ResponseWriter, req *http.Request) {
-	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(clientStall))
-	sw := &statusWriter{ResponseWriter: w}
-	defer func() { survive(r.log, sw, req, recover()) }()
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(reply.Stall))
+	sw := &reply.Writer{ResponseWriter: w}
+	defer func() { reply.Survive(r.log, sw, req, recover()) }()
 
 	cache, rest, ok := splitPath(req.URL.Path)
 	switch {
 	case ok && cache != "":
 		r.serveCache(sw, req, cache, rest)
-	case rest == pathStatus && fromLoopback(req):
+	case rest == pathStatus && reply.FromLoopback(req):
 		r.serveStatus(sw, req)
 	case r.opts.Home != nil:
 		r.opts.Home.ServeHTTP(sw, req)
 	case rest == pathStatus:
 		http.Error(sw, "refused: only for programs on this machine", http.StatusForbidden)
 	default:
-		refuse(sw, req)
+		reply.Refuse(sw, req)
 	}
-}
-
-// refuse says "not found", and to somebody who wants to write that there is
-// nothing to be written to. `nix copy --to` tries that after a "not found".
-func refuse(w http.ResponseWriter, req *http.Request) {
-	if req.Method != http.MethodGet && req.Method != http.MethodHead {
-		w.Header().Set("Allow", "GET, HEAD")
-		http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
-		return
-	}
-	notFound(w)
 }
 
 func (r *Router) serveCache(w http.ResponseWriter, req *http.Request, cache, rest string) {
 	access, err := grant(r.allow, cache)
 	if err != nil {
-		refuse(w, req)
+		reply.Refuse(w, req)
 		return
 	}
 	access.Credentials = credentialsOf(req)
@@ -274,7 +264,7 @@ func (r *Router) serveCache(w http.ResponseWriter, req *http.Request, cache, res
 			http.Error(w, "the registry refuses access to this cache", http.StatusForbidden)
 			return
 		}
-		refuse(w, req)
+		reply.Refuse(w, req)
 		return
 	}
 	defer r.leave(c)

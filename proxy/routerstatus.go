@@ -1,11 +1,12 @@
 package proxy
 
 import (
-	"encoding/json"
 	"net/http"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/org/nixoci-action/internal/reply"
 )
 
 // routerStatus is the answer to a Router's /_status.
@@ -67,13 +68,8 @@ func (r *Router) status() routerStatus {
 // nobody else's business.
 func (r *Router) serveStatus(w http.ResponseWriter, req *http.Request) {
 	if req.Method != http.MethodGet && req.Method != http.MethodHead {
-		refuse(w, req)
+		reply.Refuse(w, req)
 		return
 	}
-	body, err := json.MarshalIndent(r.status(), "", "  ")
-	if err != nil {
-		http.Error(w, "internal error", http.StatusInternalServerError)
-		return
-	}
-	serveText(w, req, typeJSON, string(body)+"\n")
+	reply.JSON(w, req, r.status())
 }

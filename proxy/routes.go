@@ -2,13 +2,12 @@ package proxy
 
 import (
 	"fmt"
-	"io"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/internal/reply"
 	"github.com/org/nixoci-action/internal/storepath"
 )
 
@@ -19,12 +18,6 @@ const (
 	pathRefresh   = "/_refresh"
 	prefixNAR     = "/nar/"
 	suffixNarinfo = ".narinfo"
-
-	typeCacheInfo = "text/x-nix-cache-info"
-	typeNarinfo   = "text/x-nix-narinfo"
-	typeNAR       = "application/x-nix-nar"
-	typeText      = "text/plain; charset=utf-8"
-	typeJSON      = "application/json"
 )
 
 // defaultPriority lets the cache be asked before cache.nixos.org, which has 40.
@@ -35,7 +28,7 @@ const defaultPriority = 30
 func (s *Server) route(w http.ResponseWriter, r *http.Request) {
 	path := r.URL.Path
 	if s.push != nil && r.Method == http.MethodPut {
-		s.push.serve(w, r)
+		s.push.ServeHTTP(w, r)
 		return
 	}
 	allowed := []string{http.MethodGet, http.MethodHead}
@@ -60,33 +53,21 @@ func (s *Server) route(w http.ResponseWriter, r *http.Request) {
 	case path == pathRefresh:
 		s.serveRefresh(w, r)
 	case strings.HasPrefix(path, prefixUpstream):
-		s.upstreams.serveNAR(w, r, path, s.storeDir())
+		s.upstreams.serveNAR(w, r, path, s.StoreDir())
 	case strings.HasPrefix(path, prefixNAR) && s.push != nil && r.Method == http.MethodHead:
-		s.push.serveHead(w, r, path[1:])
+		s.serveHead(w, r, path[1:])
 	case strings.HasPrefix(path, prefixNAR):
 		s.serveNAR(w, r, path[1:])
 	case strings.HasSuffix(path, suffixNarinfo):
 		s.serveNarinfo(w, r, strings.TrimSuffix(path[1:], suffixNarinfo))
 	case s.serveExtra(w, r):
 	default:
-		notFound(w)
-	}
-}
-
-func notFound(w http.ResponseWriter) { http.Error(w, "not found", http.StatusNotFound) }
-
-// serveText answers with a text that is in memory.
-func serveText(w http.ResponseWriter, r *http.Request, contentType, text string) {
-	w.Header().Set("Content-Type", contentType)
-	w.Header().Set("Content-Length", strconv.Itoa(len(text)))
-	w.WriteHeader(http.StatusOK)
-	if r.Method != http.MethodHead {
-		_, _ = io.WriteString(w, text) // a client that went away needs no answer
+		reply.NotFound(w)
 	}
 }
 
 func (s *Server) serveCacheInfo(w http.ResponseWriter, r *http.Request) {
-	serveText(w, r, typeCacheInfo, cacheInfo(s.storeDir(), s.Config().Priority))
+	reply.Text(w, r, reply.TypeCacheInfo, cacheInfo(s.StoreDir(), s.Config().Priority))
 }
 
 // cacheInfo is the text of nix-cache-info; the priority 0 means that none was
@@ -98,7 +79,8 @@ func cacheInfo(storeDir string, priority int) string {
 	return fmt.Sprintf("StoreDir: %s\nWantMassQuery: 1\nPriority: %d\n", storeDir, priority)
 }
 
-func (s *Server) storeDir() string {
+// StoreDir is the directory of the store whose paths the cache has.
+func (s *Server) StoreDir() string {
 	if dir := s.Config().StoreDir; dir != "" {
 		return dir
 	}
@@ -111,10 +93,10 @@ func (s *Server) servePublicKey(w http.ResponseWriter, r *http.Request) {
 
 func servePublicKeys(w http.ResponseWriter, r *http.Request, keys []string) {
 	if len(keys) == 0 {
-		notFound(w)
+		reply.NotFound(w)
 		return
 	}
-	serveText(w, r, typeText, strings.Join(keys, "\n")+"\n")
+	reply.Text(w, r, reply.TypeText, strings.Join(keys, "\n")+"\n")
 }
 
 // serveNarinfo answers from memory. It does not ask the registry whether the
@@ -125,28 +107,28 @@ func servePublicKeys(w http.ResponseWriter, r *http.Request, keys []string) {
 // a registry's bad minute.
 func (s *Server) serveNarinfo(w http.ResponseWriter, r *http.Request, hashPart string) {
 	if !storepath.ValidHashPart(hashPart) {
-		notFound(w)
+		reply.NotFound(w)
 		return
 	}
 	if e, ok := s.lookup(hashPart); ok {
 		s.counts.hits.Add(1)
-		serveText(w, r, typeNarinfo, e.Narinfo())
+		reply.Text(w, r, reply.TypeNarinfo, e.Narinfo())
 		return
 	}
-	if text, ok := s.upstreams.narinfo(r.Context(), hashPart, s.storeDir()); ok {
+	if text, ok := s.upstreams.narinfo(r.Context(), hashPart, s.StoreDir()); ok {
 		s.counts.upstreamHits.Add(1)
-		serveText(w, r, typeNarinfo, text)
+		reply.Text(w, r, reply.TypeNarinfo, text)
 		return
 	}
 	s.counts.misses.Add(1)
-	notFound(w)
+	reply.NotFound(w)
 }
 
 // lookup returns the entry for a hash part: what has just been pushed, or else
 // what the index has.
 func (s *Server) lookup(hashPart string) (index.Entry, bool) {
-	if s.push != nil {
-		if e, ok := s.push.group.Lookup(hashPart); ok {
+	if s.pushed != nil {
+		if e, ok := s.pushed.Lookup(hashPart); ok {
 			return e, true
 		}
 	}

@@ -2,32 +2,30 @@ package proxy
 
 import (
 	"encoding/json"
-	"net"
 	"net/http"
 	"time"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/internal/reply"
+	"github.com/org/nixoci-action/internal/tally"
 	"github.com/org/nixoci-action/proxy/blobs"
 )
 
 // counts is what has been served since the start.
 type counts struct {
-	hits, upstreamHits, misses  tally // narinfos
-	nars, narFailures, narBytes tally
-	redirects                   tally // of NARs, to the registry's storage
-	refreshFailures             tally
-	documents, documentFailures tally // listings and logs
-
-	pushedPaths, pushedNARs, pushedExtras, refused tally
+	hits, upstreamHits, misses  tally.Counter // narinfos
+	nars, narFailures, narBytes tally.Counter
+	redirects                   tally.Counter // of NARs, to the registry's storage
+	refreshFailures             tally.Counter
+	documents, documentFailures tally.Counter // listings and logs
 }
 
 // countIn has all be counted in a sum as well.
 func (c *counts) countIn(sum *counts) {
-	c.hits.sum, c.upstreamHits.sum, c.misses.sum = &sum.hits, &sum.upstreamHits, &sum.misses
-	c.nars.sum, c.narFailures.sum, c.narBytes.sum = &sum.nars, &sum.narFailures, &sum.narBytes
-	c.redirects.sum, c.refreshFailures.sum = &sum.redirects, &sum.refreshFailures
-	c.pushedPaths.sum, c.pushedNARs.sum, c.pushedExtras.sum, c.refused.sum = &sum.pushedPaths, &sum.pushedNARs, &sum.pushedExtras, &sum.refused
-	c.documents.sum, c.documentFailures.sum = &sum.documents, &sum.documentFailures
+	c.hits.Sum, c.upstreamHits.Sum, c.misses.Sum = &sum.hits, &sum.upstreamHits, &sum.misses
+	c.nars.Sum, c.narFailures.Sum, c.narBytes.Sum = &sum.nars, &sum.narFailures, &sum.narBytes
+	c.redirects.Sum, c.refreshFailures.Sum = &sum.redirects, &sum.refreshFailures
+	c.documents.Sum, c.documentFailures.Sum = &sum.documents, &sum.documentFailures
 }
 
 // status is the answer to /_status and /_refresh.
@@ -105,8 +103,8 @@ func (s *Server) status() status {
 	}
 	if s.push != nil {
 		st.Pushed = &pushedStatus{
-			s.counts.pushedPaths.Load(), s.counts.pushedNARs.Load(), s.counts.pushedExtras.Load(), s.counts.refused.Load(),
-			s.push.group.Written(), s.push.group.Unsettled(),
+			s.push.Counts.Paths.Load(), s.push.Counts.NARs.Load(), s.push.Counts.Extras.Load(), s.push.Counts.Refused.Load(),
+			s.pushed.Written(), s.pushed.Unsettled(),
 		}
 	}
 	s.mu.Lock()
@@ -119,12 +117,7 @@ func (s *Server) status() status {
 }
 
 func (s *Server) serveStatus(w http.ResponseWriter, r *http.Request) {
-	body, err := json.MarshalIndent(s.status(), "", "  ")
-	if err != nil {
-		http.Error(w, "internal error", http.StatusInternalServerError)
-		return
-	}
-	serveText(w, r, typeJSON, string(body)+"\n")
+	reply.JSON(w, r, s.status())
 }
 
 // serveRefresh reads the index again, tag list included, and answers with the
@@ -142,7 +135,7 @@ func (s *Server) serveRefresh(w http.ResponseWriter, r *http.Request) {
 // mayRefresh answers those who may not: a page in a browser on this machine
 // must not make us ask the registry, nor should the network.
 func mayRefresh(w http.ResponseWriter, r *http.Request) bool {
-	if err := http.NewCrossOriginProtection().Check(r); err != nil || !fromLoopback(r) {
+	if err := http.NewCrossOriginProtection().Check(r); err != nil || !reply.FromLoopback(r) {
 		http.Error(w, "refused: only for programs on this machine", http.StatusForbidden)
 		return false
 	}
@@ -154,14 +147,9 @@ func answerRefresh(w http.ResponseWriter, status any, err error) {
 	if jsonErr != nil {
 		err = jsonErr
 	}
-	w.Header().Set("Content-Type", typeJSON)
+	w.Header().Set("Content-Type", reply.TypeJSON)
 	if err != nil {
 		w.WriteHeader(http.StatusBadGateway)
 	}
 	_, _ = w.Write(append(body, '\n'))
-}
-
-func fromLoopback(r *http.Request) bool {
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
-	return err == nil && net.ParseIP(host).IsLoopback()
 }

@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -12,6 +11,7 @@ import (
 	"sync/atomic"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/internal/reply"
 	"github.com/org/nixoci-action/internal/storepath"
 	"github.com/org/nixoci-action/proxy/blobs"
 )
@@ -43,7 +43,7 @@ func NewUnion(servers []*Server, o Options) (*Union, error) {
 	}
 	u := &Union{upstreams: up, log: o.Logger}
 	if o.Metrics != nil {
-		up.hits.sum = &o.Metrics.counts.upstreamHits
+		up.hits.Sum = &o.Metrics.counts.upstreamHits
 	}
 	packs := blobs.NewBudget(o.PackMemory)
 	for _, s := range servers {
@@ -72,8 +72,8 @@ func (u *Union) Prepare(ctx context.Context) error {
 		case m.blank():
 		case first == nil:
 			first = m
-		case m.storeDir() != first.storeDir():
-			return &StoreDirError{first.opts.Cache, first.storeDir(), m.opts.Cache, m.storeDir()}
+		case m.StoreDir() != first.StoreDir():
+			return &StoreDirError{first.opts.Cache, first.StoreDir(), m.opts.Cache, m.StoreDir()}
 		}
 	}
 	return errors.Join(errs...)
@@ -140,7 +140,7 @@ func (u *Union) dir() string {
 func (u *Union) serving(yield func(*member) bool) {
 	for _, m := range u.members {
 		if !m.blank() {
-			dir := m.storeDir()
+			dir := m.StoreDir()
 			if u.storeDir.Load() == nil {
 				u.storeDir.CompareAndSwap(nil, &dir)
 			}
@@ -160,21 +160,21 @@ func (u *Union) serving(yield func(*member) bool) {
 
 // ServeHTTP answers one request.
 func (u *Union) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	sw := &statusWriter{ResponseWriter: w}
-	defer func() { survive(u.log, sw, r, recover()) }()
+	sw := &reply.Writer{ResponseWriter: w}
+	defer func() { reply.Survive(u.log, sw, r, recover()) }()
 	path := r.URL.Path
 	if path == pathRefresh && r.Method == http.MethodPost {
 		u.serveRefresh(sw, r)
 		return
 	}
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
-		refuse(sw, r)
+		reply.Refuse(sw, r)
 		return
 	}
 	switch path {
 	case pathCacheInfo:
 		c := u.Config()
-		serveText(sw, r, typeCacheInfo, cacheInfo(c.StoreDir, c.Priority))
+		reply.Text(sw, r, reply.TypeCacheInfo, cacheInfo(c.StoreDir, c.Priority))
 		return
 	case pathPublicKey:
 		servePublicKeys(sw, r, u.Config().PublicKeys)
@@ -214,12 +214,7 @@ func (u *Union) status() unionStatus {
 }
 
 func (u *Union) serveStatus(w http.ResponseWriter, r *http.Request) {
-	body, err := json.MarshalIndent(u.status(), "", "  ")
-	if err != nil {
-		http.Error(w, "internal error", http.StatusInternalServerError)
-		return
-	}
-	serveText(w, r, typeJSON, string(body)+"\n")
+	reply.JSON(w, r, u.status())
 }
 
 // serveRefresh reads all indexes again: 200, or 502 if a registry did not

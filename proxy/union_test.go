@@ -13,6 +13,7 @@ import (
 
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/internal/proxytest"
+	"github.com/org/nixoci-action/internal/reply"
 )
 
 const otherKey = "other-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="
@@ -121,7 +122,7 @@ func TestUnionWithoutOne(t *testing.T) {
 	if err != nil || resp.StatusCode != 200 || !bytes.Equal(body, proxytest.RandomBytes(3, 300_000)) {
 		t.Errorf("what both have: got %d, %v", resp.StatusCode, err)
 	}
-	if resp.ContentLength != 300_000 || resp.Header.Get("Content-Type") != typeNAR {
+	if resp.ContentLength != 300_000 || resp.Header.Get("Content-Type") != reply.TypeNAR {
 		t.Errorf("got %v", resp.Header)
 	}
 	if resp, _, _ := proxytest.Fetch(t, url+"/"+a["lost"].URL()); resp.StatusCode != 404 {

@@ -14,7 +14,9 @@ import (
 	"golang.org/x/sync/singleflight"
 
 	"github.com/org/nixoci-action/internal/breaker"
+	"github.com/org/nixoci-action/internal/reply"
 	"github.com/org/nixoci-action/internal/storepath"
+	"github.com/org/nixoci-action/internal/tally"
 )
 
 const (
@@ -41,7 +43,7 @@ type upstreams struct {
 	flight  singleflight.Group // by hash part
 	nars    *foundNARs
 	mode    UpstreamNARs
-	hits    tally // narinfos, of serve
+	hits    tally.Counter // narinfos, of serve
 
 	firstByte, stall time.Duration // for NARs
 }
@@ -110,11 +112,11 @@ func (u *upstreams) serve(w http.ResponseWriter, r *http.Request, storeDir strin
 	if ok && storepath.ValidHashPart(hashPart) {
 		if text, ok := u.narinfo(r.Context(), hashPart, storeDir); ok {
 			u.hits.Add(1)
-			serveText(w, r, typeNarinfo, text)
+			reply.Text(w, r, reply.TypeNarinfo, text)
 			return
 		}
 	}
-	notFound(w)
+	reply.NotFound(w)
 }
 
 // narinfo returns the narinfo of a store path from one of the upstream caches,

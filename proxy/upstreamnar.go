@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/org/nixoci-action/internal/pieces"
+	"github.com/org/nixoci-action/internal/reply"
 	"github.com/org/nixoci-action/internal/storepath"
 )
 
@@ -110,7 +111,7 @@ func (u *upstreams) serveNAR(w http.ResponseWriter, r *http.Request, path, store
 	name, ok := strings.CutSuffix(file, ".nar")
 	hashPart, tag, _ := strings.Cut(name, "-")
 	if !ok || !storepath.ValidHashPart(hashPart) {
-		notFound(w)
+		reply.NotFound(w)
 		return
 	}
 	for _, c := range u.caches {
@@ -129,7 +130,7 @@ func (u *upstreams) serveNAR(w http.ResponseWriter, r *http.Request, path, store
 			return
 		}
 	}
-	notFound(w)
+	reply.NotFound(w)
 }
 
 // find returns where the NAR is.
@@ -151,7 +152,7 @@ func (u *upstreams) find(ctx context.Context, c *upstream, hashPart, storeDir st
 // the NAR itself.
 func (u *upstreams) stream(w http.ResponseWriter, r *http.Request, c *upstream, nar upstreamNAR) {
 	if !c.breaker.Allow() {
-		notFound(w)
+		reply.NotFound(w)
 		return
 	}
 	ctx, end := context.WithCancelCause(r.Context())
@@ -167,7 +168,7 @@ func (u *upstreams) stream(w http.ResponseWriter, r *http.Request, c *upstream, 
 	}
 	slow.Stop()
 	if r.Context().Err() != nil { // says nothing about the upstream
-		notFound(w)
+		reply.NotFound(w)
 		return
 	}
 	done := errors.Is(err, io.EOF)
@@ -176,14 +177,14 @@ func (u *upstreams) stream(w http.ResponseWriter, r *http.Request, c *upstream, 
 		u.log.Warn("an upstream cache does not deliver; what it has is not found for a while", "upstream", c.base.String(), "error", causeOf(ctx, err))
 	}
 	if !ok {
-		notFound(w)
+		reply.NotFound(w)
 		return
 	}
 	passHeaders(w.Header(), resp)
 	w.WriteHeader(resp.StatusCode)
 	rc := http.NewResponseController(w)
 	for {
-		_ = rc.SetWriteDeadline(time.Now().Add(clientStall))
+		_ = rc.SetWriteDeadline(time.Now().Add(reply.Stall))
 		if _, err := w.Write(buf[:n]); err != nil || done {
 			return
 		}
@@ -257,7 +258,7 @@ func readPiece(body io.Reader, p []byte) (n int, err error) {
 }
 
 func passHeaders(h http.Header, resp *http.Response) {
-	h.Set("Content-Type", typeNAR)
+	h.Set("Content-Type", reply.TypeNAR)
 	for _, key := range []string{"Accept-Ranges", "Content-Range"} {
 		if v := resp.Header.Get(key); v != "" {
 			h.Set(key, v)

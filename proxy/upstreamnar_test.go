@@ -12,6 +12,7 @@ import (
 
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/internal/proxytest"
+	"github.com/org/nixoci-action/internal/reply"
 )
 
 // narUpstream is an upstream cache with NARs, which answer serves once it is
@@ -73,7 +74,7 @@ func TestUpstreamNARIsStreamed(t *testing.T) {
 	if err != nil || resp.StatusCode != 200 || !bytes.Equal(body, data) || resp.ContentLength != 700_000 {
 		t.Fatalf("got %d, %d bytes, %v", resp.StatusCode, len(body), err)
 	}
-	if got := resp.Header; got.Get("Accept-Ranges") != "bytes" || got.Get("Content-Type") != typeNAR || got.Get("Content-Encoding") != "" {
+	if got := resp.Header; got.Get("Accept-Ranges") != "bytes" || got.Get("Content-Type") != reply.TypeNAR || got.Get("Content-Encoding") != "" {
 		t.Errorf("got %v", got)
 	}
 	if a := *agent.Load(); a != "nixoci-proxy/test" {

@@ -33,10 +33,11 @@ var domain = map[string][]string{
 	"closure":  nil,
 	"upload":   {"closure"},
 	"index":    nil,
-	"proxy":    {"index", "proxy/blobs"},
+	"proxy":    {"index", "proxy/blobs", "proxy/push"},
 	"page":     {"index"},
 
 	"proxy/blobs": {"index"},
+	"proxy/push":  {"index"},
 }
 
 // room is the domain package that a package is or belongs to, "" if it is none.
@@ -220,6 +221,8 @@ func TestRules(t *testing.T) {
 		{"proxy", "proxy/blobs", true},
 		{"proxy/blobs", "index", true},
 		{"proxy/blobs", "proxy", false},
+		{"proxy/push", "proxy", false},
+		{"proxy/push", "proxy/blobs", false},
 		{"proxy", "internal/registry", true},
 		{"internal/registry", "index", false},
 		{"internal/registry", "internal/hint", true},

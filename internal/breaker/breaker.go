@@ -18,12 +18,10 @@ type Breaker struct {
 	probing bool          // a try is under way
 }
 
-// Fails is how many failures in a row open a Breaker.
-const Fails = 2
-
 const (
-	minPause = 15 * time.Second
-	maxPause = 2 * time.Minute
+	failsToOpen = 2 // in a row
+	minPause    = 15 * time.Second
+	maxPause    = 2 * time.Minute
 )
 
 // Allow reports whether a request may be made. Whoever made one calls Report,
@@ -31,7 +29,7 @@ const (
 func (b *Breaker) Allow() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.fails < Fails {
+	if b.fails < failsToOpen {
 		return true
 	}
 	now := time.Now()
@@ -50,11 +48,11 @@ func (b *Breaker) Report(ok bool) (opened bool) {
 	case ok:
 		b.fails, b.probing = 0, false
 		return false
-	case b.fails+1 < Fails:
+	case b.fails+1 < failsToOpen:
 		b.fails++
 		return false
-	case b.fails < Fails:
-		b.fails, b.pause, opened = Fails, minPause, true
+	case b.fails < failsToOpen:
+		b.fails, b.pause, opened = failsToOpen, minPause, true
 	case b.probing:
 		b.pause = min(2*b.pause, maxPause)
 	default: // begun before it opened
@@ -68,5 +66,5 @@ func (b *Breaker) Report(ok bool) (opened bool) {
 func (b *Breaker) Open() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.fails >= Fails
+	return b.fails >= failsToOpen
 }

@@ -29,6 +29,14 @@ import (
 	"github.com/org/nixoci-action/internal/storepath"
 )
 
+// What belongs to a path, besides its NAR.
+const (
+	Drv         = "00000000000000000000000000000000-hello-1.0.drv"
+	BuildID     = "0123456789abcdef0123456789abcdef01234567"
+	Listing     = `{"root":{"narOffset":96,"size":1,"type":"regular"},"version":1}`
+	Realisation = "sha256:abababababababababababababababababababababababababababababababab!out"
+)
+
 // OpenRepo opens a repository for writing.
 func OpenRepo(tb testing.TB, cache string) registry.Repository {
 	tb.Helper()

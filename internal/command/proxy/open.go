@@ -106,7 +106,7 @@ func (o *opener) named(ctx context.Context, cache string, p proxy.Options) (*pro
 		return nil, err
 	}
 	idx := index.Open(repo, index.Options{Dir: o.cacheDir, Logger: p.Logger})
-	if p.Push, err = o.pushOptions(ctx, idx, cache, repo); err != nil {
+	if p.Push, err = o.receiver(ctx, idx, cache, repo, p.Logger); err != nil {
 		return nil, err
 	}
 	p.Index = idx

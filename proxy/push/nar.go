@@ -1,4 +1,4 @@
-package proxy
+package push
 
 import (
 	"context"
@@ -30,7 +30,7 @@ const pendingFor = time.Hour
 
 // putNAR takes the NAR "<file hash>.nar.<extension>": what does not have that
 // hash, or is no NAR, is kept nowhere.
-func (p *push) putNAR(w http.ResponseWriter, r *http.Request, name string) (int, error) {
+func (p *Receiver) putNAR(w http.ResponseWriter, r *http.Request, name string) (int, error) {
 	hash, _, _ := strings.Cut(name, ".")
 	if len(hash) != 52 || nixbase32.ValidateString(hash) != nil {
 		return 0, &refusal{http.StatusBadRequest, "a NAR is named by its SHA-256 in Nix base32"}
@@ -73,14 +73,14 @@ func (p *push) putNAR(w http.ResponseWriter, r *http.Request, name string) (int,
 		old.held.close()
 	}
 	p.lost.Remove(hash)
-	p.s.counts.pushedNARs.Add(1)
+	p.Counts.NARs.Add(1)
 	return http.StatusCreated, nil
 }
 
 // storeNAR checks a NAR and puts it into the repository. A small one stays in
 // memory: it is stored with its path, together with others. Nothing is sent
 // before all of it is checked: what has a secret in it must not go out.
-func (p *push) storeNAR(ctx context.Context, s *spool) (*pendingNAR, error) {
+func (p *Receiver) storeNAR(ctx context.Context, s *spool) (*pendingNAR, error) {
 	n := &pendingNAR{since: time.Now()}
 	var err error
 	if n.contents, err = p.verify(ctx, s); err != nil {
@@ -100,14 +100,14 @@ func (p *push) storeNAR(ctx context.Context, s *spool) (*pendingNAR, error) {
 
 // nar returns what is known of a NAR: from those that were pushed, or from the
 // index unless the registry turned out to have lost it.
-func (p *push) nar(hash string) (*pendingNAR, bool) {
+func (p *Receiver) nar(hash string) (*pendingNAR, bool) {
 	p.mu.Lock()
 	n, ok := p.nars[hash]
 	p.mu.Unlock()
 	if ok {
 		return n, true
 	}
-	e, ok := p.s.lookupNAR(hash)
+	e, ok := p.server.LookupNAR(hash)
 	if !ok || p.lost.Has(hash) {
 		return nil, false
 	}
@@ -115,13 +115,13 @@ func (p *push) nar(hash string) (*pendingNAR, bool) {
 }
 
 // taken drops a NAR that a path has now.
-func (p *push) taken(hash string, n *pendingNAR) {
-	if _, ok := p.s.lookupNAR(hash); ok {
+func (p *Receiver) taken(hash string, n *pendingNAR) {
+	if _, ok := p.server.LookupNAR(hash); ok {
 		p.forget(hash, n)
 	}
 }
 
-func (p *push) forget(hash string, n *pendingNAR) {
+func (p *Receiver) forget(hash string, n *pendingNAR) {
 	p.mu.Lock()
 	mine := p.nars[hash] == n
 	if mine {
@@ -134,7 +134,7 @@ func (p *push) forget(hash string, n *pendingNAR) {
 }
 
 // expire drops the NARs whose path has not come.
-func (p *push) expire() {
+func (p *Receiver) expire() {
 	p.mu.Lock()
 	var old []*pendingNAR
 	for hash, n := range p.nars {
@@ -151,21 +151,12 @@ func (p *push) expire() {
 	}
 }
 
-// serveHead answers what Nix asks before it sends a NAR: whether one with this
-// hash is here, whatever its name's extension.
-func (p *push) serveHead(w http.ResponseWriter, r *http.Request, url string) {
-	hash, _, _ := strings.Cut(strings.TrimPrefix(url, "nar/"), ".")
+// Asked answers what Nix asks before it sends a NAR: whether one with this file
+// hash is here.
+func (p *Receiver) Asked(r *http.Request, hash string) bool {
 	if p.authorize(r) == nil {
 		p.session.touch()
 	}
-	if _, ok := p.nar(hash); !ok {
-		notFound(w)
-		return
-	}
-	if e, ok := p.s.lookupNAR(hash); ok && e.URL() == url {
-		p.s.serveNAR(w, r, url)
-		return
-	}
-	w.Header().Set("Content-Type", typeNAR)
-	w.WriteHeader(http.StatusOK)
+	_, ok := p.nar(hash)
+	return ok
 }

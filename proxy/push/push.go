@@ -1,4 +1,7 @@
-package proxy
+// Package push takes what `nix copy` sends to a cache: path by path, each of
+// which is durable when it is acknowledged. It knows a Server that serves the same
+// cache, of which it needs few things.
+package push
 
 import (
 	"context"
@@ -19,15 +22,17 @@ import (
 	"github.com/org/nixoci-action/internal/hint"
 	"github.com/org/nixoci-action/internal/lru"
 	"github.com/org/nixoci-action/internal/registry"
+	"github.com/org/nixoci-action/internal/reply"
 	"github.com/org/nixoci-action/internal/secret"
 	"github.com/org/nixoci-action/internal/signing"
 	"github.com/org/nixoci-action/internal/storepath"
+	"github.com/org/nixoci-action/internal/tally"
 )
 
-// PushOptions lets clients write to the cache, as `nix copy --to` does. Cache,
-// Repository and Dir are required; the zero value of everything else works.
-type PushOptions struct {
-	// Cache is what Options.Index reads, for writing.
+// Options configures New. Cache, Repository and Dir are required; the zero value
+// of everything else works.
+type Options struct {
+	// Cache is the index that the Server reads, for writing.
 	Cache *index.Cache
 	// Repository takes the NARs.
 	Repository registry.Repository
@@ -57,12 +62,62 @@ type PushOptions struct {
 	// MaxBlobSize is the largest compressed NAR that the registry takes, in
 	// bytes; 0 means 10 GB.
 	MaxBlobSize int64
+	// Logger receives what users of the cache would want to know; nil
+	// discards it.
+	Logger *slog.Logger
 }
 
-// push is the writing side of a Server. It is safe for concurrent use.
-type push struct {
-	s        *Server
-	opts     PushOptions
+// Server serves the cache that is written to. All of it is safe for concurrent
+// use.
+type Server interface {
+	// Lookup returns the entry for a hash part, LookupNAR the one whose NAR has a
+	// file hash, without its algorithm: what has just been pushed, or else what
+	// the index has.
+	Lookup(hashPart string) (index.Entry, bool)
+	LookupNAR(fileHash string) (index.Entry, bool)
+	// Realisation returns what the cache has under the name of r, and of which
+	// path.
+	Realisation(r index.Realisation) (found index.Realisation, of index.Entry, ok bool)
+	// HasDebugInfo reports whether the symbols for a build ID are there.
+	HasDebugInfo(id string) bool
+	// Corrupt reports whether a blob turned out to be damaged.
+	Corrupt(hash string) bool
+	// UpstreamHas asks upstream caches for a path.
+	UpstreamHas(ctx context.Context, hashPart string) bool
+	// Config is what the cache says about itself, StoreDir of which store its
+	// paths are, Upstreams the caches that it asks for what it lacks.
+	Config() index.Config
+	StoreDir() string
+	Upstreams() []string
+	// Snapshot is the index in use; nil before one was read.
+	Snapshot() *index.Snapshot
+	// Fresh returns an index that was read not long ago, and once with a look at
+	// the tags: a proxy that died before it had written the root may have
+	// acknowledged what the root does not show, and what takes the place of that
+	// must have it.
+	Fresh(ctx context.Context) (*index.Snapshot, error)
+	// Reload reads the index anew.
+	Reload(ctx context.Context) error
+}
+
+// Counts is what was taken since the start.
+type Counts struct {
+	Paths, NARs tally.Counter
+	// Extras are listings, logs and realisations, counted for each path.
+	Extras, Refused tally.Counter
+}
+
+// CountIn has all be counted in a sum as well.
+func (c *Counts) CountIn(sum *Counts) {
+	c.Paths.Sum, c.NARs.Sum, c.Extras.Sum, c.Refused.Sum = &sum.Paths, &sum.NARs, &sum.Extras, &sum.Refused
+}
+
+// Receiver takes what clients send. It is safe for concurrent use.
+type Receiver struct {
+	Counts Counts
+
+	server   Server
+	opts     Options
 	log      *slog.Logger
 	tokens   [][sha256.Size]byte
 	trusted  []string // public keys, our own and those that were given
@@ -78,21 +133,23 @@ type push struct {
 
 	session session
 
-	mu          sync.Mutex
-	nars        map[string]*pendingNAR // by file hash: here, and no path has them yet
-	elsewhere   *upstreams             // the cache's own, if it names any
-	elsewhereOf []string
+	mu   sync.Mutex
+	nars map[string]*pendingNAR // by file hash: here, and no path has them yet
 }
 
-func newPush(s *Server, o PushOptions) *push {
+// New returns a Receiver that takes nothing before Attach.
+func New(o Options) *Receiver {
 	if o.Idle <= 0 {
 		o.Idle = time.Minute
 	}
 	if o.MaxBlobSize <= 0 {
 		o.MaxBlobSize = maxFile
 	}
-	p := &push{
-		s: s, opts: o, log: s.log,
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	p := &Receiver{
+		opts: o, log: o.Logger,
 		spools: newSpools(o.Dir), decoders: make(chan struct{}, 2*runtime.GOMAXPROCS(0)),
 		kick: make(chan struct{}, 1), lost: lru.New[string, struct{}](10_000, nil), listings: newListings(),
 		documents: semaphore.NewWeighted(documentSize),
@@ -103,37 +160,28 @@ func newPush(s *Server, o PushOptions) *push {
 	}
 	p.trusted, _ = o.Keys.Trusted(o.TrustedKeys) // what is no key signs nothing
 	p.session.pushed = map[string][]string{}
-	p.group = o.Cache.NewGroup(index.GroupOptions{
-		Base:   s.fresh,
-		Config: index.Config{PublicKeys: o.Keys.PublicKeys(), Upstreams: s.opts.Upstreams},
-	})
 	return p
 }
 
-// freshFor is how old the index may be that a push relies on.
-const freshFor = 30 * time.Minute
-
-// fresh returns an index that was read not long ago, and once with a look at the
-// tags: a proxy that died before it had written the root may have acknowledged
-// what the root does not show, and what takes the place of that must have it.
-func (s *Server) fresh(ctx context.Context) (*index.Snapshot, error) {
-	s.mu.Lock()
-	swept := !s.swept.IsZero()
-	fresh := time.Since(s.refreshed) < freshFor && swept
-	s.mu.Unlock()
-	if snap := s.snapshot.Load(); snap != nil && fresh {
-		return snap, nil
-	}
-	ctx, cancel := within(ctx, refreshTimeout)
-	defer cancel()
-	if err := s.reload(ctx, !swept); err != nil {
-		return nil, err
-	}
-	return s.snapshot.Load(), nil
+// Attach tells which Server serves the cache. It is called once, before the first
+// request; proxy.New does.
+func (p *Receiver) Attach(s Server) {
+	p.server = s
+	p.group = p.opts.Cache.NewGroup(index.GroupOptions{
+		Base:   s.Fresh,
+		Config: index.Config{PublicKeys: p.PublicKeys(), Upstreams: s.Upstreams()},
+	})
 }
 
-// serve answers a PUT.
-func (p *push) serve(w http.ResponseWriter, r *http.Request) {
+// Group has what was taken and the index may not show yet.
+func (p *Receiver) Group() *index.Group { return p.group }
+
+// PublicKeys are those of the keys that sign what is taken. The cache learns them
+// with the first push.
+func (p *Receiver) PublicKeys() []string { return p.opts.Keys.PublicKeys() }
+
+// ServeHTTP answers a PUT.
+func (p *Receiver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	status, err := http.StatusCreated, p.authorize(r)
 	if err == nil {
 		if !p.session.begin() {
@@ -144,7 +192,7 @@ func (p *push) serve(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	// the push may have taken longer than the deadline for its answer
-	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(clientStall))
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(reply.Stall))
 	if err == nil {
 		w.WriteHeader(status)
 		return
@@ -154,7 +202,7 @@ func (p *push) serve(w http.ResponseWriter, r *http.Request) {
 
 // put takes what is pushed. 201 means that it is durable, or for a NAR that it
 // is here. Nix knows no other successes than 200, 201, 204 and 206.
-func (p *push) put(w http.ResponseWriter, r *http.Request) (int, error) {
+func (p *Receiver) put(w http.ResponseWriter, r *http.Request) (int, error) {
 	path := r.URL.Path
 	switch {
 	case path == pathCacheInfo:
@@ -178,7 +226,7 @@ func (p *push) put(w http.ResponseWriter, r *http.Request) (int, error) {
 }
 
 // refuse answers a push that was not taken, in one line.
-func (p *push) refuse(w http.ResponseWriter, r *http.Request, err error) {
+func (p *Receiver) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	var no *refusal
 	if !errors.As(err, &no) {
 		// It may help to try again, and Nix does.
@@ -192,7 +240,7 @@ func (p *push) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	} else {
 		p.log.Info("a push was refused", "path", r.URL.Path, "status", no.status, "because", no.text)
 	}
-	p.s.counts.refused.Add(1)
+	p.Counts.Refused.Add(1)
 	clear(w.Header())
 	switch no.status {
 	case http.StatusUnauthorized:
@@ -205,21 +253,21 @@ func (p *push) refuse(w http.ResponseWriter, r *http.Request, err error) {
 
 // putCacheInfo makes sure that the client means this store directory. Nothing
 // is stored: GET has an answer for every cache.
-func (p *push) putCacheInfo(w http.ResponseWriter, r *http.Request) error {
+func (p *Receiver) putCacheInfo(w http.ResponseWriter, r *http.Request) error {
 	text, err := p.text(w, r, 64<<10)
 	if err != nil {
 		return err
 	}
 	for line := range strings.Lines(text) {
-		if dir, ok := strings.CutPrefix(strings.TrimSpace(line), "StoreDir:"); ok && strings.TrimSpace(dir) != p.s.storeDir() {
-			return &refusal{http.StatusConflict, "the cache is for the store directory " + p.s.storeDir()}
+		if dir, ok := strings.CutPrefix(strings.TrimSpace(line), "StoreDir:"); ok && strings.TrimSpace(dir) != p.server.StoreDir() {
+			return &refusal{http.StatusConflict, "the cache is for the store directory " + p.server.StoreDir()}
 		}
 	}
 	return nil
 }
 
 // text reads a body of at most limit bytes.
-func (p *push) text(w http.ResponseWriter, r *http.Request, limit int64) (string, error) {
+func (p *Receiver) text(w http.ResponseWriter, r *http.Request, limit int64) (string, error) {
 	if err := plain(r); err != nil {
 		return "", err
 	}
@@ -236,7 +284,7 @@ func (p *push) text(w http.ResponseWriter, r *http.Request, limit int64) (string
 }
 
 // secretless refuses what has a secret of this server in it.
-func (p *push) secretless(what string, b []byte) error {
+func (p *Receiver) secretless(what string, b []byte) error {
 	if kind, found := p.opts.Secrets.Find(b); found {
 		return refuseSecret(what, kind)
 	}

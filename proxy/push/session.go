@@ -1,4 +1,4 @@
-package proxy
+package push
 
 import (
 	"context"
@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/internal/registry"
 )
 
 const (
@@ -127,24 +128,24 @@ func (s *session) recorded(roots []string) {
 
 // acknowledge notes a path that has become durable, and sees to it that others
 // will see it.
-func (p *push) acknowledge(e index.Entry) {
-	p.s.counts.pushedPaths.Add(1)
+func (p *Receiver) acknowledge(e index.Entry) {
+	p.Counts.Paths.Add(1)
 	p.session.add(e)
 	p.kickRoot()
 }
 
 // kickRoot has the root written soon.
-func (p *push) kickRoot() {
+func (p *Receiver) kickRoot() {
 	select {
 	case p.kick <- struct{}{}:
 	default:
 	}
 }
 
-// run writes the root after pushes, and records them when they have come to
+// Run writes the root after pushes, and records them when they have come to
 // rest, until ctx is cancelled. Then it waits for pushes that are under way,
 // for a bounded time, and does both for the last time.
-func (p *push) run(ctx context.Context) {
+func (p *Receiver) Run(ctx context.Context) {
 	pause := rootEvery
 	due := time.Now().Add(p.opts.Idle)
 	timer := time.NewTimer(p.opts.Idle)
@@ -184,8 +185,8 @@ func (p *push) run(ctx context.Context) {
 // settle makes the root show what was pushed, and records it if that is to be
 // done: unless it is recorded gc takes it for what an interrupted publish has
 // left.
-func (p *push) settle(ctx context.Context, record bool, limit time.Duration) bool {
-	ctx, cancel := within(ctx, limit)
+func (p *Receiver) settle(ctx context.Context, record bool, limit time.Duration) bool {
+	ctx, cancel := registry.Within(ctx, limit)
 	defer cancel()
 	var pub *index.Publication
 	roots := p.session.roots()
@@ -204,7 +205,7 @@ func (p *push) settle(ctx context.Context, record bool, limit time.Duration) boo
 		p.session.recorded(roots)
 	}
 	if err == nil {
-		err = p.s.reload(ctx, false)
+		err = p.server.Reload(ctx)
 	}
 	if err != nil {
 		p.log.Warn("what was pushed is stored, but others cannot see all of it yet", "error", err)
@@ -213,7 +214,7 @@ func (p *push) settle(ctx context.Context, record bool, limit time.Duration) boo
 }
 
 // finish ends all pushing.
-func (p *push) finish(ctx context.Context) {
+func (p *Receiver) finish(ctx context.Context) {
 	p.session.close(lastPushes)
 	if len(p.session.roots()) > 0 || p.group.Unsettled() {
 		p.settle(ctx, true, lastTimeout)

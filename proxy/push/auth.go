@@ -1,10 +1,12 @@
-package proxy
+package push
 
 import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"net/http"
 	"strings"
+
+	"github.com/org/nixoci-action/internal/reply"
 )
 
 // refusal is the answer to a push that is not taken. Nix prints its text.
@@ -19,7 +21,7 @@ func (r *refusal) Error() string { return r.text }
 // is asked for, else with the token, as the password of HTTP Basic
 // authentication or as a bearer token. A web server on this machine that passes
 // requests on is this machine, whoever asks it.
-func (p *push) authorize(r *http.Request) error {
+func (p *Receiver) authorize(r *http.Request) error {
 	// A page in a browser on this machine must not push, not even one from
 	// this very server: that could be another server under a rebound name. Nix
 	// sends neither header.
@@ -27,7 +29,7 @@ func (p *push) authorize(r *http.Request) error {
 		return &refusal{http.StatusForbidden, "refused: pushing is not for browsers"}
 	}
 	if len(p.tokens) == 0 {
-		if !fromLoopback(r) {
+		if !reply.FromLoopback(r) {
 			return &refusal{http.StatusForbidden, "refused: without --push-token-file the proxy takes pushes only from its own machine"}
 		}
 		return nil

@@ -1,4 +1,4 @@
-package proxy
+package push
 
 import (
 	"context"
@@ -19,12 +19,15 @@ import (
 	"github.com/org/nixoci-action/internal/storepath"
 )
 
+// maxNarinfo is the largest narinfo that is read, in bytes.
+const maxNarinfo = 1 << 20
+
 // commitTimeout is how long a client waits until its path is durable.
 const commitTimeout = 5 * time.Minute
 
 // putNarinfo takes a path whose NAR is here. It returns 201 when the path is
 // durable, 200 when it was before.
-func (p *push) putNarinfo(w http.ResponseWriter, r *http.Request, hashPart string) (int, error) {
+func (p *Receiver) putNarinfo(w http.ResponseWriter, r *http.Request, hashPart string) (int, error) {
 	text, err := p.text(w, r, maxNarinfo)
 	if err != nil {
 		return 0, err
@@ -74,7 +77,7 @@ func missing(path storepath.Path, refs []string) error {
 
 // addition makes of a narinfo, and of the listing that came before, what is to be
 // stored; nil if all of it is there.
-func (p *push) addition(ctx context.Context, text, hashPart string, held *listing) (*index.Addition, string, *pendingNAR, error) {
+func (p *Receiver) addition(ctx context.Context, text, hashPart string, held *listing) (*index.Addition, string, *pendingNAR, error) {
 	bad := func(format string, args ...any) error {
 		return &refusal{http.StatusBadRequest, fmt.Sprintf(format, args...)}
 	}
@@ -82,8 +85,8 @@ func (p *push) addition(ctx context.Context, text, hashPart string, held *listin
 	if err != nil {
 		return nil, "", nil, bad("%v", err)
 	}
-	if e.Path.HashPart != hashPart || e.Path.Dir != p.s.storeDir() {
-		return nil, "", nil, bad("the narinfo is of %s; %s in %s was announced", e.Path, hashPart, p.s.storeDir())
+	if e.Path.HashPart != hashPart || e.Path.Dir != p.server.StoreDir() {
+		return nil, "", nil, bad("the narinfo is of %s; %s in %s was announced", e.Path, hashPart, p.server.StoreDir())
 	}
 	hash, _, _ := strings.Cut(strings.TrimPrefix(url, "nar/"), ".")
 	if !strings.HasPrefix(url, "nar/") || len(hash) != 52 || nixbase32.ValidateString(hash) != nil {
@@ -117,7 +120,7 @@ func (p *push) addition(ctx context.Context, text, hashPart string, held *listin
 	} else if held != nil {
 		p.log.Info("a listing that was pushed is not of the path, and left out", "path", e.Path.String())
 	}
-	if old, ok := p.s.lookup(hashPart); ok {
+	if old, ok := p.server.Lookup(hashPart); ok {
 		if a = p.renew(a, old); a == nil {
 			return nil, hash, n, nil
 		}
@@ -127,7 +130,7 @@ func (p *push) addition(ctx context.Context, text, hashPart string, held *listin
 }
 
 // sign checks an entry's signatures and adds the server's.
-func (p *push) sign(e *index.Entry) (err error) {
+func (p *Receiver) sign(e *index.Entry) (err error) {
 	if p.opts.RequireSignatures && !signing.SignedBy(p.trusted, e.Fingerprint(), e.Signatures) {
 		return &refusal{http.StatusForbidden, fmt.Sprintf("%s is not signed by a key that the proxy trusts; sign it with `nix store sign`", e.Path.Base())}
 	}
@@ -137,13 +140,13 @@ func (p *push) sign(e *index.Entry) (err error) {
 
 // renew compares an addition with what the cache has of that path. It returns
 // what is left to store: nothing, if clients can use what there is.
-func (p *push) renew(a *index.Addition, old index.Entry) *index.Addition {
+func (p *Receiver) renew(a *index.Addition, old index.Entry) *index.Addition {
 	now := a.Entry
 	if old.Fingerprint() != now.Fingerprint() {
 		// another build of the same derivation, with other contents
 		keys := p.trusted
 		if len(keys) == 0 {
-			keys = p.s.Config().PublicKeys
+			keys = p.server.Config().PublicKeys
 		}
 		if len(keys) == 0 || signing.SignedBy(keys, old.Fingerprint(), old.Signatures) || !signing.SignedBy(keys, now.Fingerprint(), now.Signatures) {
 			p.log.Info("a path was pushed that the cache has with other contents; it keeps those", "path", now.Path.String())
@@ -177,18 +180,18 @@ const askJobs = 16
 
 // onUpstream returns the hash parts of the references that are on an upstream
 // cache, of those that the cache does not have.
-func (p *push) onUpstream(ctx context.Context, e index.Entry) ([]string, error) {
+func (p *Receiver) onUpstream(ctx context.Context, e index.Entry) ([]string, error) {
 	var mu sync.Mutex
 	var found []string
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(askJobs)
 	for _, r := range e.References {
 		hashPart := r[:storepath.HashPartLen]
-		if _, ok := p.s.lookup(hashPart); ok || hashPart == e.Path.HashPart {
+		if _, ok := p.server.Lookup(hashPart); ok || hashPart == e.Path.HashPart {
 			continue
 		}
 		g.Go(func() error {
-			if p.upstreamHas(gctx, hashPart) {
+			if p.server.UpstreamHas(gctx, hashPart) {
 				mu.Lock()
 				defer mu.Unlock()
 				found = append(found, hashPart)
@@ -197,35 +200,4 @@ func (p *push) onUpstream(ctx context.Context, e index.Entry) ([]string, error) 
 		})
 	}
 	return found, g.Wait()
-}
-
-func (p *push) upstreamHas(ctx context.Context, hashPart string) bool {
-	if _, ok := p.s.upstreams.narinfo(ctx, hashPart, p.s.storeDir()); ok {
-		return true
-	}
-	up := p.configured()
-	if up == nil {
-		return false
-	}
-	_, ok := up.narinfo(ctx, hashPart, p.s.storeDir())
-	return ok
-}
-
-// configured are the upstream caches which the cache's publishers have named,
-// as far as they can be asked; nil if there are none.
-func (p *push) configured() *upstreams {
-	urls := p.s.Config().Upstreams
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if !slices.Equal(urls, p.elsewhereOf) {
-		p.elsewhereOf, p.elsewhere = urls, nil
-		o := p.s.opts
-		o.Upstreams = slices.DeleteFunc(slices.Clone(urls), func(u string) bool {
-			return CheckUpstream(u) != nil || slices.Contains(o.Upstreams, u)
-		})
-		if len(o.Upstreams) > 0 {
-			p.elsewhere, _ = newUpstreams(o) // all of them were checked
-		}
-	}
-	return p.elsewhere
 }

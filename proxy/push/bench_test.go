@@ -1,4 +1,4 @@
-package proxy
+package push_test
 
 import (
 	"context"
@@ -61,7 +61,7 @@ func BenchmarkPush(b *testing.B) {
 				b.StopTimer()
 				round++
 				all := made(b, round)
-				s := newPushServer(b, repo, func(o *Options) { o.Logger = nil })
+				s := newPushServer(b, repo, func(o *options) { o.Logger = nil })
 				ctx, cancel := context.WithCancel(context.Background())
 				ended := make(chan struct{})
 				b.StartTimer()
@@ -79,7 +79,7 @@ func BenchmarkPush(b *testing.B) {
 				wg.Wait()
 				cancel()
 				<-ended // with the root and the publication
-				segments += s.push.group.Written()
+				segments += s.push.Group().Written()
 			}
 			report(b, c, segments)
 		})

@@ -1,4 +1,4 @@
-package proxy
+package push
 
 import (
 	"context"
@@ -35,7 +35,7 @@ const (
 
 // putListing takes the listing of a path, which Nix sends before the NAR: 201
 // if it is durable, 200 if it waits for the path, or is not needed.
-func (p *push) putListing(w http.ResponseWriter, r *http.Request, hashPart string) (int, error) {
+func (p *Receiver) putListing(w http.ResponseWriter, r *http.Request, hashPart string) (int, error) {
 	if r.ContentLength > maxListing && r.ContentLength <= index.MaxDocument {
 		// without it the path is as good, while a refusal would end `nix copy`
 		p.log.Info("a listing is too large, and left out", "hash", hashPart, "size", r.ContentLength)
@@ -50,7 +50,7 @@ func (p *push) putListing(w http.ResponseWriter, r *http.Request, hashPart strin
 	if err != nil {
 		return 0, &refusal{http.StatusBadRequest, err.Error()}
 	}
-	e, ok := p.s.lookup(hashPart)
+	e, ok := p.server.Lookup(hashPart)
 	if !ok {
 		p.listings.hold(hashPart, l)
 		return http.StatusOK, nil
@@ -73,7 +73,7 @@ func (discard) Write(b []byte) (int, error) { return len(b), nil }
 
 // checkListing makes a document of what is a listing. One at a time, since a
 // listing takes many times its size when it is decoded.
-func (p *push) checkListing(doc []byte) (*listing, error) {
+func (p *Receiver) checkListing(doc []byte) (*listing, error) {
 	p.checking.Lock()
 	defer p.checking.Unlock()
 	ids, end, err := index.CheckListing(doc)
@@ -86,11 +86,11 @@ func (p *push) checkListing(doc []byte) (*listing, error) {
 }
 
 // has reports whether the cache has a document, as far as is known.
-func (p *push) has(l index.Location) bool { return l.Size > 0 && !p.s.corrupt.Has(l.Blob.Hex) }
+func (p *Receiver) has(l index.Location) bool { return l.Size > 0 && !p.server.Corrupt(l.Blob.Hex) }
 
 // putLog takes the log of a build, for the paths that it has made: 201 when it
 // is durable, 200 if there is nothing to store.
-func (p *push) putLog(w http.ResponseWriter, r *http.Request, name string) (int, error) {
+func (p *Receiver) putLog(w http.ResponseWriter, r *http.Request, name string) (int, error) {
 	drv, err := storepath.ParseBase(name)
 	if err != nil || !strings.HasSuffix(name, ".drv") {
 		return 0, &refusal{http.StatusBadRequest, "a log is named by its derivation: /log/<hash>-<name>.drv"}
@@ -126,9 +126,9 @@ func (p *push) putLog(w http.ResponseWriter, r *http.Request, name string) (int,
 }
 
 // derived are the entries that a derivation has made.
-func (p *push) derived(drv string) []index.Entry {
+func (p *Receiver) derived(drv string) []index.Entry {
 	es := p.group.Derived(drv)
-	snap := p.s.snapshot.Load()
+	snap := p.server.Snapshot()
 	if snap == nil {
 		return es
 	}
@@ -142,7 +142,7 @@ func (p *push) derived(drv string) []index.Entry {
 
 // putRealisation takes what an output of a content-addressed derivation is,
 // for a path that the cache has.
-func (p *push) putRealisation(w http.ResponseWriter, r *http.Request, name string) (int, error) {
+func (p *Receiver) putRealisation(w http.ResponseWriter, r *http.Request, name string) (int, error) {
 	text, err := p.text(w, r, maxSmallExtra)
 	if err != nil {
 		return 0, err
@@ -151,14 +151,14 @@ func (p *push) putRealisation(w http.ResponseWriter, r *http.Request, name strin
 	if err != nil {
 		return 0, &refusal{http.StatusBadRequest, err.Error()}
 	}
-	e, ok := p.s.lookup(base[:storepath.HashPartLen])
+	e, ok := p.server.Lookup(base[:storepath.HashPartLen])
 	if !ok || e.Path.Base() != base {
 		return 0, &refusal{http.StatusConflict, "the realisation is " + base + ", which the cache does not have; copy that first"}
 	}
 	if p.opts.RequireSignatures && !signing.SignedBy(p.trusted, real.Fingerprint(base), real.Signatures) {
 		return 0, &refusal{http.StatusForbidden, "the realisation of " + base + " is not signed by a key that the proxy trusts, or not for itself alone"}
 	}
-	if old, of, ok := p.s.realisation(real); ok && of.Path != e.Path {
+	if old, of, ok := p.server.Realisation(real); ok && of.Path != e.Path {
 		p.log.Info("a realisation was pushed that the cache has as another path; it keeps that", "path", e.Path.String(), "has", of.Path.String())
 		return http.StatusOK, nil
 	} else if ok { // what it has is not signed again
@@ -183,7 +183,7 @@ func (p *push) putRealisation(w http.ResponseWriter, r *http.Request, name strin
 }
 
 // putDebugInfo answers for what the listing says already.
-func (p *push) putDebugInfo(w http.ResponseWriter, r *http.Request, name string) (int, error) {
+func (p *Receiver) putDebugInfo(w http.ResponseWriter, r *http.Request, name string) (int, error) {
 	id := strings.TrimSuffix(name, suffixDebug)
 	if !index.ValidBuildID(id) {
 		return 0, &refusal{http.StatusBadRequest, "debug info is named by a build ID of 40 hex digits"}
@@ -196,14 +196,14 @@ func (p *push) putDebugInfo(w http.ResponseWriter, r *http.Request, name string)
 	if err := json.Unmarshal([]byte(text), &info); err != nil || path.Clean("/"+info.Member) != "/lib/debug/.build-id/"+id[:2]+"/"+id[2:]+".debug" {
 		return 0, &refusal{http.StatusBadRequest, "that does not say where the symbols of this build ID are"}
 	}
-	if !p.listings.names(id) && p.s.debugInfo(id) == "" {
+	if !p.listings.names(id) && !p.server.HasDebugInfo(id) {
 		return 0, &refusal{http.StatusConflict, "the cache knows debug symbols from listings: copy with write-nar-listing=1 as well"}
 	}
 	return http.StatusOK, nil
 }
 
 // attach makes durable what belongs to a path.
-func (p *push) attach(ctx context.Context, e index.Entry, x index.Attachment) error {
+func (p *Receiver) attach(ctx context.Context, e index.Entry, x index.Attachment) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, commitTimeout, fmt.Errorf("the registry did not take it within %s", commitTimeout))
 	defer cancel()
 	err := p.group.Attach(ctx, e, x)
@@ -211,7 +211,7 @@ func (p *push) attach(ctx context.Context, e index.Entry, x index.Attachment) er
 	var incomplete *index.IncompleteError
 	switch {
 	case err == nil:
-		p.s.counts.pushedExtras.Add(1)
+		p.Counts.Extras.Add(1)
 		p.kickRoot()
 		return nil
 	case errors.Is(err, index.ErrChanged):
@@ -229,7 +229,7 @@ func (p *push) attach(ctx context.Context, e index.Entry, x index.Attachment) er
 
 // document reads a listing or a log of at most limit bytes. done gives back the
 // memory.
-func (p *push) document(w http.ResponseWriter, r *http.Request, limit int64) (doc []byte, done func(), err error) {
+func (p *Receiver) document(w http.ResponseWriter, r *http.Request, limit int64) (doc []byte, done func(), err error) {
 	size := r.ContentLength
 	switch {
 	case size < 0:

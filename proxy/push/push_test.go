@@ -1,4 +1,4 @@
-package proxy
+package push_test
 
 import (
 	"bytes"
@@ -28,6 +28,8 @@ import (
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/registrytest"
 	"github.com/org/nixoci-action/internal/signing"
+	"github.com/org/nixoci-action/proxy"
+	"github.com/org/nixoci-action/proxy/push"
 )
 
 // narOf is the NAR of a regular file.
@@ -99,14 +101,61 @@ func copyTo(h http.Handler, p pushed, header ...string) *httptest.ResponseRecord
 	return proxytest.Request(h, http.MethodPut, p.narinfo(), []byte(p.entry.Narinfo()), header...)
 }
 
+// server takes pushes.
+type server struct {
+	*proxy.Server
+	push *push.Receiver
+}
+
+type options struct {
+	proxy.Options
+	Push push.Options
+}
+
+// served is the entry that is served for a path.
+func served(t *testing.T, h http.Handler, p pushed) index.Entry {
+	t.Helper()
+	w := proxytest.Get(h, http.MethodGet, p.narinfo())
+	e, _, err := index.ParseNarinfo(w.Body.String())
+	if w.Code != http.StatusOK || err != nil {
+		t.Fatalf("%s: got %d, %s: %v", p.entry.Path, w.Code, w.Body, err)
+	}
+	return e
+}
+
 // newPushServer is a prepared server that takes pushes.
-func newPushServer(tb testing.TB, repo registry.Repository, change ...func(*Options)) *Server {
+func newPushServer(tb testing.TB, repo registry.Repository, change ...func(*options)) server {
 	tb.Helper()
 	cache := index.Open(repo, index.Options{Settle: time.Millisecond})
-	return newServer(tb, repo, append([]func(*Options){func(o *Options) {
-		o.Index, o.Logger = cache, proxytest.LogTo(tb)
-		o.Push = &PushOptions{Cache: cache, Repository: repo, Dir: filepath.Join(tb.TempDir(), "tmp")}
-	}}, change...)...)
+	log := proxytest.LogTo(tb)
+	o := options{
+		proxy.Options{Index: cache, Blobs: repo, Cache: repo.String(), Version: "test", FirstByte: 2 * time.Second, Stall: 2 * time.Second, Logger: log},
+		push.Options{Cache: cache, Repository: repo, Dir: filepath.Join(tb.TempDir(), "tmp"), Logger: log},
+	}
+	for _, f := range change {
+		f(&o)
+	}
+	p := push.New(o.Push)
+	o.Options.Push = p
+	return server{prepared(tb, o.Options), p}
+}
+
+// newServer is a prepared server that only reads.
+func newServer(tb testing.TB, repo registry.Repository) *proxy.Server {
+	tb.Helper()
+	return prepared(tb, proxy.Options{Index: index.Open(repo, index.Options{}), Blobs: repo})
+}
+
+func prepared(tb testing.TB, o proxy.Options) *proxy.Server {
+	tb.Helper()
+	s, err := proxy.New(o)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if err := s.Prepare(context.Background()); err != nil {
+		tb.Fatal(err)
+	}
+	return s
 }
 
 func onBackends(t *testing.T, f func(t *testing.T, repo registry.Repository)) {
@@ -129,14 +178,14 @@ func newKeys(tb testing.TB, name string) (signing.Keys, string) {
 func TestPush(t *testing.T) {
 	onBackends(t, func(t *testing.T, repo registry.Repository) {
 		keys, public := newKeys(t, "server-1")
-		s := newPushServer(t, repo, func(o *Options) { o.Push.Keys = keys })
+		s := newPushServer(t, repo, func(o *options) { o.Push.Keys = keys })
 		ctx, cancel := context.WithCancel(context.Background())
 		ended := make(chan struct{})
 		go func() { defer close(ended); s.Run(ctx) }()
 		var all []pushed
 		var refs []string
 		for i, how := range []string{index.CompressionZstd, index.CompressionXZ, index.CompressionGzip, index.CompressionNone} {
-			for _, size := range []int{1000, smallNAR + 1000} {
+			for _, size := range []int{1000, push.SmallNAR + 1000} {
 				p := newPushed(t, fmt.Sprintf("p%d-%d", i, size), how, proxytest.RandomBytes(uint64(i), size), refs...)
 				refs = []string{p.base()}
 				all = append(all, p)
@@ -174,7 +223,7 @@ func TestPush(t *testing.T) {
 		<-ended
 		other := newServer(t, repo)
 		check(other)
-		pubs := other.snapshot.Load().Publications()
+		pubs := other.Snapshot().Publications()
 		if len(pubs) != 1 || len(pubs[0].Roots) != 1 || pubs[0].Roots[0].Path != refs[0] || pubs[0].Selection != "package=p3" {
 			t.Errorf("got the publications %+v, want %s", pubs, refs[0])
 		}
@@ -188,7 +237,7 @@ func TestPush(t *testing.T) {
 // when it has come to rest.
 func TestPushComesToRest(t *testing.T) {
 	repo := proxytest.OpenRepo(t, "oci:"+t.TempDir())
-	s := newPushServer(t, repo, func(o *Options) { o.Push.Idle = 3 * time.Second; o.Push.Series = "ours" })
+	s := newPushServer(t, repo, func(o *options) { o.Push.Idle = 3 * time.Second; o.Push.Series = "ours" })
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})
 	go func() { defer close(ended); s.Run(ctx) }()
@@ -239,10 +288,10 @@ func TestPushAuthorization(t *testing.T) {
 	}
 	repo := proxytest.OpenRepo(t, "oci:"+t.TempDir())
 	open := newPushServer(t, repo)
-	closed := newPushServer(t, repo, func(o *Options) { o.Push.Tokens = []string{"another-token-of-ours", token} })
+	closed := newPushServer(t, repo, func(o *options) { o.Push.Tokens = []string{"another-token-of-ours", token} })
 	for _, tc := range []struct {
 		name   string
-		s      *Server
+		s      server
 		from   string
 		header []string
 		want   int
@@ -293,14 +342,14 @@ func TestPushRefuses(t *testing.T) {
 	dir := t.TempDir()
 	repo := proxytest.OpenRepo(t, "oci:"+dir)
 	tmp := filepath.Join(t.TempDir(), "tmp")
-	s := newPushServer(t, repo, func(o *Options) { o.Push.Dir = tmp; o.Push.MaxBlobSize = 2 << 20 })
-	big := proxytest.RandomBytes(1, smallNAR+1)
+	s := newPushServer(t, repo, func(o *options) { o.Push.Dir = tmp; o.Push.MaxBlobSize = 2 << 20 })
+	big := proxytest.RandomBytes(1, push.SmallNAR+1)
 	there := newPushed(t, "there", index.CompressionNone, []byte("there"))
 	if w := copyTo(s, there); w.Code != http.StatusCreated {
 		t.Fatalf("got %d, %s", w.Code, w.Body)
 	}
 	var dictionary bytes.Buffer
-	w, err := xz.WriterConfig{DictCap: 2 * maxDict}.NewWriter(&dictionary)
+	w, err := xz.WriterConfig{DictCap: 2 * push.MaxDict}.NewWriter(&dictionary)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -322,7 +371,7 @@ func TestPushRefuses(t *testing.T) {
 		"no NAR, large":        {big, 415, "?compression=zstd"},
 		"zstd of no NAR":       {compressed(t, "zstd", []byte("hello, I am longer than a NAR's first bytes")), 400, "it is no NAR"},
 		"zstd of no NAR, big":  {compressed(t, "zstd", big), 400, "it is no NAR"},
-		"zstd cut off":         {compressed(t, "zstd", narOf(big))[:smallNAR], 400, "cannot be read"},
+		"zstd cut off":         {compressed(t, "zstd", narOf(big))[:push.SmallNAR], 400, "cannot be read"},
 		"xz cut off":           {compressed(t, "xz", narOf([]byte("x")))[:40], 400, "cannot be read"},
 		"xz with junk":         {append(compressed(t, "xz", narOf([]byte("x"))), "junk"...), 400, "cannot be read"},
 		"xz, large dictionary": {dictionary.Bytes(), 400, "dictionary of 134217728 bytes"},
@@ -375,7 +424,7 @@ func TestPushRefuses(t *testing.T) {
 	}{
 		"not a narinfo":          {"<html>", 400, "has the line"},
 		"empty":                  {"", 400, "StorePath"},
-		"too long":               {info + strings.Repeat("X: y\n", maxNarinfo/5), 413, "longer"},
+		"too long":               {info + strings.Repeat("X: y\n", push.MaxNarinfo/5), 413, "longer"},
 		"another path":           {replace(p.entry.Path.HashPart, there.entry.Path.HashPart), 400, "was announced"},
 		"another store":          {replace("StorePath: /nix/store", "StorePath: /gnu/store"), 400, "in /nix/store was announced"},
 		"two paths":              {info + "StorePath: /nix/store/" + there.base() + "\n", 400, "two lines"},
@@ -448,49 +497,11 @@ func TestPushBzip2(t *testing.T) {
 	}
 }
 
-// What xz makes is walked through to its end: blocks with and without sizes in
-// their headers, chunks that are compressed and that are not.
-func TestCheckXZ(t *testing.T) {
-	data := append(bytes.Repeat([]byte("easy "), 100_000), proxytest.RandomBytes(1, 300_000)...)
-	for _, c := range []xz.WriterConfig{{}, {BlockSize: 50_000}, {CheckSum: xz.SHA256, BlockSize: 70_001}, {NoCheckSum: true}, {DictCap: maxDict}} {
-		var b bytes.Buffer
-		w, err := c.NewWriter(&b)
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, _ = w.Write(data)
-		if err := w.Close(); err != nil {
-			t.Fatal(err)
-		}
-		if err := checkXZ(bytes.NewReader(b.Bytes())); err != nil {
-			t.Errorf("%+v: %v", c, err)
-		}
-		// the last block, that the decoder would read
-		x := bytes.Clone(b.Bytes())
-		dict := byte(22) // 8 MiB
-		if c.DictCap > 0 {
-			dict = 28
-		}
-		x[bytes.LastIndex(x, []byte{0x21, 0x01, dict, 0})+2] = 40
-		if err := checkXZ(bytes.NewReader(x)); err == nil {
-			t.Errorf("%+v: a dictionary of 4 GiB in its last block was not seen", c)
-		}
-		if err := checkXZ(bytes.NewReader(b.Bytes()[:b.Len()/2])); err == nil {
-			t.Errorf("%+v: half of it was taken for all", c)
-		}
-	}
-}
-
-func FuzzCheckXZ(f *testing.F) {
-	f.Add(compressed(f, "xz", narOf([]byte("x"))))
-	f.Fuzz(func(_ *testing.T, b []byte) { _ = checkXZ(bytes.NewReader(b)) })
-}
-
 func TestPushSignatures(t *testing.T) {
 	repo := proxytest.OpenRepo(t, "oci:"+t.TempDir())
 	ours, public := newKeys(t, "cache-1")
 	theirs, theirPublic := newKeys(t, "other-1")
-	strict := func(o *Options) { o.Push.RequireSignatures, o.Push.TrustedKeys = true, []string{public} }
+	strict := func(o *options) { o.Push.RequireSignatures, o.Push.TrustedKeys = true, []string{public} }
 	p := newPushed(t, "p", index.CompressionNone, []byte("p"))
 	proxytest.PutBlob(t, repo, []byte("x"))
 	// whoever can write to the cache can make it name his key
@@ -508,9 +519,9 @@ func TestPushSignatures(t *testing.T) {
 	signed.entry.Signatures = sign(theirs, p.entry)
 	refused(t, copyTo(s, signed), 403, "is not signed by a key that the proxy trusts")
 	own, _ := newKeys(t, "own-1")
-	for name, keyed := range map[string]*Server{
-		"a proxy with a key":    newPushServer(t, repo, func(o *Options) { o.Push.RequireSignatures, o.Push.Keys = true, own }),
-		"a proxy without a key": newPushServer(t, repo, func(o *Options) { o.Push.RequireSignatures = true }),
+	for name, keyed := range map[string]server{
+		"a proxy with a key":    newPushServer(t, repo, func(o *options) { o.Push.RequireSignatures, o.Push.Keys = true, own }),
+		"a proxy without a key": newPushServer(t, repo, func(o *options) { o.Push.RequireSignatures = true }),
 	} {
 		if w := copyTo(keyed, signed); w.Code != http.StatusForbidden {
 			t.Errorf("%s: got %d, %s", name, w.Code, w.Body)
@@ -520,20 +531,20 @@ func TestPushSignatures(t *testing.T) {
 	if w := copyTo(s, signed); w.Code != http.StatusCreated {
 		t.Fatalf("got %d, %s", w.Code, w.Body)
 	}
-	if e, _ := s.lookup(p.entry.Path.HashPart); !slices.Equal(e.Signatures, signed.entry.Signatures) {
+	if e := served(t, s, p); !slices.Equal(e.Signatures, signed.entry.Signatures) {
 		t.Errorf("got the signatures %v, want both", e.Signatures)
 	}
 
 	// the same path, built with other contents
 	other := newPushed(t, "p", index.CompressionNone, []byte("another build"))
-	if !s.push.settle(context.Background(), false, time.Minute) {
+	if !s.push.Settle(context.Background(), false, time.Minute) {
 		t.Fatal("not settled")
 	}
 	lax := newPushServer(t, repo)
 	if w := copyTo(lax, other); w.Code != http.StatusOK {
 		t.Errorf("got %d, %s", w.Code, w.Body)
 	}
-	if e, _ := lax.lookup(p.entry.Path.HashPart); e.NarHash != p.entry.NarHash {
+	if e := served(t, lax, p); e.NarHash != p.entry.NarHash {
 		t.Error("what is signed has given way to what is not")
 	}
 	q, q2 := newPushed(t, "q", index.CompressionNone, []byte("q")), newPushed(t, "q", index.CompressionNone, []byte("q2"))
@@ -543,7 +554,7 @@ func TestPushSignatures(t *testing.T) {
 			t.Errorf("got %d, %s", w.Code, w.Body)
 		}
 	}
-	if e, _ := lax.lookup(q.entry.Path.HashPart); e.NarHash != q2.entry.NarHash {
+	if e := served(t, lax, q); e.NarHash != q2.entry.NarHash {
 		t.Error("what is not signed has not given way to what is")
 	}
 }
@@ -563,14 +574,14 @@ func TestPushUpstream(t *testing.T) {
 	p := newPushed(t, "p", index.CompressionNone, []byte("p"), dep.base())
 	s := newPushServer(t, repo)
 	refused(t, copyTo(s, p), 409, dep.base())
-	s = newPushServer(t, repo, func(o *Options) { o.Upstreams = []string{up.URL} })
+	s = newPushServer(t, repo, func(o *options) { o.Upstreams = []string{up.URL} })
 	if w := proxytest.Get(s, http.MethodGet, dep.narinfo()); w.Code != http.StatusOK {
 		t.Errorf("the upstream's narinfo: got %d", w.Code)
 	}
 	if w := copyTo(s, p); w.Code != http.StatusCreated {
 		t.Fatalf("got %d, %s", w.Code, w.Body)
 	}
-	if !s.push.settle(context.Background(), true, time.Minute) {
+	if !s.push.Settle(context.Background(), true, time.Minute) {
 		t.Fatal("not settled")
 	}
 	// from now on the cache itself names the upstream
@@ -587,7 +598,7 @@ func TestPushWithoutTheRegistry(t *testing.T) {
 	k := &killable{Repository: proxytest.OpenRepo(t, "oci:"+t.TempDir())}
 	s := newPushServer(t, k)
 	small := newPushed(t, "small", index.CompressionNone, []byte("x"))
-	large := newPushed(t, "large", index.CompressionNone, proxytest.RandomBytes(1, 2*smallNAR))
+	large := newPushed(t, "large", index.CompressionNone, proxytest.RandomBytes(1, 2*push.SmallNAR))
 	k.dead.Store(true)
 	for _, p := range []pushed{small, large} {
 		if w := copyTo(s, p); w.Code != http.StatusBadGateway || !strings.Contains(w.Body.String(), errKilled.Error()) {
@@ -597,7 +608,7 @@ func TestPushWithoutTheRegistry(t *testing.T) {
 			t.Errorf("%s: got %d", p.entry.Path, w.Code)
 		}
 	}
-	if s.push.settle(context.Background(), true, time.Second) {
+	if s.push.Settle(context.Background(), true, time.Second) {
 		t.Error("settled without a registry")
 	}
 	k.dead.Store(false)
@@ -606,8 +617,8 @@ func TestPushWithoutTheRegistry(t *testing.T) {
 			t.Errorf("got %d, %s", w.Code, w.Body)
 		}
 	}
-	if s.push.session.begin(); s.push.session.active != 1 {
-		t.Errorf("%d pushes are taken to be under way", s.push.session.active-1)
+	if n := s.push.Active(); n != 0 {
+		t.Errorf("%d pushes are taken to be under way", n)
 	}
 }
 
@@ -622,7 +633,7 @@ func TestPushAfterALoss(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	p := newPushed(t, "p", index.CompressionNone, proxytest.RandomBytes(1, 2*smallNAR))
+	p := newPushed(t, "p", index.CompressionNone, proxytest.RandomBytes(1, 2*push.SmallNAR))
 	if w := proxytest.Request(s, http.MethodPut, p.url(), p.file); w.Code != http.StatusCreated {
 		t.Fatalf("got %d, %s", w.Code, w.Body)
 	}
@@ -635,7 +646,7 @@ func TestPushAfterALoss(t *testing.T) {
 		t.Fatalf("got %d, %s", w.Code, w.Body)
 	}
 	lose(p)
-	same := newPushed(t, "same", index.CompressionNone, proxytest.RandomBytes(1, 2*smallNAR))
+	same := newPushed(t, "same", index.CompressionNone, proxytest.RandomBytes(1, 2*push.SmallNAR))
 	refused(t, copyTo(s, same), 502, "copy it again")
 	if w := copyTo(s, same); w.Code != http.StatusCreated {
 		t.Errorf("got %d, %s", w.Code, w.Body)

@@ -1,4 +1,4 @@
-package proxy
+package push
 
 import (
 	"bytes"
@@ -63,7 +63,7 @@ type contents struct {
 
 // verify decompresses a NAR, which is kept nowhere. The error is a *refusal if
 // the NAR is to blame.
-func (p *push) verify(ctx context.Context, s *spool) (contents, error) {
+func (p *Receiver) verify(ctx context.Context, s *spool) (contents, error) {
 	select { // decoders take memory
 	case p.decoders <- struct{}{}:
 		defer func() { <-p.decoders }()
