@@ -199,7 +199,7 @@ func TestDocumentsAreReadOnce(t *testing.T) {
 	if blobs.asks != 1 {
 		t.Errorf("the registry was asked %d times, want once", blobs.asks)
 	}
-	if st := s.status(); st.Served.Documents != 50 {
+	if st := s.Status(); st.Served.Documents != 50 {
 		t.Errorf("got %+v served", st.Served)
 	}
 }

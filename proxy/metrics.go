@@ -56,6 +56,9 @@ func (m *Metrics) Measure(s Service) http.Handler {
 	})
 }
 
+// CountHits has the narinfos counted that u finds for a Union.
+func (m *Metrics) CountHits(u *Upstreams) { u.Hits.Sum = &m.counts.upstreamHits }
+
 // request measures a request until the returned function is called.
 func (m *Metrics) request(r *http.Request, w *reply.Writer) func() {
 	began, kind := time.Now(), kindOf(r)
@@ -69,11 +72,11 @@ func (m *Metrics) request(r *http.Request, w *reply.Writer) func() {
 
 // kindOf tells what a request is for, be it below a cache's name or not.
 func kindOf(r *http.Request) string {
-	_, rest, _ := splitPath(r.URL.Path)
+	_, rest, _ := SplitPath(r.URL.Path)
 	switch {
 	case r.Method == http.MethodPut:
 		return "push"
-	case rest == pathCacheInfo:
+	case rest == PathCacheInfo:
 		return "cache-info"
 	case strings.HasPrefix(rest, prefixNAR), strings.HasPrefix(rest, prefixUpstream):
 		return "nar"
@@ -116,7 +119,7 @@ func tallied(of func(c *counts) *tally.Counter) func(m *Metrics) float64 {
 func summed(of func(s *Server) float64) func(m *Metrics) float64 {
 	return func(m *Metrics) float64 {
 		sum := 0.0
-		for _, s := range m.service.servers() {
+		for _, s := range m.service.Servers() {
 			sum += of(s)
 		}
 		return sum
@@ -155,7 +158,7 @@ var measures = []measure{
 	})),
 	measured(gauge, "index_age_seconds", "Time since a registry last told what the index is, of the cache for which it is longest; since the start, if it never has.", func(m *Metrics) float64 {
 		longest := time.Duration(0)
-		for _, s := range m.service.servers() {
+		for _, s := range m.service.Servers() {
 			longest = max(longest, s.age())
 		}
 		return longest.Seconds()

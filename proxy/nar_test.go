@@ -234,7 +234,7 @@ func TestMissingBlobIsNotFound(t *testing.T) {
 	if s.registry.Open() {
 		t.Error("missing blobs made the registry count as unwell")
 	}
-	if st := s.status(); st.Served.NARFailures != 5 {
+	if st := s.Status(); st.Served.NARFailures != 5 {
 		t.Errorf("got %d failures in the status, want 5", st.Served.NARFailures)
 	}
 }

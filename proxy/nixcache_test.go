@@ -52,7 +52,7 @@ func TestStatusHasNixcacheNames(t *testing.T) {
 		t.Errorf("refreshed: got %+v, %v", refreshed, err)
 	}
 	empty := newServer(t, proxytest.OpenRepo(t, "oci:"+t.TempDir()))
-	if st := empty.status(); st.IndexGenerated != "unknown" || st.Refreshed {
+	if st := empty.Status(); st.IndexGenerated != "unknown" || st.Refreshed {
 		t.Errorf("an empty cache: got %+v", st)
 	}
 }

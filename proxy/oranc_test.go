@@ -27,7 +27,7 @@ func TestOrancIsNoticed(t *testing.T) {
 	proxytest.PutBlob(t, repo, data)
 	proxytest.Publish(t, repo, index.Config{}, proxytest.FileEntry("ours", data))
 	for range 2 {
-		if err := s.reload(t.Context(), true); err != nil {
+		if err := s.Reload(t.Context(), true); err != nil {
 			t.Fatal(err)
 		}
 	}

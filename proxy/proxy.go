@@ -91,7 +91,7 @@ type Server struct {
 	opts      Options
 	log       *slog.Logger
 	started   time.Time
-	upstreams *upstreams
+	upstreams *Upstreams
 	packs     *blobs.Packs
 	documents *blobs.Documents
 	registry  *blobs.Health              // of transfers
@@ -120,8 +120,8 @@ const tornTTL = 10 * time.Minute
 // New returns a Server that has nothing to serve yet; Prepare reads the index.
 // The only error is an upstream that CheckUpstream refuses.
 func New(o Options) (*Server, error) {
-	o = o.withDefaults()
-	up, err := newUpstreams(o)
+	o = o.WithDefaults()
+	up, err := NewUpstreams(o)
 	if err != nil {
 		return nil, err
 	}
@@ -151,7 +151,8 @@ func New(o Options) (*Server, error) {
 	return s, nil
 }
 
-func (o Options) withDefaults() Options {
+// WithDefaults are the options as New takes them.
+func (o Options) WithDefaults() Options {
 	orDefault(&o.Refresh, 5*time.Minute)
 	orDefault(&o.FirstByte, 20*time.Second)
 	orDefault(&o.Stall, 90*time.Second)
@@ -195,7 +196,37 @@ func (s *Server) Len() int {
 	return 0
 }
 
-func (s *Server) servers() []*Server { return []*Server{s} }
+// Cache is the cache's name.
+func (s *Server) Cache() string { return s.opts.Cache }
+
+// SharePacks has the packs in memory also count for a Budget. It is called before
+// the first request.
+func (s *Server) SharePacks(b *blobs.Budget) { s.packs.ShareMemory(b) }
+
+// Close gives back the memory of packs. Requests that are being served go on.
+func (s *Server) Close() { s.packs.Close() }
+
+// Servers are s alone.
+func (s *Server) Servers() []*Server { return []*Server{s} }
+
+// Blank reports whether there is no cache at all behind the server.
+func (s *Server) Blank() bool {
+	snap := s.snapshot.Load()
+	return snap == nil || snap.Len() == 0 && snap.Digest() == ""
+}
+
+// serverMemory is what a server takes besides its index and its packs, in
+// bytes: measured, rounded up.
+const serverMemory = 64 << 10
+
+// Memory is what the server takes besides its packs, in bytes: an estimate.
+func (s *Server) Memory() int64 {
+	n := int64(serverMemory)
+	if snap := s.snapshot.Load(); snap != nil {
+		n += snap.Memory()
+	}
+	return n
+}
 
 // ServeHTTP answers one request. Only nix-cache-info, narinfo, NAR, listings,
 // logs, realisations, debug info, /public-key, /_status, POST /_refresh and what

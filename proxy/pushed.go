@@ -24,7 +24,6 @@ func (s pushServer) LookupNAR(fileHash string) (index.Entry, bool) { return s.lo
 func (s pushServer) HasDebugInfo(id string) bool                   { return s.debugInfo(id) != "" }
 func (s pushServer) Corrupt(hash string) bool                      { return s.corrupt.Has(hash) }
 func (s pushServer) Upstreams() []string                           { return s.opts.Upstreams }
-func (s pushServer) Reload(ctx context.Context) error              { return s.reload(ctx, false) }
 
 func (s pushServer) Realisation(r index.Realisation) (index.Realisation, index.Entry, bool) {
 	return s.realisation(r)
@@ -44,7 +43,7 @@ func (s pushServer) Fresh(ctx context.Context) (*index.Snapshot, error) {
 	}
 	ctx, cancel := registry.Within(ctx, refreshTimeout)
 	defer cancel()
-	if err := s.reload(ctx, !swept); err != nil {
+	if err := s.Reload(ctx, !swept); err != nil {
 		return nil, err
 	}
 	return s.snapshot.Load(), nil
@@ -68,10 +67,10 @@ func (s pushServer) UpstreamHas(ctx context.Context, hashPart string) bool {
 type ownUpstreams struct {
 	mu     sync.Mutex
 	urls   []string
-	caches *upstreams // nil if there are none
+	caches *Upstreams // nil if there are none
 }
 
-func (x *ownUpstreams) of(s *Server) *upstreams {
+func (x *ownUpstreams) of(s *Server) *Upstreams {
 	urls := s.Config().Upstreams
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -82,7 +81,7 @@ func (x *ownUpstreams) of(s *Server) *upstreams {
 			return CheckUpstream(u) != nil || slices.Contains(o.Upstreams, u)
 		})
 		if len(o.Upstreams) > 0 {
-			x.caches, _ = newUpstreams(o) // all of them were checked
+			x.caches, _ = NewUpstreams(o) // all of them were checked
 		}
 	}
 	return x.caches

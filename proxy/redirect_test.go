@@ -68,7 +68,7 @@ func TestRedirects(t *testing.T) {
 			t.Errorf("packed: got %d, %d bytes", got.Code, got.Body.Len())
 		}
 	}
-	if got := s.status().Served; got.NARRedirects != 3 || got.NARs != 3 {
+	if got := s.Status().Served; got.NARRedirects != 3 || got.NARs != 3 {
 		t.Errorf("got %+v", got)
 	}
 

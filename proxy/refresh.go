@@ -42,7 +42,7 @@ func (s *Server) Prepare(ctx context.Context) error {
 	}
 	ctx, cancel := registry.Within(ctx, wait)
 	defer cancel()
-	err := s.reload(ctx, false)
+	err := s.Reload(ctx, false)
 	switch {
 	case err == nil:
 		return nil
@@ -57,8 +57,8 @@ func (s *Server) Prepare(ctx context.Context) error {
 func (s *Server) Refresh(ctx context.Context) error {
 	ctx, cancel := registry.Within(ctx, refreshTimeout)
 	defer cancel()
-	err := s.reload(ctx, true)
-	s.upstreams.forget()
+	err := s.Reload(ctx, true)
+	s.upstreams.Forget()
 	return err
 }
 
@@ -86,7 +86,7 @@ func (s *Server) Run(ctx context.Context) {
 		}
 		next := s.opts.Refresh
 		rctx, cancel := registry.Within(ctx, refreshTimeout)
-		if err := s.reload(rctx, s.sweepDue()); err != nil && ctx.Err() == nil {
+		if err := s.Reload(rctx, s.SweepDue()); err != nil && ctx.Err() == nil {
 			next = min(retry, next)
 			retry = min(2*retry, s.opts.Refresh)
 			s.log.Warn("the cache index was not refreshed; serving what is known", "error", err, "next", next)
@@ -98,16 +98,17 @@ func (s *Server) Run(ctx context.Context) {
 	}
 }
 
-func (s *Server) sweepDue() bool {
+// SweepDue reports whether the tag list should be read again.
+func (s *Server) SweepDue() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return time.Since(s.swept) >= sweepInterval
 }
 
-// reload reads the index from the registry; on failure the old one stays. It
+// Reload reads the index from the registry; on failure the old one stays. It
 // never joins a read that is under way, because that may have begun before
 // what its caller wants to see was published.
-func (s *Server) reload(ctx context.Context, sweep bool) error {
+func (s *Server) Reload(ctx context.Context, sweep bool) error {
 	select {
 	case s.refresh <- struct{}{}:
 		defer func() { <-s.refresh }()

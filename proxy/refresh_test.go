@@ -132,8 +132,8 @@ func TestRunKeepsTheIndexFresh(t *testing.T) {
 
 		x.set(down)
 		time.Sleep(time.Minute + time.Second)
-		if s.Len() != 1 || !strings.Contains(s.status().Refresh.Error, "refused") {
-			t.Errorf("with the registry down: %d paths, status %+v; want the old path and the error", s.Len(), s.status().Refresh)
+		if s.Len() != 1 || !strings.Contains(s.Status().Refresh.Error, "refused") {
+			t.Errorf("with the registry down: %d paths, status %+v; want the old path and the error", s.Len(), s.Status().Refresh)
 		}
 		failed := x.refreshes.Load()
 		time.Sleep(30 * time.Second)
@@ -143,8 +143,8 @@ func TestRunKeepsTheIndexFresh(t *testing.T) {
 
 		x.set(two)
 		time.Sleep(time.Minute)
-		if s.Len() != 2 || s.status().Refresh.Error != "" {
-			t.Errorf("after the registry came back: %d paths, status %+v", s.Len(), s.status().Refresh)
+		if s.Len() != 2 || s.Status().Refresh.Error != "" {
+			t.Errorf("after the registry came back: %d paths, status %+v", s.Len(), s.Status().Refresh)
 		}
 
 		time.Sleep(time.Hour)
@@ -171,7 +171,7 @@ func TestRefreshOnRequest(t *testing.T) {
 
 	x.set(two)
 	got := proxytest.Get(s, "POST", "/_refresh")
-	var st status
+	var st Status
 	if err := json.Unmarshal(got.Body.Bytes(), &st); err != nil || got.Code != 200 || st.Entries != 2 || len(st.Segments) != 2 || st.Root == "" {
 		t.Errorf("got %d, %s, %v; want 200 and two entries", got.Code, got.Body, err)
 	}

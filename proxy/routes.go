@@ -11,11 +11,13 @@ import (
 	"github.com/org/nixoci-action/internal/storepath"
 )
 
+// Paths of what a proxy has once.
 const (
-	pathCacheInfo = "/nix-cache-info"
-	pathPublicKey = "/public-key"
-	pathStatus    = "/_status"
-	pathRefresh   = "/_refresh"
+	PathCacheInfo = "/nix-cache-info"
+	PathPublicKey = "/public-key"
+	PathStatus    = "/_status"
+	PathRefresh   = "/_refresh"
+
 	prefixNAR     = "/nar/"
 	suffixNarinfo = ".narinfo"
 )
@@ -32,7 +34,7 @@ func (s *Server) route(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	allowed := []string{http.MethodGet, http.MethodHead}
-	if path == pathRefresh {
+	if path == PathRefresh {
 		allowed = []string{http.MethodPost}
 	}
 	if !slices.Contains(allowed, r.Method) {
@@ -44,13 +46,13 @@ func (s *Server) route(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case s.opts.Page != nil && s.opts.Page.Owns(r):
 		s.opts.Page.ServeHTTP(w, r)
-	case path == pathCacheInfo:
+	case path == PathCacheInfo:
 		s.serveCacheInfo(w, r)
-	case path == pathPublicKey:
+	case path == PathPublicKey:
 		s.servePublicKey(w, r)
-	case path == pathStatus:
+	case path == PathStatus:
 		s.serveStatus(w, r)
-	case path == pathRefresh:
+	case path == PathRefresh:
 		s.serveRefresh(w, r)
 	case strings.HasPrefix(path, prefixUpstream):
 		s.upstreams.serveNAR(w, r, path, s.StoreDir())
@@ -67,12 +69,12 @@ func (s *Server) route(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) serveCacheInfo(w http.ResponseWriter, r *http.Request) {
-	reply.Text(w, r, reply.TypeCacheInfo, cacheInfo(s.StoreDir(), s.Config().Priority))
+	reply.Text(w, r, reply.TypeCacheInfo, CacheInfo(s.StoreDir(), s.Config().Priority))
 }
 
-// cacheInfo is the text of nix-cache-info; the priority 0 means that none was
+// CacheInfo is the text of nix-cache-info; the priority 0 means that none was
 // chosen.
-func cacheInfo(storeDir string, priority int) string {
+func CacheInfo(storeDir string, priority int) string {
 	if priority <= 0 {
 		priority = defaultPriority
 	}
@@ -88,15 +90,7 @@ func (s *Server) StoreDir() string {
 }
 
 func (s *Server) servePublicKey(w http.ResponseWriter, r *http.Request) {
-	servePublicKeys(w, r, s.Config().PublicKeys)
-}
-
-func servePublicKeys(w http.ResponseWriter, r *http.Request, keys []string) {
-	if len(keys) == 0 {
-		reply.NotFound(w)
-		return
-	}
-	reply.Text(w, r, reply.TypeText, strings.Join(keys, "\n")+"\n")
+	reply.PublicKeys(w, r, s.Config().PublicKeys)
 }
 
 // serveNarinfo answers from memory. It does not ask the registry whether the
@@ -137,3 +131,29 @@ func (s *Server) lookup(hashPart string) (index.Entry, bool) {
 	}
 	return index.Entry{}, false
 }
+
+// SplitPath divides the path of a request into the cache's name and the rest,
+// which is what a proxy of that cache alone would be asked. A repository's
+// name may have any number of parts, so it ends where the rest begins that one
+// of these requests must have.
+func SplitPath(path string) (cache, rest string, ok bool) {
+	parts := strings.Split(strings.TrimPrefix(path, "/"), "/")
+	if slices.Contains(parts, "") {
+		return "", "", path == "/"
+	}
+	n := len(parts)
+	last := parts[n-1]
+	tail := 1
+	switch {
+	case isOneOf("/"+last, PathCacheInfo, PathPublicKey, PathStatus, PathRefresh), strings.HasSuffix(last, suffixNarinfo), strings.HasSuffix(last, ".ls"):
+	case n >= 2 && isOneOf(parts[n-2], "nar", "log", "realisations", "debuginfo"):
+		tail = 2
+	case n >= 3 && isOneOf(parts[n-3], "build-trace-v2", "upstream"):
+		tail = 3
+	default:
+		return "", "", false
+	}
+	return strings.Join(parts[:n-tail], "/"), "/" + strings.Join(parts[n-tail:], "/"), true
+}
+
+func isOneOf(s string, all ...string) bool { return slices.Contains(all, s) }

@@ -9,14 +9,12 @@ import (
 	"github.com/org/nixoci-action/internal/proxytest"
 )
 
-const testKey = "test-1:Yeaqy3FM9MFKA/J0HCnQqZm7LfZ9lCcS3Mqf7JYLb9s="
-
 func TestRoutes(t *testing.T) {
 	repo := proxytest.OpenRepo(t, "oci:"+t.TempDir())
 	data := proxytest.RandomBytes(1, 1000)
 	e := proxytest.FileEntry("hello-1.0", data)
 	proxytest.PutBlob(t, repo, data)
-	proxytest.Publish(t, repo, index.Config{PublicKeys: []string{testKey}, Priority: 25}, e)
+	proxytest.Publish(t, repo, index.Config{PublicKeys: []string{proxytest.PublicKey}, Priority: 25}, e)
 	s := newServer(t, repo)
 	absent := strings.Repeat("0", 32)
 
@@ -29,7 +27,7 @@ func TestRoutes(t *testing.T) {
 		{"GET", "/nix-cache-info", 200, "text/x-nix-cache-info", "StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 25\n"},
 		{"GET", "/" + e.Path.HashPart + ".narinfo", 200, "text/x-nix-narinfo", e.Narinfo()},
 		{"GET", "/" + e.URL(), 200, "application/x-nix-nar", string(data)},
-		{"GET", "/public-key", 200, "text/plain; charset=utf-8", testKey + "\n"},
+		{"GET", "/public-key", 200, "text/plain; charset=utf-8", proxytest.PublicKey + "\n"},
 		{"GET", "/_status", 200, "application/json", ""},
 		{"GET", "/" + absent + ".narinfo", 404, "", ""},
 		{"GET", "/" + e.Path.HashPart[1:] + ".narinfo", 404, "", ""},

@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"encoding/json"
 	"net/http"
 	"time"
 
@@ -28,8 +27,8 @@ func (c *counts) countIn(sum *counts) {
 	c.documents.Sum, c.documentFailures.Sum = &sum.documents, &sum.documentFailures
 }
 
-// status is the answer to /_status and /_refresh.
-type status struct {
+// Status is the answer to /_status and /_refresh.
+type Status struct {
 	Cache    string              `json:"cache"`
 	Version  string              `json:"version"`
 	Started  time.Time           `json:"started"`
@@ -81,8 +80,9 @@ type servedStatus struct {
 	DocumentFailures int64 `json:"documentFailures"`
 }
 
-func (s *Server) status() status {
-	st := status{
+// Status tells how the server is, without a request to the registry.
+func (s *Server) Status() Status {
+	st := Status{
 		Cache: s.opts.Cache, Version: s.opts.Version, Started: s.started.UTC(),
 		Segments:       []index.SegmentInfo{},
 		RegistryUnwell: s.registry.Open(),
@@ -117,39 +117,17 @@ func (s *Server) status() status {
 }
 
 func (s *Server) serveStatus(w http.ResponseWriter, r *http.Request) {
-	reply.JSON(w, r, s.status())
+	reply.JSON(w, r, s.Status())
 }
 
 // serveRefresh reads the index again, tag list included, and answers with the
 // status when that is done: 200, or 502 if the registry did not answer.
 func (s *Server) serveRefresh(w http.ResponseWriter, r *http.Request) {
-	if !mayRefresh(w, r) {
+	if !reply.MayRefresh(w, r) {
 		return
 	}
 	err := s.Refresh(r.Context())
-	st := s.status()
+	st := s.Status()
 	st.Refreshed = err == nil
-	answerRefresh(w, st, err)
-}
-
-// mayRefresh answers those who may not: a page in a browser on this machine
-// must not make us ask the registry, nor should the network.
-func mayRefresh(w http.ResponseWriter, r *http.Request) bool {
-	if err := http.NewCrossOriginProtection().Check(r); err != nil || !reply.FromLoopback(r) {
-		http.Error(w, "refused: only for programs on this machine", http.StatusForbidden)
-		return false
-	}
-	return true
-}
-
-func answerRefresh(w http.ResponseWriter, status any, err error) {
-	body, jsonErr := json.MarshalIndent(status, "", "  ")
-	if jsonErr != nil {
-		err = jsonErr
-	}
-	w.Header().Set("Content-Type", reply.TypeJSON)
-	if err != nil {
-		w.WriteHeader(http.StatusBadGateway)
-	}
-	_, _ = w.Write(append(body, '\n'))
+	reply.Refreshed(w, st, err)
 }

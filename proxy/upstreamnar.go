@@ -106,7 +106,7 @@ func ownURL(text, id, hashPart string) (string, upstreamNAR) {
 }
 
 // serveNAR answers a request for the NAR of an upstream.
-func (u *upstreams) serveNAR(w http.ResponseWriter, r *http.Request, path, storeDir string) {
+func (u *Upstreams) serveNAR(w http.ResponseWriter, r *http.Request, path, storeDir string) {
 	id, file, _ := strings.Cut(strings.TrimPrefix(path, prefixUpstream), "/")
 	name, ok := strings.CutSuffix(file, ".nar")
 	hashPart, tag, _ := strings.Cut(name, "-")
@@ -134,7 +134,7 @@ func (u *upstreams) serveNAR(w http.ResponseWriter, r *http.Request, path, store
 }
 
 // find returns where the NAR is.
-func (u *upstreams) find(ctx context.Context, c *upstream, hashPart, storeDir string) (upstreamNAR, bool) {
+func (u *Upstreams) find(ctx context.Context, c *upstream, hashPart, storeDir string) (upstreamNAR, bool) {
 	if nar, ok := u.nars.get(c.id + hashPart); ok {
 		return nar, true
 	}
@@ -150,7 +150,7 @@ func (u *upstreams) find(ctx context.Context, c *upstream, hashPart, storeDir st
 // bytes are in hand. What comes is not compared with the narinfo's FileHash:
 // Nix does not look at that, and there are caches that have it wrong; it checks
 // the NAR itself.
-func (u *upstreams) stream(w http.ResponseWriter, r *http.Request, c *upstream, nar upstreamNAR) {
+func (u *Upstreams) stream(w http.ResponseWriter, r *http.Request, c *upstream, nar upstreamNAR) {
 	if !c.breaker.Allow() {
 		reply.NotFound(w)
 		return
@@ -207,7 +207,7 @@ var (
 
 // begin asks for the NAR and reads the first piece of it. The error is io.EOF
 // if that is all. The caller closes the body of the answer, if there is one.
-func (u *upstreams) begin(ctx context.Context, r *http.Request, nar upstreamNAR, buf []byte) (*http.Response, int, error) {
+func (u *Upstreams) begin(ctx context.Context, r *http.Request, nar upstreamNAR, buf []byte) (*http.Response, int, error) {
 	req, err := http.NewRequestWithContext(ctx, r.Method, nar.url, nil)
 	if err != nil {
 		return nil, 0, err

@@ -17,14 +17,14 @@ import (
 
 // narUpstream is an upstream cache with NARs, which answer serves once it is
 // asked for one.
-func narUpstream(tb testing.TB, e index.Entry, answer http.HandlerFunc) *upstreamCache {
+func narUpstream(tb testing.TB, e index.Entry, answer http.HandlerFunc) *proxytest.UpstreamCache {
 	tb.Helper()
-	return newUpstreamCache(tb, func(w http.ResponseWriter, r *http.Request) {
+	return proxytest.NewUpstreamCache(tb, func(w http.ResponseWriter, r *http.Request) {
 		if strings.HasPrefix(r.URL.Path, "/nar/") {
 			answer(w, r)
 			return
 		}
-		narinfoOf(e)(w, r)
+		proxytest.NarinfoOf(e)(w, r)
 	})
 }
 
@@ -67,17 +67,17 @@ func TestUpstreamNARIsStreamed(t *testing.T) {
 		}
 		serveBytes(data)(w, r)
 	})
-	s := streaming(t, up.url)
+	s := streaming(t, up.URL)
 	base := proxytest.Start(t, s)
 	url := base + upstreamURL(t, s, e)
-	resp, body, err := proxytest.Fetch(t, url, "Authorization", basic("u", "p"))
+	resp, body, err := proxytest.Fetch(t, url, "Authorization", "Basic dTpw")
 	if err != nil || resp.StatusCode != 200 || !bytes.Equal(body, data) || resp.ContentLength != 700_000 {
 		t.Fatalf("got %d, %d bytes, %v", resp.StatusCode, len(body), err)
 	}
 	if got := resp.Header; got.Get("Accept-Ranges") != "bytes" || got.Get("Content-Type") != reply.TypeNAR || got.Get("Content-Encoding") != "" {
 		t.Errorf("got %v", got)
 	}
-	if a := *agent.Load(); a != "nixoci-proxy/test" {
+	if a := *agent.Load(); a != "nixoci/test" {
 		t.Errorf("the upstream was asked by %q", a)
 	}
 	resp, body, err = proxytest.Fetch(t, url, "Range", "bytes=699000-")
@@ -88,8 +88,8 @@ func TestUpstreamNARIsStreamed(t *testing.T) {
 	if head.Code != 200 || head.Header().Get("Content-Length") != "700000" || head.Body.Len() != 0 {
 		t.Errorf("HEAD: got %d, %v", head.Code, head.Header())
 	}
-	if up.requests.Load() != 4 { // the narinfo once
-		t.Errorf("the upstream got %d requests", up.requests.Load())
+	if up.Requests.Load() != 4 { // the narinfo once
+		t.Errorf("the upstream got %d requests", up.Requests.Load())
 	}
 }
 
@@ -98,11 +98,11 @@ func TestUpstreamNAROutlivesTheProxy(t *testing.T) {
 	data := proxytest.RandomBytes(31, 1000)
 	e := proxytest.FileEntry("elsewhere", data)
 	up := narUpstream(t, e, serveBytes(data))
-	other := newUpstreamCache(t, narinfoOf())
-	old := streaming(t, up.url)
+	other := proxytest.NewUpstreamCache(t, proxytest.NarinfoOf())
+	old := streaming(t, up.URL)
 	path := upstreamURL(t, old, e)
 	again := newServer(t, proxytest.OpenRepo(t, "oci:"+t.TempDir()), func(o *Options) {
-		o.Upstreams, o.UpstreamNARs = []string{other.url, up.url}, StreamNARs
+		o.Upstreams, o.UpstreamNARs = []string{other.URL, up.URL}, StreamNARs
 	})
 	if got := proxytest.Get(again, "GET", path); got.Code != 200 || !bytes.Equal(got.Body.Bytes(), data) {
 		t.Errorf("got %d", got.Code)
@@ -111,7 +111,7 @@ func TestUpstreamNAROutlivesTheProxy(t *testing.T) {
 	rebuilt := e
 	rebuilt.NarHash = index.FileHash(proxytest.Sum([]byte("rebuilt")))
 	changed := newServer(t, proxytest.OpenRepo(t, "oci:"+t.TempDir()), func(o *Options) {
-		o.Upstreams = []string{narUpstream(t, rebuilt, serveBytes(data)).url}
+		o.Upstreams = []string{narUpstream(t, rebuilt, serveBytes(data)).URL}
 	})
 	changed.upstreams.caches[0].id = old.upstreams.caches[0].id // at the same URL
 	if got := proxytest.Get(changed, "GET", path).Code; got != 404 {
@@ -123,14 +123,14 @@ func TestUpstreamNAROutlivesTheProxy(t *testing.T) {
 func TestUpstreamNARIsRedirected(t *testing.T) {
 	e := proxytest.FileEntry("elsewhere", proxytest.RandomBytes(32, 100))
 	var text atomic.Pointer[string]
-	up := newUpstreamCache(t, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, *text.Load()) })
+	up := proxytest.NewUpstreamCache(t, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, *text.Load()) })
 	for value, want := range map[string]string{
-		"nar/x.nar.zst":                             up.url + "/nar/x.nar.zst",
-		"nar/x.nar?Z=a%2Bb%2F&A=1":                  up.url + "/nar/x.nar?Z=a%2Bb%2F&A=1",
+		"nar/x.nar.zst":                             up.URL + "/nar/x.nar.zst",
+		"nar/x.nar?Z=a%2Bb%2F&A=1":                  up.URL + "/nar/x.nar?Z=a%2Bb%2F&A=1",
 		"https://storage.example/a%2Fb?X-Amz=a%2Bb": "https://storage.example/a%2Fb?X-Amz=a%2Bb",
 	} {
 		text.Store(new(strings.Replace(e.Narinfo(), "URL: "+e.URL(), "URL: "+value, 1)))
-		s := withUpstreams(t, up.url)
+		s := withUpstreams(t, up.URL)
 		for _, method := range []string{"GET", "HEAD"} {
 			if got := proxytest.Get(s, method, upstreamURL(t, s, e)); got.Code != 302 || got.Header().Get("Location") != want {
 				t.Errorf("%s %s: got %d, %q", method, value, got.Code, got.Header().Get("Location"))
@@ -157,11 +157,11 @@ func TestUpstreamNARTrouble(t *testing.T) {
 		cut    bool // after it has begun; else 404
 		header []string
 	}{
-		"500":       {answer: fail(500)},
-		"429":       {answer: fail(429)},
-		"404":       {answer: fail(404)},
-		"403":       {answer: fail(403)},
-		"hangs":     {answer: hang},
+		"500":       {answer: proxytest.Fail(500)},
+		"429":       {answer: proxytest.Fail(429)},
+		"404":       {answer: proxytest.Fail(404)},
+		"403":       {answer: proxytest.Fail(403)},
+		"hangs":     {answer: proxytest.Hang},
 		"drops":     {answer: cut(0)},
 		"cut early": {answer: cut(1000)},
 		"cut late":  {answer: cut(300_000), cut: true},
@@ -187,7 +187,7 @@ func TestUpstreamNARTrouble(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := streaming(t, narUpstream(t, e, tc.answer).url)
+			s := streaming(t, narUpstream(t, e, tc.answer).URL)
 			url := proxytest.Start(t, s) + upstreamURL(t, s, e)
 			begin := time.Now()
 			resp, body, err := proxytest.Fetch(t, url, tc.header...)
@@ -211,7 +211,7 @@ func TestUpstreamNAROfUnknownLength(t *testing.T) {
 		w.(http.Flusher).Flush() // chunked
 		_, _ = io.Copy(w, bytes.NewReader(data))
 	})
-	s := streaming(t, up.url)
+	s := streaming(t, up.URL)
 	resp, body, err := proxytest.Fetch(t, proxytest.Start(t, s)+upstreamURL(t, s, e))
 	if err != nil || resp.StatusCode != 200 || !bytes.Equal(body, data) || resp.Header.Get("Accept-Ranges") != "" {
 		t.Errorf("got %d, %d bytes, %v, %v", resp.StatusCode, len(body), resp.Header, err)
@@ -222,7 +222,7 @@ func TestUpstreamNAROfUnknownLength(t *testing.T) {
 func TestUpstreamNARPaths(t *testing.T) {
 	e := proxytest.FileEntry("elsewhere", proxytest.RandomBytes(35, 100))
 	up := narUpstream(t, e, serveBytes(proxytest.RandomBytes(35, 100)))
-	s := streaming(t, up.url)
+	s := streaming(t, up.URL)
 	good := upstreamURL(t, s, e)
 	id := s.upstreams.caches[0].id
 	for _, path := range []string{

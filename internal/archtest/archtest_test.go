@@ -38,6 +38,7 @@ var domain = map[string][]string{
 
 	"proxy/blobs": {"index"},
 	"proxy/push":  {"index"},
+	"proxy/many":  {"index", "proxy", "proxy/blobs"},
 }
 
 // room is the domain package that a package is or belongs to, "" if it is none.
@@ -222,6 +223,9 @@ func TestRules(t *testing.T) {
 		{"proxy/blobs", "index", true},
 		{"proxy/blobs", "proxy", false},
 		{"proxy/push", "proxy", false},
+		{"proxy/many", "proxy", true},
+		{"proxy/many", "proxy/push", false},
+		{"proxy", "proxy/many", false},
 		{"proxy/push", "proxy/blobs", false},
 		{"proxy", "internal/registry", true},
 		{"internal/registry", "index", false},

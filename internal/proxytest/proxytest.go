@@ -29,6 +29,9 @@ import (
 	"github.com/org/nixoci-action/internal/storepath"
 )
 
+// PublicKey is that of a cache.
+const PublicKey = "test-1:Yeaqy3FM9MFKA/J0HCnQqZm7LfZ9lCcS3Mqf7JYLb9s="
+
 // What belongs to a path, besides its NAR.
 const (
 	Drv         = "00000000000000000000000000000000-hello-1.0.drv"

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -59,6 +60,38 @@ func JSON(w http.ResponseWriter, r *http.Request, value any) {
 		return
 	}
 	Text(w, r, TypeJSON, string(body)+"\n")
+}
+
+// PublicKeys answers with a cache's public keys.
+func PublicKeys(w http.ResponseWriter, r *http.Request, keys []string) {
+	if len(keys) == 0 {
+		NotFound(w)
+		return
+	}
+	Text(w, r, TypeText, strings.Join(keys, "\n")+"\n")
+}
+
+// MayRefresh answers those who may not: a page in a browser on this machine
+// must not make us ask the registry, nor should the network.
+func MayRefresh(w http.ResponseWriter, r *http.Request) bool {
+	if err := http.NewCrossOriginProtection().Check(r); err != nil || !FromLoopback(r) {
+		http.Error(w, "refused: only for programs on this machine", http.StatusForbidden)
+		return false
+	}
+	return true
+}
+
+// Refreshed answers a request to read anew, after that: 200, or 502 if it failed.
+func Refreshed(w http.ResponseWriter, status any, err error) {
+	body, jsonErr := json.MarshalIndent(status, "", "  ")
+	if jsonErr != nil {
+		err = jsonErr
+	}
+	w.Header().Set("Content-Type", TypeJSON)
+	if err != nil {
+		w.WriteHeader(http.StatusBadGateway)
+	}
+	_, _ = w.Write(append(body, '\n'))
 }
 
 // FromLoopback reports whether a request comes from this machine.

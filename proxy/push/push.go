@@ -96,8 +96,8 @@ type Server interface {
 	// acknowledged what the root does not show, and what takes the place of that
 	// must have it.
 	Fresh(ctx context.Context) (*index.Snapshot, error)
-	// Reload reads the index anew.
-	Reload(ctx context.Context) error
+	// Reload reads the index anew, and the tag list as well if sweep is true.
+	Reload(ctx context.Context, sweep bool) error
 }
 
 // Counts is what was taken since the start.

@@ -205,7 +205,7 @@ func (p *Receiver) settle(ctx context.Context, record bool, limit time.Duration)
 		p.session.recorded(roots)
 	}
 	if err == nil {
-		err = p.server.Reload(ctx)
+		err = p.server.Reload(ctx, false)
 	}
 	if err != nil {
 		p.log.Warn("what was pushed is stored, but others cannot see all of it yet", "error", err)

@@ -111,12 +111,11 @@ func newPublisher(cfg config, getenv func(string) string, stdin io.Reader, stder
 	nixLog := msg.Log()
 	log := msg.Logger(level)
 	own, _ := ci.Detect(getenv).Own(cfg.Cache)
-	repo, err := registry.Open(cfg.Cache, registry.Options{
-		Push:      !cfg.readOnly(),
-		Keychain:  cli.Remember(cli.Keychain(getenv), secrets),
-		Advice:    own.Advice,
-		UserAgent: "nixoci-action/" + cli.Version(),
-		Logger:    log,
+	repo, err := cli.OpenRepository(cfg.Cache, registry.Options{
+		Push:     !cfg.readOnly(),
+		Keychain: cli.Remember(cli.Keychain(getenv), secrets),
+		Advice:   own.Advice,
+		Logger:   log,
 	})
 	if err != nil {
 		return nil, nil, cli.WithStatus(err, cli.ExitUsage)

@@ -1,10 +1,11 @@
-package proxy
+package many
 
 import (
 	"strings"
 	"testing"
 
 	"github.com/org/nixoci-action/internal/hint"
+	"github.com/org/nixoci-action/proxy"
 )
 
 func TestGrant(t *testing.T) {
@@ -148,13 +149,13 @@ func TestSplitPath(t *testing.T) {
 		"/ghcr.io/a/b/x.ls":                         {"ghcr.io/a/b", "/x.ls"},
 		"/ghcr.io/a/b/build-trace-v2/x.drv/out.doi": {"ghcr.io/a/b", "/build-trace-v2/x.drv/out.doi"},
 	} {
-		cache, rest, ok := splitPath(path)
+		cache, rest, ok := proxy.SplitPath(path)
 		if !ok || cache != want[0] || rest != want[1] {
 			t.Errorf("%s: got %q, %q, %t; want %q", path, cache, rest, ok, want)
 		}
 	}
 	for _, path := range []string{"", "/ghcr.io/a/b", "//nix-cache-info", "/ghcr.io//a/nix-cache-info", "/ghcr.io/a/b/", "/nar", "/a/nar/b/c"} {
-		if cache, rest, ok := splitPath(path); ok {
+		if cache, rest, ok := proxy.SplitPath(path); ok {
 			t.Errorf("%q: got %q, %q", path, cache, rest)
 		}
 	}

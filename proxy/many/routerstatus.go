@@ -1,4 +1,4 @@
-package proxy
+package many
 
 import (
 	"net/http"
@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/org/nixoci-action/internal/reply"
+	"github.com/org/nixoci-action/proxy"
 )
 
 // routerStatus is the answer to a Router's /_status.
@@ -46,8 +47,8 @@ func (r *Router) status() routerStatus {
 		IndexMemory: r.memory(), IndexMemoryLimit: r.opts.IndexMemory,
 	}
 	switch home := r.opts.Home.(type) {
-	case *Server:
-		st.Home = home.status()
+	case *proxy.Server:
+		st.Home = home.Status()
 	case *Union:
 		st.Home = home.status()
 	}

@@ -1,10 +1,12 @@
-package proxy
+package many
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net/http"
 	"strings"
@@ -13,13 +15,15 @@ import (
 
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/internal/proxytest"
+	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/reply"
+	"github.com/org/nixoci-action/proxy"
 )
 
 const otherKey = "other-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="
 
 // shelf is a repository with entries whose NARs are there.
-func shelf(tb testing.TB, conf index.Config, entries map[string]uint64) (*Server, map[string]*index.Entry) {
+func shelf(tb testing.TB, conf index.Config, entries map[string]uint64, change ...func(*proxy.Options)) (*proxy.Server, map[string]*index.Entry) {
 	tb.Helper()
 	repo := proxytest.OpenRepo(tb, "oci:"+tb.TempDir())
 	all := map[string]*index.Entry{}
@@ -35,12 +39,43 @@ func shelf(tb testing.TB, conf index.Config, entries map[string]uint64) (*Server
 		list = append(list, e)
 	}
 	proxytest.Publish(tb, repo, conf, list...)
-	return newServer(tb, repo, func(o *Options) { o.Logger = proxytest.LogTo(tb) }), all
+	return newServer(tb, repo, change...), all
 }
 
-func newUnion(tb testing.TB, servers ...*Server) *Union {
+// newServer is a prepared server over a repository, with short time-outs.
+func newServer(tb testing.TB, repo registry.Repository, change ...func(*proxy.Options)) *proxy.Server {
 	tb.Helper()
-	u, err := NewUnion(servers, Options{Logger: proxytest.LogTo(tb)})
+	o := proxy.Options{
+		Index: index.Open(repo, index.Options{}), Blobs: repo, Cache: repo.String(), Version: "test", Logger: proxytest.LogTo(tb),
+		FirstByte: 2 * time.Second, Stall: 2 * time.Second, UpstreamTimeout: time.Second,
+	}
+	for _, f := range change {
+		f(&o)
+	}
+	s, err := proxy.New(o)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if err := s.Prepare(context.Background()); err != nil {
+		tb.Fatal(err)
+	}
+	return s
+}
+
+// downIndex is that of a registry that is down, of which the disk has no copy.
+type downIndex struct{}
+
+func (downIndex) Load() (*index.Snapshot, error) { return nil, fs.ErrNotExist }
+
+func (downIndex) Refresh(context.Context) (*index.Snapshot, error) {
+	return nil, errors.New("connection refused")
+}
+
+func (x downIndex) Sweep(ctx context.Context) (*index.Snapshot, error) { return x.Refresh(ctx) }
+
+func newUnion(tb testing.TB, servers ...*proxy.Server) *Union {
+	tb.Helper()
+	u, err := NewUnion(servers, proxy.Options{Logger: proxytest.LogTo(tb)})
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -48,8 +83,8 @@ func newUnion(tb testing.TB, servers ...*Server) *Union {
 }
 
 func TestUnion(t *testing.T) {
-	first, a := shelf(t, index.Config{PublicKeys: []string{testKey}, Priority: 45}, map[string]uint64{"both": 1, "only-first": 2, "same": 3})
-	second, b := shelf(t, index.Config{PublicKeys: []string{otherKey, testKey}, Priority: 35}, map[string]uint64{"both": 11, "only-second": 12, "same": 3})
+	first, a := shelf(t, index.Config{PublicKeys: []string{proxytest.PublicKey}, Priority: 45}, map[string]uint64{"both": 1, "only-first": 2, "same": 3})
+	second, b := shelf(t, index.Config{PublicKeys: []string{otherKey, proxytest.PublicKey}, Priority: 35}, map[string]uint64{"both": 11, "only-second": 12, "same": 3})
 	third, _ := shelf(t, index.Config{}, map[string]uint64{})
 	u := newUnion(t, first, second, third)
 	if err := u.Prepare(t.Context()); err != nil {
@@ -61,7 +96,7 @@ func TestUnion(t *testing.T) {
 		body         string // "" is not compared
 	}{
 		{"GET", "/nix-cache-info", 200, "StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 35\n"},
-		{"GET", "/public-key", 200, testKey + "\n" + otherKey + "\n"},
+		{"GET", "/public-key", 200, proxytest.PublicKey + "\n" + otherKey + "\n"},
 		{"GET", "/" + a["both"].Path.HashPart + ".narinfo", 200, a["both"].Narinfo()}, // not b's
 		{"GET", "/" + a["only-first"].Path.HashPart + ".narinfo", 200, a["only-first"].Narinfo()},
 		{"GET", "/" + b["only-second"].Path.HashPart + ".narinfo", 200, b["only-second"].Narinfo()},
@@ -102,10 +137,11 @@ func TestUnion(t *testing.T) {
 // A cache that is down takes nothing from the others, and where two have a NAR
 // the second one gives it.
 func TestUnionWithoutOne(t *testing.T) {
-	bare, a := shelf(t, index.Config{}, map[string]uint64{"same": 3, "lost": 4})
+	bare, a := shelf(t, index.Config{}, map[string]uint64{"same": 3, "lost": 4}, func(o *proxy.Options) {
+		o.Blobs = &proxytest.Blobs{} // has none
+	})
 	up, _ := shelf(t, index.Config{}, map[string]uint64{"same": 3, "other": 5})
-	bare.opts.Blobs = &proxytest.Blobs{} // has none
-	never, err := New(Options{Index: newFakeIndex(none, down), Blobs: &proxytest.Blobs{}, Cache: "never"})
+	never, err := proxy.New(proxy.Options{Index: downIndex{}, Blobs: &proxytest.Blobs{}, Cache: "never"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -185,34 +221,34 @@ func TestUnionWithUpstreams(t *testing.T) {
 	first, a := shelf(t, index.Config{}, map[string]uint64{"a": 1})
 	second, _ := shelf(t, index.Config{}, map[string]uint64{"b": 2})
 	e := proxytest.FileEntry("elsewhere", proxytest.RandomBytes(20, 100))
-	up := newUpstreamCache(t, narinfoOf(e, *a["a"]))
-	u, err := NewUnion([]*Server{first, second}, Options{Upstreams: []string{up.url}})
+	up := proxytest.NewUpstreamCache(t, proxytest.NarinfoOf(e, *a["a"]))
+	u, err := NewUnion([]*proxy.Server{first, second}, proxy.Options{Upstreams: []string{up.URL}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := proxytest.Get(u, "GET", "/"+a["a"].Path.HashPart+".narinfo"); got.Body.String() != a["a"].Narinfo() || up.requests.Load() != 0 {
-		t.Errorf("our own: got %q and %d requests to the upstream", got.Body, up.requests.Load())
+	if got := proxytest.Get(u, "GET", "/"+a["a"].Path.HashPart+".narinfo"); got.Body.String() != a["a"].Narinfo() || up.Requests.Load() != 0 {
+		t.Errorf("our own: got %q and %d requests to the upstream", got.Body, up.Requests.Load())
 	}
 	got := proxytest.Get(u, "GET", "/"+e.Path.HashPart+".narinfo")
-	if got.Code != 200 || !strings.Contains(got.Body.String(), "\nURL: upstream/") || up.requests.Load() != 1 {
-		t.Fatalf("got %d, %q, and %d requests", got.Code, got.Body, up.requests.Load())
+	if got.Code != 200 || !strings.Contains(got.Body.String(), "\nURL: upstream/") || up.Requests.Load() != 1 {
+		t.Fatalf("got %d, %q, and %d requests", got.Code, got.Body, up.Requests.Load())
 	}
 	_, rest, _ := strings.Cut(got.Body.String(), "\nURL: ")
 	nar, _, _ := strings.Cut(rest, "\n")
-	if got := proxytest.Get(u, "GET", "/"+nar); got.Code != http.StatusFound || got.Header().Get("Location") != up.url+"/"+e.URL() {
+	if got := proxytest.Get(u, "GET", "/"+nar); got.Code != http.StatusFound || got.Header().Get("Location") != up.URL+"/"+e.URL() {
 		t.Errorf("the NAR: got %d, %v", got.Code, got.Header())
 	}
 	if got := u.status().NarinfoUpstream; got != 1 {
 		t.Errorf("got %d upstream hits", got)
 	}
-	if _, err := NewUnion([]*Server{first}, Options{Upstreams: []string{"ftp://x"}}); err == nil {
+	if _, err := NewUnion([]*proxy.Server{first}, proxy.Options{Upstreams: []string{"ftp://x"}}); err == nil {
 		t.Error("it takes any upstream")
 	}
 }
 
 // Each request of many goes to the cache that has it, while all are refreshed.
 func TestUnionInParallel(t *testing.T) {
-	var servers []*Server
+	var servers []*proxy.Server
 	var entries []*index.Entry
 	for i := range 4 {
 		s, all := shelf(t, index.Config{}, map[string]uint64{fmt.Sprint("p", i): uint64(i + 1)})

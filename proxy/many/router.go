@@ -1,4 +1,6 @@
-package proxy
+// Package many serves many caches, each by a proxy.Server: a Union serves several
+// as one, and a Router those that clients name, each below its own name.
+package many
 
 import (
 	"context"
@@ -6,14 +8,13 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"slices"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/internal/lru"
 	"github.com/org/nixoci-action/internal/reply"
+	"github.com/org/nixoci-action/proxy"
 	"github.com/org/nixoci-action/proxy/blobs"
 )
 
@@ -41,12 +42,12 @@ type RouterOptions struct {
 	Allow []string
 	// Open makes the server for a cache. It reads nothing: the Router does,
 	// with the server's Index, whose Load is not used.
-	Open func(Access) (*Server, error)
+	Open func(Access) (*proxy.Server, error)
 	// Verify asks the cache's registry whether the credentials still give
 	// access to it. It must not rely on what an earlier answer allowed.
 	Verify func(context.Context, Access) error
 	// Home answers requests that name no cache; nil means "not found".
-	Home Service
+	Home proxy.Service
 	// Version is the program's, for the status.
 	Version string
 	// Refresh is how old what is known of a cache may become before a request
@@ -86,6 +87,10 @@ const (
 	// freshWait is how long a request waits for the registry to confirm what
 	// is known.
 	freshWait = 5 * time.Second
+	// checkTimeout bounds a confirmation, and retryAfter is the time to the next
+	// after one that failed.
+	checkTimeout = 2 * time.Minute
+	retryAfter   = 10 * time.Second
 )
 
 // Router serves many caches, each below its own name:
@@ -122,9 +127,14 @@ func (k key) String() string { return string(k.who[:]) + k.cache }
 // NewRouter returns a Router that has opened nothing yet. The only error is a
 // glob that CheckAllow refuses.
 func NewRouter(o RouterOptions) (*Router, error) {
-	orDefault(&o.Refresh, 5*time.Minute)
-	orDefault(&o.Wait, 10*time.Second)
-	orDefault(&o.Idle, 10*time.Minute)
+	for _, d := range []struct {
+		of    *time.Duration
+		value time.Duration
+	}{{&o.Refresh, 5 * time.Minute}, {&o.Wait, 10 * time.Second}, {&o.Idle, 10 * time.Minute}} {
+		if *d.of <= 0 {
+			*d.of = d.value
+		}
+	}
 	if o.IndexMemory <= 0 {
 		o.IndexMemory = 512 << 20
 	}
@@ -192,10 +202,10 @@ func (r *Router) Refresh(ctx context.Context) error {
 	return r.opts.Home.Refresh(ctx)
 }
 
-func (r *Router) servers() []*Server {
-	var all []*Server
+func (r *Router) Servers() []*proxy.Server {
+	var all []*proxy.Server
 	if r.opts.Home != nil {
-		all = r.opts.Home.servers()
+		all = r.opts.Home.Servers()
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -233,15 +243,15 @@ func (r *Router) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	sw := &reply.Writer{ResponseWriter: w}
 	defer func() { reply.Survive(r.log, sw, req, recover()) }()
 
-	cache, rest, ok := splitPath(req.URL.Path)
+	cache, rest, ok := proxy.SplitPath(req.URL.Path)
 	switch {
 	case ok && cache != "":
 		r.serveCache(sw, req, cache, rest)
-	case rest == pathStatus && reply.FromLoopback(req):
+	case rest == proxy.PathStatus && reply.FromLoopback(req):
 		r.serveStatus(sw, req)
 	case r.opts.Home != nil:
 		r.opts.Home.ServeHTTP(sw, req)
-	case rest == pathStatus:
+	case rest == proxy.PathStatus:
 		http.Error(sw, "refused: only for programs on this machine", http.StatusForbidden)
 	default:
 		reply.Refuse(sw, req)
@@ -269,7 +279,7 @@ func (r *Router) serveCache(w http.ResponseWriter, req *http.Request, cache, res
 	}
 	defer r.leave(c)
 	c.server.ServeHTTP(w, stripped(req, rest))
-	if rest == pathRefresh {
+	if rest == proxy.PathRefresh {
 		r.settle(c) // it may have grown
 	}
 }
@@ -285,32 +295,6 @@ func stripped(req *http.Request, path string) *http.Request {
 	q.URL = &u
 	return q
 }
-
-// splitPath divides the path of a request into the cache's name and the rest,
-// which is what a proxy of that cache alone would be asked. A repository's
-// name may have any number of parts, so it ends where the rest begins that one
-// of these requests must have.
-func splitPath(path string) (cache, rest string, ok bool) {
-	parts := strings.Split(strings.TrimPrefix(path, "/"), "/")
-	if slices.Contains(parts, "") {
-		return "", "", path == "/"
-	}
-	n := len(parts)
-	last := parts[n-1]
-	tail := 1
-	switch {
-	case isOneOf("/"+last, pathCacheInfo, pathPublicKey, pathStatus, pathRefresh), strings.HasSuffix(last, suffixNarinfo), strings.HasSuffix(last, ".ls"):
-	case n >= 2 && isOneOf(parts[n-2], "nar", "log", "realisations", "debuginfo"):
-		tail = 2
-	case n >= 3 && isOneOf(parts[n-3], "build-trace-v2", "upstream"):
-		tail = 3
-	default:
-		return "", "", false
-	}
-	return strings.Join(parts[:n-tail], "/"), "/" + strings.Join(parts[n-tail:], "/"), true
-}
-
-func isOneOf(s string, all ...string) bool { return slices.Contains(all, s) }
 
 // errNoMemory means that an index does not fit.
 var errNoMemory = errors.New("the memory for indexes is used up")
@@ -336,7 +320,7 @@ func (r *Router) settle(c *hosted) {
 	c.reserved = 0
 	c.memory = 0
 	if c.server != nil {
-		c.memory = c.server.memory()
+		c.memory = c.server.Memory()
 	}
 	r.fit(c, 0)
 }
@@ -384,5 +368,5 @@ func (r *Router) remove(c *hosted) {
 	}
 	delete(r.caches, c.key)
 	r.dropped++
-	c.server.packs.Close()
+	c.server.Close()
 }

@@ -1,4 +1,4 @@
-package proxy
+package many
 
 import (
 	"context"
@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/org/nixoci-action/internal/registry"
+	"github.com/org/nixoci-action/proxy"
 )
 
 // hosted is a cache of a Router, opened with one client's credentials or with
@@ -16,7 +17,7 @@ type hosted struct {
 	started time.Time // of the opening
 	ready   chan struct{}
 	// server, or why there is none; to be read when ready is closed
-	server *Server
+	server *proxy.Server
 	err    error
 
 	// guarded by the Router's mutex
@@ -156,7 +157,7 @@ func (r *Router) open(c *hosted, access Access) {
 }
 
 // read opens a cache and reads its index.
-func (r *Router) read(ctx context.Context, access Access) (s *Server, err error) {
+func (r *Router) read(ctx context.Context, access Access) (s *proxy.Server, err error) {
 	defer func() { // a bug met here must not end the other caches
 		if p := recover(); p != nil {
 			s, err = nil, fmt.Errorf("opening it hit a bug in the proxy, please report it: %v", p)
@@ -168,14 +169,14 @@ func (r *Router) read(ctx context.Context, access Access) (s *Server, err error)
 	if s, err = r.opts.Open(access); err != nil {
 		return nil, err
 	}
-	s.packs.ShareMemory(r.packs)
-	if err := s.reload(ctx, false); err != nil {
+	s.SharePacks(r.packs)
+	if err := s.Reload(ctx, false); err != nil {
 		if registry.Denied(err) {
 			err = errDenied
 		}
 		return nil, err
 	}
-	if s.blank() {
+	if s.Blank() {
 		return nil, errAbsent
 	}
 	return s, nil
@@ -220,7 +221,7 @@ func (r *Router) checkIfDue(c *hosted, access Access) (age time.Duration, k *che
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	age = time.Since(c.verified)
-	if c.lost == nil && c.checking == nil && age >= r.opts.Refresh/2 && time.Since(c.failed) >= min(retryInterval, r.opts.Refresh) {
+	if c.lost == nil && c.checking == nil && age >= r.opts.Refresh/2 && time.Since(c.failed) >= min(retryAfter, r.opts.Refresh) {
 		c.checking = &checking{time.Now(), make(chan struct{})}
 		go r.check(c, access, c.checking)
 	}
@@ -229,7 +230,7 @@ func (r *Router) checkIfDue(c *hosted, access Access) (age time.Duration, k *che
 
 // check asks the registry, and reads the index if that changed.
 func (r *Router) check(c *hosted, access Access, k *checking) {
-	ctx, cancel := registry.Within(context.Background(), refreshTimeout)
+	ctx, cancel := registry.Within(context.Background(), checkTimeout)
 	defer cancel()
 	err := r.opts.Verify(ctx, access)
 	lost := error(nil)
@@ -254,7 +255,7 @@ func (r *Router) check(c *hosted, access Access, k *checking) {
 	}
 	r.mu.Unlock()
 	if err == nil {
-		err = c.server.reload(ctx, c.server.sweepDue())
+		err = c.server.Reload(ctx, c.server.SweepDue())
 		r.settle(c)
 	}
 	if err != nil && lost == nil {
@@ -264,22 +265,4 @@ func (r *Router) check(c *hosted, access Access, k *checking) {
 	c.checking = nil
 	r.mu.Unlock()
 	close(k.done)
-}
-
-// blank reports whether there is no cache at all behind the server.
-func (s *Server) blank() bool {
-	snap := s.snapshot.Load()
-	return snap == nil || snap.Len() == 0 && snap.Digest() == ""
-}
-
-// serverMemory is what a server takes besides its index and its packs, in
-// bytes: measured, rounded up.
-const serverMemory = 64 << 10
-
-func (s *Server) memory() int64 {
-	n := int64(serverMemory)
-	if snap := s.snapshot.Load(); snap != nil {
-		n += snap.Memory()
-	}
-	return n
 }

@@ -1,4 +1,4 @@
-package proxy
+package many
 
 import (
 	"context"
@@ -13,6 +13,7 @@ import (
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/internal/reply"
 	"github.com/org/nixoci-action/internal/storepath"
+	"github.com/org/nixoci-action/proxy"
 	"github.com/org/nixoci-action/proxy/blobs"
 )
 
@@ -21,13 +22,13 @@ import (
 // matter from which of them it comes. It is safe for concurrent use.
 type Union struct {
 	members   []*member
-	upstreams *upstreams
+	upstreams *proxy.Upstreams
 	log       *slog.Logger
 	storeDir  atomic.Pointer[string] // nil until a cache has said
 }
 
 type member struct {
-	*Server
+	*proxy.Server
 	left atomic.Bool // left out, for its store directory
 }
 
@@ -35,19 +36,19 @@ type member struct {
 // that concern upstream caches, the Metrics and the Logger are used: what none of the
 // caches has is looked up there. The servers themselves should have no
 // upstreams; those of an earlier one would be asked before the next cache is.
-func NewUnion(servers []*Server, o Options) (*Union, error) {
-	o = o.withDefaults()
-	up, err := newUpstreams(o)
+func NewUnion(servers []*proxy.Server, o proxy.Options) (*Union, error) {
+	o = o.WithDefaults()
+	up, err := proxy.NewUpstreams(o)
 	if err != nil {
 		return nil, err
 	}
 	u := &Union{upstreams: up, log: o.Logger}
 	if o.Metrics != nil {
-		up.hits.Sum = &o.Metrics.counts.upstreamHits
+		o.Metrics.CountHits(up)
 	}
 	packs := blobs.NewBudget(o.PackMemory)
 	for _, s := range servers {
-		s.packs.ShareMemory(packs)
+		s.SharePacks(packs)
 		u.members = append(u.members, &member{Server: s})
 	}
 	return u, nil
@@ -61,7 +62,7 @@ func (u *Union) Prepare(ctx context.Context) error {
 	for i, m := range u.members {
 		wg.Go(func() {
 			if err := m.Prepare(ctx); err != nil {
-				errs[i] = fmt.Errorf("cache %s: %w", m.opts.Cache, err)
+				errs[i] = fmt.Errorf("cache %s: %w", m.Cache(), err)
 			}
 		})
 	}
@@ -69,11 +70,11 @@ func (u *Union) Prepare(ctx context.Context) error {
 	var first *member
 	for _, m := range u.members {
 		switch {
-		case m.blank():
+		case m.Blank():
 		case first == nil:
 			first = m
 		case m.StoreDir() != first.StoreDir():
-			return &StoreDirError{first.opts.Cache, first.StoreDir(), m.opts.Cache, m.StoreDir()}
+			return &StoreDirError{first.Cache(), first.StoreDir(), m.Cache(), m.StoreDir()}
 		}
 	}
 	return errors.Join(errs...)
@@ -110,7 +111,7 @@ func (u *Union) Len() int {
 func (u *Union) Config() index.Config {
 	var c index.Config
 	for m := range u.serving {
-		if m.blank() {
+		if m.Blank() {
 			continue
 		}
 		d := m.Config()
@@ -139,14 +140,14 @@ func (u *Union) dir() string {
 // until it does not any more: Nix would refuse its paths, and fail.
 func (u *Union) serving(yield func(*member) bool) {
 	for _, m := range u.members {
-		if !m.blank() {
+		if !m.Blank() {
 			dir := m.StoreDir()
 			if u.storeDir.Load() == nil {
 				u.storeDir.CompareAndSwap(nil, &dir)
 			}
 			differs := dir != u.dir()
 			if m.left.Swap(differs) != differs && differs {
-				u.log.Warn("a cache is left out, because its paths are of another store", "cache", m.opts.Cache, "its", dir, "ours", u.dir())
+				u.log.Warn("a cache is left out, because its paths are of another store", "cache", m.Cache(), "its", dir, "ours", u.dir())
 			}
 			if differs {
 				continue
@@ -163,7 +164,7 @@ func (u *Union) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	sw := &reply.Writer{ResponseWriter: w}
 	defer func() { reply.Survive(u.log, sw, r, recover()) }()
 	path := r.URL.Path
-	if path == pathRefresh && r.Method == http.MethodPost {
+	if path == proxy.PathRefresh && r.Method == http.MethodPost {
 		u.serveRefresh(sw, r)
 		return
 	}
@@ -172,14 +173,14 @@ func (u *Union) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	switch path {
-	case pathCacheInfo:
+	case proxy.PathCacheInfo:
 		c := u.Config()
-		reply.Text(sw, r, reply.TypeCacheInfo, cacheInfo(c.StoreDir, c.Priority))
+		reply.Text(sw, r, reply.TypeCacheInfo, proxy.CacheInfo(c.StoreDir, c.Priority))
 		return
-	case pathPublicKey:
-		servePublicKeys(sw, r, u.Config().PublicKeys)
+	case proxy.PathPublicKey:
+		reply.PublicKeys(sw, r, u.Config().PublicKeys)
 		return
-	case pathStatus:
+	case proxy.PathStatus:
 		u.serveStatus(sw, r)
 		return
 	}
@@ -188,7 +189,7 @@ func (u *Union) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	u.upstreams.serve(sw, r, u.dir())
+	u.upstreams.Serve(sw, r, u.dir())
 }
 
 // unionStatus is the answer to /_status and /_refresh.
@@ -200,15 +201,15 @@ type unionStatus struct {
 }
 
 type memberStatus struct {
-	status
+	proxy.Status
 	// LeftOut tells that the cache's paths are of another store.
 	LeftOut bool `json:"leftOut,omitempty"`
 }
 
 func (u *Union) status() unionStatus {
-	st := unionStatus{NarinfoUpstream: u.upstreams.hits.Load()}
+	st := unionStatus{NarinfoUpstream: u.upstreams.Hits.Load()}
 	for _, m := range u.members {
-		st.Caches = append(st.Caches, memberStatus{m.status(), m.left.Load()})
+		st.Caches = append(st.Caches, memberStatus{m.Server.Status(), m.left.Load()})
 	}
 	return st
 }
@@ -220,11 +221,11 @@ func (u *Union) serveStatus(w http.ResponseWriter, r *http.Request) {
 // serveRefresh reads all indexes again: 200, or 502 if a registry did not
 // answer.
 func (u *Union) serveRefresh(w http.ResponseWriter, r *http.Request) {
-	if !mayRefresh(w, r) {
+	if !reply.MayRefresh(w, r) {
 		return
 	}
 	err := u.Refresh(r.Context())
-	answerRefresh(w, u.status(), err)
+	reply.Refreshed(w, u.status(), err)
 }
 
 // Refresh reads all indexes again, tag lists included.
@@ -235,12 +236,12 @@ func (u *Union) Refresh(ctx context.Context) error {
 		wg.Go(func() { errs[i] = m.Refresh(ctx) })
 	}
 	wg.Wait()
-	u.upstreams.forget()
+	u.upstreams.Forget()
 	return errors.Join(errs...)
 }
 
-func (u *Union) servers() []*Server {
-	var all []*Server
+func (u *Union) Servers() []*proxy.Server {
+	var all []*proxy.Server
 	for _, m := range u.members {
 		all = append(all, m.Server)
 	}

@@ -1,4 +1,4 @@
-package proxy
+package many
 
 import (
 	"encoding/base64"
@@ -89,7 +89,7 @@ func TestCredentialIsolation(t *testing.T) {
 			if err != nil {
 				t.Error(err)
 			}
-			if resp.StatusCode != 200 && (strings.Contains(string(body), alices.Path.Name) || strings.Contains(string(body), testKey)) {
+			if resp.StatusCode != 200 && (strings.Contains(string(body), alices.Path.Name) || strings.Contains(string(body), proxytest.PublicKey)) {
 				t.Errorf("%s to %v: the refusal tells %q", path, who, body)
 			}
 			return resp.StatusCode
