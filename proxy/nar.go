@@ -87,7 +87,7 @@ func (s *Server) serveNAR(w http.ResponseWriter, r *http.Request, url string) {
 		// harmed. Nix would ask for the rest, get it, and fail for good.
 		s.log.Warn("a damaged file was removed from the NAR cache", "path", e.Path.String(), "blob", e.NAR.Blob.String())
 		if begun {
-			s.torn.PutFor(fileHash, struct{}{}, tornTTL)
+			s.torn.Add(fileHash)
 			err = errDamaged
 		} else {
 			n, err = s.sendNAR(r.Context(), w, e, part, begin)

@@ -23,7 +23,6 @@ import (
 	"time"
 
 	"github.com/org/nixoci-action/index"
-	"github.com/org/nixoci-action/internal/lru"
 	"github.com/org/nixoci-action/internal/reply"
 	"github.com/org/nixoci-action/proxy/blobs"
 	"github.com/org/nixoci-action/proxy/push"
@@ -94,9 +93,9 @@ type Server struct {
 	upstreams *Upstreams
 	packs     *blobs.Packs
 	documents *blobs.Documents
-	registry  *blobs.Health              // of transfers
-	corrupt   blobs.Corrupt              // file hashes of NARs, and blobs
-	torn      *lru.Map[string, struct{}] // NARs of which somebody may have a damaged part
+	registry  *blobs.Health // of transfers
+	corrupt   blobs.Corrupt // file hashes of NARs, and blobs
+	torn      blobs.Corrupt // NARs of which somebody may have a damaged part
 	redirects *redirects
 	push      *push.Receiver // nil if clients only read
 	pushed    *index.Group   // what the index may not show yet; nil like push
@@ -113,10 +112,6 @@ type Server struct {
 	refreshTime time.Time // of the last try
 }
 
-// tornTTL is as long as the other NARs that do not have their hash are "not
-// found".
-const tornTTL = 10 * time.Minute
-
 // New returns a Server that has nothing to serve yet; Prepare reads the index.
 // The only error is an upstream that CheckUpstream refuses.
 func New(o Options) (*Server, error) {
@@ -131,7 +126,7 @@ func New(o Options) (*Server, error) {
 		packs:     blobs.NewPacks(o.Blobs, o.PackMemory, o.Logger),
 		registry:  blobs.NewHealth(o.Logger),
 		corrupt:   blobs.NewCorrupt(),
-		torn:      lru.New[string, struct{}](10_000, nil),
+		torn:      blobs.NewCorrupt(),
 		redirects: newRedirects(o.Redirect),
 		refresh:   make(chan struct{}, 1),
 	}

@@ -269,6 +269,7 @@ func (h Hanging) Read([]byte) (int, error) {
 	return 0, h.Ctx.Err()
 }
 
+// Close does nothing.
 func (Hanging) Close() error { return nil }
 
 // Waiting delivers nothing until it is closed.

@@ -202,6 +202,7 @@ func (r *Router) Refresh(ctx context.Context) error {
 	return r.opts.Home.Refresh(ctx)
 }
 
+// Servers are those of Home, and of the caches that are open.
 func (r *Router) Servers() []*proxy.Server {
 	var all []*proxy.Server
 	if r.opts.Home != nil {

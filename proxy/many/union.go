@@ -209,7 +209,7 @@ type memberStatus struct {
 func (u *Union) status() unionStatus {
 	st := unionStatus{NarinfoUpstream: u.upstreams.Hits.Load()}
 	for _, m := range u.members {
-		st.Caches = append(st.Caches, memberStatus{m.Server.Status(), m.left.Load()})
+		st.Caches = append(st.Caches, memberStatus{m.Status(), m.left.Load()})
 	}
 	return st
 }
@@ -240,6 +240,7 @@ func (u *Union) Refresh(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
+// Servers are all that are merged.
 func (u *Union) Servers() []*proxy.Server {
 	var all []*proxy.Server
 	for _, m := range u.members {
