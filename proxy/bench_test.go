@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/org/nixoci-action/index/format"
+	"github.com/org/nixoci-action/internal/proxytest"
 	"github.com/org/nixoci-action/internal/registrytest"
 )
 
@@ -44,14 +45,14 @@ func perSecond(b *testing.B, what string) {
 // the loopback interface. The client takes about half of the time.
 func BenchmarkNarinfo(b *testing.B) {
 	const n = 20_000
-	repo := openRepo(b, "oci:"+b.TempDir())
-	putBlob(b, repo, []byte("x"))
+	repo := proxytest.OpenRepo(b, "oci:"+b.TempDir())
+	proxytest.PutBlob(b, repo, []byte("x"))
 	entries := make([]format.Entry, n)
 	for i := range entries {
-		entries[i] = fileEntry(fmt.Sprintf("p-%d", i), []byte("x"), "00000000000000000000000000000000-a", "00000000000000000000000000000001-b")
+		entries[i] = proxytest.FileEntry(fmt.Sprintf("p-%d", i), []byte("x"), "00000000000000000000000000000000-a", "00000000000000000000000000000001-b")
 	}
-	publish(b, repo, format.Config{}, entries...)
-	url := start(b, newServer(b, repo))
+	proxytest.Publish(b, repo, format.Config{}, entries...)
+	url := proxytest.Start(b, newServer(b, repo))
 	c := client()
 	defer c.CloseIdleConnections()
 	b.SetParallelism(connections)
@@ -87,14 +88,14 @@ func BenchmarkNarinfo(b *testing.B) {
 // proxy, which checks its hash, also where it keeps NARs on disk.
 func BenchmarkNAR(b *testing.B) {
 	addr := registrytest.NewDistribution(b).Addr
-	repo := openRepo(b, addr+"/a/b")
-	data := randomBytes(50, 128<<20)
-	putBlob(b, repo, data)
-	e := fileEntry("large", data)
-	publish(b, repo, format.Config{}, e)
-	url := start(b, newServer(b, repo))
+	repo := proxytest.OpenRepo(b, addr+"/a/b")
+	data := proxytest.RandomBytes(50, 128<<20)
+	proxytest.PutBlob(b, repo, data)
+	e := proxytest.FileEntry("large", data)
+	proxytest.Publish(b, repo, format.Config{}, e)
+	url := proxytest.Start(b, newServer(b, repo))
 	disk := openDisk(b, repo, b.TempDir(), 1<<30)
-	lan := start(b, newServer(b, repo, func(o *Options) { o.Blobs = disk }))
+	lan := proxytest.Start(b, newServer(b, repo, func(o *Options) { o.Blobs = disk }))
 	for name, at := range map[string]string{
 		"registry":  fmt.Sprintf("http://%s/v2/a/b/blobs/%s", addr, e.NAR.Blob),
 		"proxy":     url + "/" + e.URL(),
@@ -117,16 +118,16 @@ func BenchmarkNAR(b *testing.B) {
 func BenchmarkPackedNARs(b *testing.B) {
 	const n, size = 1000, 4 << 10
 	cache := registrytest.NewDistribution(b).Addr + "/a/b"
-	repo := openRepo(b, cache)
-	packed := packEntries(b, "p", n, size)
-	putBlob(b, repo, packData(n, size))
+	repo := proxytest.OpenRepo(b, cache)
+	packed := proxytest.PackEntries(b, "p", n, size)
+	proxytest.PutBlob(b, repo, proxytest.PackData(n, size))
 	apart := make([]format.Entry, n)
 	for i := range apart {
-		data := randomBytes(uint64(5000+i), size)
-		putBlob(b, repo, data)
-		apart[i] = fileEntry(fmt.Sprintf("apart-%d", i), data)
+		data := proxytest.RandomBytes(uint64(5000+i), size)
+		proxytest.PutBlob(b, repo, data)
+		apart[i] = proxytest.FileEntry(fmt.Sprintf("apart-%d", i), data)
 	}
-	publish(b, repo, format.Config{}, append(packed, apart...)...)
+	proxytest.Publish(b, repo, format.Config{}, append(packed, apart...)...)
 	for _, bc := range []struct {
 		name    string
 		entries []format.Entry
@@ -136,7 +137,7 @@ func BenchmarkPackedNARs(b *testing.B) {
 			defer c.CloseIdleConnections()
 			for b.Loop() {
 				// a new proxy has nothing in memory
-				url := start(b, newServer(b, repo))
+				url := proxytest.Start(b, newServer(b, repo))
 				work := make(chan format.Entry)
 				done := make(chan struct{})
 				for range connections {

@@ -42,12 +42,6 @@ func (x *expiring) add(key string, ttl time.Duration) {
 	x.until[key] = now.Add(ttl)
 }
 
-func (x *expiring) remove(key string) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	delete(x.until, key)
-}
-
 func (x *expiring) reset() {
 	x.mu.Lock()
 	defer x.mu.Unlock()

@@ -11,7 +11,10 @@ import (
 	"time"
 
 	"github.com/org/nixoci-action/index/format"
+	"github.com/org/nixoci-action/internal/pieces"
+	"github.com/org/nixoci-action/internal/reply"
 	"github.com/org/nixoci-action/internal/storepath"
+	"github.com/org/nixoci-action/proxy/blobs"
 )
 
 const (
@@ -33,9 +36,9 @@ func (s *Server) serveExtra(w http.ResponseWriter, r *http.Request) bool {
 	switch {
 	case listing && storepath.ValidHashPart(name):
 		e, _ := s.lookup(name)
-		s.serveDocument(w, r, typeJSON, e.Listing)
+		s.serveDocument(w, r, reply.TypeJSON, e.Listing)
 	case strings.HasPrefix(path, prefixLog):
-		s.serveDocument(w, r, typeText, s.buildLog(path[len(prefixLog):]))
+		s.serveDocument(w, r, reply.TypeText, s.buildLog(path[len(prefixLog):]))
 	case strings.HasPrefix(path, prefixRealisations), strings.HasPrefix(path, prefixBuildTrace):
 		serveJSON(w, r, s.realisationJSON(path))
 	case strings.HasPrefix(path, prefixDebugInfo):
@@ -49,18 +52,18 @@ func (s *Server) serveExtra(w http.ResponseWriter, r *http.Request) bool {
 // serveJSON answers with a document in memory; "" is not found.
 func serveJSON(w http.ResponseWriter, r *http.Request, text string) {
 	if text == "" {
-		notFound(w)
+		reply.NotFound(w)
 		return
 	}
-	serveText(w, r, typeJSON, text)
+	reply.Text(w, r, reply.TypeJSON, text)
 }
 
 // recent returns an entry that was pushed just now and that match wants.
 func (s *Server) recent(match func(*format.Entry) bool) (format.Entry, bool) {
-	if s.push == nil {
+	if s.pushed == nil {
 		return format.Entry{}, false
 	}
-	return s.push.group.Find(match)
+	return s.pushed.Find(match)
 }
 
 // buildLog is where the log of a derivation is; drv is its base name, with or
@@ -140,7 +143,7 @@ func (s *Server) debugInfo(name string) string {
 // first piece.
 func (s *Server) serveDocument(w http.ResponseWriter, r *http.Request, contentType string, l format.Location) {
 	if l.Size == 0 {
-		notFound(w)
+		reply.NotFound(w)
 		return
 	}
 	begun, err := s.sendDocument(w, r, contentType, l)
@@ -150,13 +153,13 @@ func (s *Server) serveDocument(w http.ResponseWriter, r *http.Request, contentTy
 	}
 	if !begun {
 		clear(w.Header())
-		notFound(w)
+		reply.NotFound(w)
 	}
 	if r.Context().Err() != nil || errors.As(err, new(*clientError)) {
 		return
 	}
 	s.counts.documentFailures.Add(1)
-	if !errors.Is(err, errUnwell) { // said once, by report
+	if !errors.Is(err, blobs.ErrUnwell) { // said once, by Health
 		s.log.Warn("a listing or a log could not be served", "path", r.URL.Path, "blob", l.Blob.String(), "error", err)
 	}
 	if begun {
@@ -166,7 +169,7 @@ func (s *Server) serveDocument(w http.ResponseWriter, r *http.Request, contentTy
 }
 
 func (s *Server) sendDocument(w http.ResponseWriter, r *http.Request, contentType string, l format.Location) (begun bool, err error) {
-	frame, err := s.documents.read(r.Context(), s, l)
+	frame, err := s.documents.Read(r.Context(), l)
 	if err != nil {
 		return false, err
 	}
@@ -175,11 +178,11 @@ func (s *Server) sendDocument(w http.ResponseWriter, r *http.Request, contentTyp
 		return false, err
 	}
 	defer doc.Close()
-	buf := pieces.Get().(*[pieceSize]byte)
+	buf := pieces.Get()
 	defer pieces.Put(buf)
 	rc := http.NewResponseController(w)
 	for sent := int64(0); sent < size; {
-		p := buf[:min(pieceSize, size-sent)]
+		p := buf[:min(pieces.Size, size-sent)]
 		if _, err := io.ReadFull(doc, p); err != nil {
 			return begun, fmt.Errorf("decompressing a document: %w", err)
 		}
@@ -194,7 +197,7 @@ func (s *Server) sendDocument(w http.ResponseWriter, r *http.Request, contentTyp
 				return true, nil
 			}
 		}
-		_ = rc.SetWriteDeadline(time.Now().Add(clientStall))
+		_ = rc.SetWriteDeadline(time.Now().Add(reply.Stall))
 		n, err := w.Write(p)
 		sent += int64(n)
 		if err != nil {

@@ -13,28 +13,21 @@ import (
 
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/index/format"
+	"github.com/org/nixoci-action/internal/proxytest"
 	"github.com/org/nixoci-action/internal/registry"
 )
-
-const (
-	testDrv     = "00000000000000000000000000000000-hello-1.0.drv"
-	testBuildID = "0123456789abcdef0123456789abcdef01234567"
-	testListing = `{"root":{"narOffset":96,"size":1,"type":"regular"},"version":1}`
-)
-
-var testRealisation = "sha256:" + strings.Repeat("ab", 32) + "!out"
 
 // withExtras publishes an entry that has everything, and returns it as it is
 // in the index.
 func withExtras(t *testing.T, repo registry.Repository, log string) format.Entry {
 	t.Helper()
 	ctx := context.Background()
-	data := randomBytes(1, 1000)
-	putBlob(t, repo, data)
-	e := fileEntry("hello-1.0", data)
+	data := proxytest.RandomBytes(1, 1000)
+	proxytest.PutBlob(t, repo, data)
+	e := proxytest.FileEntry("hello-1.0", data)
 	sig := "test-1:" + strings.Repeat("A", 86) + "=="
-	e.Deriver, e.BuildIDs = testDrv, []string{testBuildID}
-	e.Realisations = []format.Realisation{{ID: testRealisation, Signatures: []string{sig}}, {Drv: testDrv, Output: "out", Signatures: []string{sig}}}
+	e.Deriver, e.BuildIDs = proxytest.Drv, []string{proxytest.BuildID}
+	e.Realisations = []format.Realisation{{ID: proxytest.Realisation, Signatures: []string{sig}}, {Drv: proxytest.Drv, Output: "out", Signatures: []string{sig}}}
 	c := index.Open(repo, index.Options{Settle: time.Millisecond})
 	base, err := c.Sweep(ctx)
 	if err != nil {
@@ -44,7 +37,7 @@ func withExtras(t *testing.T, repo registry.Repository, log string) format.Entry
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := w.AddWith(ctx, e, index.Documents{Listing: []byte(testListing), Log: []byte(log)}); err != nil {
+	if err := w.AddWith(ctx, e, index.Documents{Listing: []byte(proxytest.Listing), Log: []byte(log)}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := w.Close(ctx, nil); err != nil {
@@ -62,43 +55,43 @@ func withExtras(t *testing.T, repo registry.Repository, log string) format.Entry
 }
 
 func TestExtras(t *testing.T) {
-	repo := openRepo(t, "oci:"+t.TempDir())
+	repo := proxytest.OpenRepo(t, "oci:"+t.TempDir())
 	log := strings.Repeat("building \x1b[1mhello\x1b[0m ünï\n", 20_000) // several pieces
 	e := withExtras(t, repo, log)
 	s := newServer(t, repo)
-	url := start(t, s)
+	url := proxytest.Start(t, s)
 	const sig = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=="
-	old := `{"dependentRealisations":{},"id":"` + testRealisation + `","outPath":"` + e.Path.Base() + `","signatures":["test-1:` + sig + `"]}`
+	old := `{"dependentRealisations":{},"id":"` + proxytest.Realisation + `","outPath":"` + e.Path.Base() + `","signatures":["test-1:` + sig + `"]}`
 	debug := `{"archive":"../` + e.URL() + `","member":"lib/debug/.build-id/01/23456789abcdef0123456789abcdef01234567.debug"}`
 	for _, tc := range []struct{ path, contentType, body string }{
-		{"/" + e.Path.HashPart + ".ls", "application/json", testListing},
-		{"/log/" + testDrv, "text/plain; charset=utf-8", log},
-		{"/log/" + strings.TrimSuffix(testDrv, ".drv"), "text/plain; charset=utf-8", log},
-		{"/realisations/" + testRealisation + ".doi", "application/json", old},
-		{"/realisations/" + strings.Replace(testRealisation, "!", "%21", 1) + ".doi", "application/json", old},
-		{"/realisations/" + strings.NewReplacer("!", "%21", ":", "%3A").Replace(testRealisation) + ".doi", "application/json", old},
-		{"/build-trace-v2/" + testDrv + "/out.doi", "application/json", `{"outPath":"` + e.Path.Base() + `","signatures":[{"keyName":"test-1","sig":"` + sig + `"}]}`},
-		{"/debuginfo/" + testBuildID, "application/json", debug},
-		{"/debuginfo/" + testBuildID + ".debug", "application/json", debug},
+		{"/" + e.Path.HashPart + ".ls", "application/json", proxytest.Listing},
+		{"/log/" + proxytest.Drv, "text/plain; charset=utf-8", log},
+		{"/log/" + strings.TrimSuffix(proxytest.Drv, ".drv"), "text/plain; charset=utf-8", log},
+		{"/realisations/" + proxytest.Realisation + ".doi", "application/json", old},
+		{"/realisations/" + strings.Replace(proxytest.Realisation, "!", "%21", 1) + ".doi", "application/json", old},
+		{"/realisations/" + strings.NewReplacer("!", "%21", ":", "%3A").Replace(proxytest.Realisation) + ".doi", "application/json", old},
+		{"/build-trace-v2/" + proxytest.Drv + "/out.doi", "application/json", `{"outPath":"` + e.Path.Base() + `","signatures":[{"keyName":"test-1","sig":"` + sig + `"}]}`},
+		{"/debuginfo/" + proxytest.BuildID, "application/json", debug},
+		{"/debuginfo/" + proxytest.BuildID + ".debug", "application/json", debug},
 
 		{"/" + strings.Repeat("0", 32) + ".ls", "", ""},
 		{"/x.ls", "", ""},
 		{"/.ls", "", ""},
 		{"/log/", "", ""},
-		{"/log/../" + testDrv, "", ""},
-		{"/log/" + strings.Replace(testDrv, "hello", "other", 1), "", ""}, // the same hash part
-		{"/log/" + strings.Replace(testDrv, "0", "1", 1), "", ""},
+		{"/log/../" + proxytest.Drv, "", ""},
+		{"/log/" + strings.Replace(proxytest.Drv, "hello", "other", 1), "", ""}, // the same hash part
+		{"/log/" + strings.Replace(proxytest.Drv, "0", "1", 1), "", ""},
 		{"/log/" + e.Path.Base(), "", ""},
-		{"/realisations/" + testRealisation, "", ""},
-		{"/realisations/" + strings.Replace(testRealisation, "!out", "!dev", 1) + ".doi", "", ""},
+		{"/realisations/" + proxytest.Realisation, "", ""},
+		{"/realisations/" + strings.Replace(proxytest.Realisation, "!out", "!dev", 1) + ".doi", "", ""},
 		{"/realisations/.doi", "", ""},
-		{"/build-trace-v2/" + testDrv + "/dev.doi", "", ""},
-		{"/build-trace-v2/" + testDrv + ".doi", "", ""},
-		{"/debuginfo/" + testBuildID[1:], "", ""},
-		{"/debuginfo/" + strings.ToUpper(testBuildID), "", ""},
+		{"/build-trace-v2/" + proxytest.Drv + "/dev.doi", "", ""},
+		{"/build-trace-v2/" + proxytest.Drv + ".doi", "", ""},
+		{"/debuginfo/" + proxytest.BuildID[1:], "", ""},
+		{"/debuginfo/" + strings.ToUpper(proxytest.BuildID), "", ""},
 		{"/debuginfo/", "", ""},
 	} {
-		resp, body, err := fetch(t, url+tc.path)
+		resp, body, err := proxytest.Fetch(t, url+tc.path)
 		if err != nil {
 			t.Errorf("%s: %v", tc.path, err)
 			continue
@@ -117,7 +110,7 @@ func TestExtras(t *testing.T) {
 			t.Errorf("HEAD %s: got %+v, %v", tc.path, head, err)
 		}
 		head.Body.Close()
-		if put := get(s, "PUT", tc.path); put.Code != 405 {
+		if put := proxytest.Get(s, "PUT", tc.path); put.Code != 405 {
 			t.Errorf("PUT %s: got %d", tc.path, put.Code)
 		}
 	}
@@ -155,7 +148,7 @@ func TestExtrasFailures(t *testing.T) {
 			return io.NopCloser(strings.NewReader(string(b))), err
 		},
 		"cut": func(_ context.Context, _ v1.Hash, body io.ReadCloser) (io.ReadCloser, error) {
-			return cut(body, 10), nil
+			return proxytest.Cut(body, 10), nil
 		},
 		"hangs": func(ctx context.Context, _ v1.Hash, _ io.ReadCloser) (io.ReadCloser, error) {
 			<-ctx.Done()
@@ -164,13 +157,13 @@ func TestExtrasFailures(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			repo := openRepo(t, "oci:"+t.TempDir())
+			repo := proxytest.OpenRepo(t, "oci:"+t.TempDir())
 			e := withExtras(t, repo, "a log")
 			blobs := &blobsFrom{repo: repo, hook: hook}
 			s := newServer(t, repo, func(o *Options) { o.Blobs, o.FirstByte, o.Stall = blobs, 300*time.Millisecond, 300*time.Millisecond })
 			for range 3 {
-				for _, path := range []string{"/" + e.Path.HashPart + ".ls", "/log/" + testDrv} {
-					if got := get(s, "GET", path); got.Code != 404 {
+				for _, path := range []string{"/" + e.Path.HashPart + ".ls", "/log/" + proxytest.Drv} {
+					if got := proxytest.Get(s, "GET", path); got.Code != 404 {
 						t.Errorf("%s: got %d %q", path, got.Code, got.Body)
 					}
 				}
@@ -178,7 +171,7 @@ func TestExtrasFailures(t *testing.T) {
 			if blobs.asks > 12 {
 				t.Errorf("the registry was asked %d times", blobs.asks)
 			}
-			if got := get(s, "GET", "/"+e.Path.HashPart+".narinfo"); got.Code != 200 {
+			if got := proxytest.Get(s, "GET", "/"+e.Path.HashPart+".narinfo"); got.Code != 200 {
 				t.Errorf("the narinfo: got %d", got.Code)
 			}
 		})
@@ -187,7 +180,7 @@ func TestExtrasFailures(t *testing.T) {
 
 // Documents of one blob cost one request, however many ask at once.
 func TestDocumentsAreReadOnce(t *testing.T) {
-	repo := openRepo(t, "oci:"+t.TempDir())
+	repo := proxytest.OpenRepo(t, "oci:"+t.TempDir())
 	e := withExtras(t, repo, strings.Repeat("a log ", 100_000))
 	blobs := &blobsFrom{repo: repo}
 	s := newServer(t, repo, func(o *Options) { o.Blobs = blobs })
@@ -195,10 +188,10 @@ func TestDocumentsAreReadOnce(t *testing.T) {
 	for i := range 50 {
 		path := "/" + e.Path.HashPart + ".ls"
 		if i%2 == 0 {
-			path = "/log/" + testDrv
+			path = "/log/" + proxytest.Drv
 		}
 		wg.Go(func() {
-			if got := get(s, "GET", path); got.Code != 200 {
+			if got := proxytest.Get(s, "GET", path); got.Code != 200 {
 				t.Errorf("%s: got %d", path, got.Code)
 			}
 		})
@@ -207,22 +200,7 @@ func TestDocumentsAreReadOnce(t *testing.T) {
 	if blobs.asks != 1 {
 		t.Errorf("the registry was asked %d times, want once", blobs.asks)
 	}
-	if st := s.status(); st.Served.Documents != 50 {
+	if st := s.Status(); st.Served.Documents != 50 {
 		t.Errorf("got %+v served", st.Served)
-	}
-}
-
-// What is held is bounded, whatever is asked for.
-func TestDocumentsMemory(t *testing.T) {
-	d := newDocuments()
-	for i := range 100 {
-		data := randomBytes(uint64(i), 1<<20)
-		d.hold(digestOf(data), data)
-		if d.size > documentsMemory || len(d.held) > documentsMemory>>20 {
-			t.Fatalf("%d bytes in %d blobs are held", d.size, len(d.held))
-		}
-	}
-	if len(d.held) < 10 {
-		t.Errorf("only %d blobs are held", len(d.held))
 	}
 }

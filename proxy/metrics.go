@@ -3,10 +3,13 @@ package proxy
 import (
 	"net/http"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/org/nixoci-action/internal/reply"
+	"github.com/org/nixoci-action/internal/tally"
+	"github.com/org/nixoci-action/proxy/push"
 )
 
 // metricPrefix starts the names of the metrics.
@@ -20,6 +23,7 @@ type Metrics struct {
 	duration *prometheus.HistogramVec
 	inFlight prometheus.Gauge
 	counts   counts
+	pushed   push.Counts
 
 	service Service // set before the first Collect
 }
@@ -46,30 +50,33 @@ func NewMetrics() *Metrics {
 func (m *Metrics) Measure(s Service) http.Handler {
 	m.service = s
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		sw := &statusWriter{ResponseWriter: w}
+		sw := &reply.Writer{ResponseWriter: w}
 		defer m.request(r, sw)()
 		s.ServeHTTP(sw, r)
 	})
 }
 
+// CountHits has the narinfos counted that u finds for a Union.
+func (m *Metrics) CountHits(u *Upstreams) { u.Hits.Sum = &m.counts.upstreamHits }
+
 // request measures a request until the returned function is called.
-func (m *Metrics) request(r *http.Request, w *statusWriter) func() {
+func (m *Metrics) request(r *http.Request, w *reply.Writer) func() {
 	began, kind := time.Now(), kindOf(r)
 	m.inFlight.Inc()
 	return func() {
 		m.inFlight.Dec()
-		m.requests.WithLabelValues(kind, class(w.status)).Inc()
+		m.requests.WithLabelValues(kind, class(w.Status)).Inc()
 		m.duration.WithLabelValues(kind).Observe(time.Since(began).Seconds())
 	}
 }
 
 // kindOf tells what a request is for, be it below a cache's name or not.
 func kindOf(r *http.Request) string {
-	_, rest, _ := splitPath(r.URL.Path)
+	_, rest, _ := SplitPath(r.URL.Path)
 	switch {
 	case r.Method == http.MethodPut:
 		return "push"
-	case rest == pathCacheInfo:
+	case rest == PathCacheInfo:
 		return "cache-info"
 	case strings.HasPrefix(rest, prefixNAR), strings.HasPrefix(rest, prefixUpstream):
 		return "nar"
@@ -88,20 +95,6 @@ func class(status int) string {
 	return string('0'+rune(status/100)) + "xx"
 }
 
-// tally is a number that is counted in a sum as well.
-type tally struct {
-	atomic.Int64
-	sum *tally // nil for none
-}
-
-// Add adds to both.
-func (t *tally) Add(n int64) {
-	t.Int64.Add(n)
-	if t.sum != nil {
-		t.sum.Int64.Add(n)
-	}
-}
-
 // measure is a metric whose value is kept elsewhere.
 type measure struct {
 	desc  *prometheus.Desc
@@ -118,7 +111,7 @@ func measured(kind prometheus.ValueType, name, help string, value func(m *Metric
 	return measure{prometheus.NewDesc(metricPrefix+name, help, names, nil), kind, value, values}
 }
 
-func tallied(of func(c *counts) *tally) func(m *Metrics) float64 {
+func tallied(of func(c *counts) *tally.Counter) func(m *Metrics) float64 {
 	return func(m *Metrics) float64 { return float64(of(&m.counts).Load()) }
 }
 
@@ -126,7 +119,7 @@ func tallied(of func(c *counts) *tally) func(m *Metrics) float64 {
 func summed(of func(s *Server) float64) func(m *Metrics) float64 {
 	return func(m *Metrics) float64 {
 		sum := 0.0
-		for _, s := range m.service.servers() {
+		for _, s := range m.service.Servers() {
 			sum += of(s)
 		}
 		return sum
@@ -141,20 +134,20 @@ const (
 )
 
 var measures = []measure{
-	measured(counter, "narinfos_total", helpNarinfos, tallied(func(c *counts) *tally { return &c.hits }), "result", "hit"),
-	measured(counter, "narinfos_total", helpNarinfos, tallied(func(c *counts) *tally { return &c.upstreamHits }), "result", "upstream"),
-	measured(counter, "narinfos_total", helpNarinfos, tallied(func(c *counts) *tally { return &c.misses }), "result", "miss"),
-	measured(counter, "nars_total", "NARs, or parts of them, that were sent to their end.", tallied(func(c *counts) *tally { return &c.nars })),
-	measured(counter, "nar_bytes_total", "Bytes of NARs that were sent.", tallied(func(c *counts) *tally { return &c.narBytes })),
-	measured(counter, "nar_redirects_total", "NARs for which clients were sent to the registry's storage.", tallied(func(c *counts) *tally { return &c.redirects })),
-	measured(counter, "nar_failures_total", "NARs that could not be sent for reasons on this side.", tallied(func(c *counts) *tally { return &c.narFailures })),
-	measured(counter, "documents_total", "Listings and build logs that were sent.", tallied(func(c *counts) *tally { return &c.documents })),
-	measured(counter, "document_failures_total", "Listings and build logs that could not be sent for reasons on this side.", tallied(func(c *counts) *tally { return &c.documentFailures })),
-	measured(counter, "index_refresh_failures_total", "Times that a cache index could not be read.", tallied(func(c *counts) *tally { return &c.refreshFailures })),
-	measured(counter, "pushed_paths_total", "Store paths that were pushed.", tallied(func(c *counts) *tally { return &c.pushedPaths })),
-	measured(counter, "pushed_nars_total", "NARs that were pushed.", tallied(func(c *counts) *tally { return &c.pushedNARs })),
-	measured(counter, "pushed_extras_total", "Listings, build logs and realisations that were pushed, for each path.", tallied(func(c *counts) *tally { return &c.pushedExtras })),
-	measured(counter, "push_refusals_total", "Files that were refused when they were pushed.", tallied(func(c *counts) *tally { return &c.refused })),
+	measured(counter, "narinfos_total", helpNarinfos, tallied(func(c *counts) *tally.Counter { return &c.hits }), "result", "hit"),
+	measured(counter, "narinfos_total", helpNarinfos, tallied(func(c *counts) *tally.Counter { return &c.upstreamHits }), "result", "upstream"),
+	measured(counter, "narinfos_total", helpNarinfos, tallied(func(c *counts) *tally.Counter { return &c.misses }), "result", "miss"),
+	measured(counter, "nars_total", "NARs, or parts of them, that were sent to their end.", tallied(func(c *counts) *tally.Counter { return &c.nars })),
+	measured(counter, "nar_bytes_total", "Bytes of NARs that were sent.", tallied(func(c *counts) *tally.Counter { return &c.narBytes })),
+	measured(counter, "nar_redirects_total", "NARs for which clients were sent to the registry's storage.", tallied(func(c *counts) *tally.Counter { return &c.redirects })),
+	measured(counter, "nar_failures_total", "NARs that could not be sent for reasons on this side.", tallied(func(c *counts) *tally.Counter { return &c.narFailures })),
+	measured(counter, "documents_total", "Listings and build logs that were sent.", tallied(func(c *counts) *tally.Counter { return &c.documents })),
+	measured(counter, "document_failures_total", "Listings and build logs that could not be sent for reasons on this side.", tallied(func(c *counts) *tally.Counter { return &c.documentFailures })),
+	measured(counter, "index_refresh_failures_total", "Times that a cache index could not be read.", tallied(func(c *counts) *tally.Counter { return &c.refreshFailures })),
+	measured(counter, "pushed_paths_total", "Store paths that were pushed.", func(m *Metrics) float64 { return float64(m.pushed.Paths.Load()) }),
+	measured(counter, "pushed_nars_total", "NARs that were pushed.", func(m *Metrics) float64 { return float64(m.pushed.NARs.Load()) }),
+	measured(counter, "pushed_extras_total", "Listings, build logs and realisations that were pushed, for each path.", func(m *Metrics) float64 { return float64(m.pushed.Extras.Load()) }),
+	measured(counter, "push_refusals_total", "Files that were refused when they were pushed.", func(m *Metrics) float64 { return float64(m.pushed.Refused.Load()) }),
 	measured(gauge, "caches", "Caches that are open.", summed(func(*Server) float64 { return 1 })),
 	measured(gauge, "index_entries", "Store paths in the indexes of the open caches.", summed(func(s *Server) float64 { return float64(s.Len()) })),
 	measured(gauge, "index_segments", "Segments of the indexes of the open caches.", summed(func(s *Server) float64 {
@@ -165,13 +158,13 @@ var measures = []measure{
 	})),
 	measured(gauge, "index_age_seconds", "Time since a registry last told what the index is, of the cache for which it is longest; since the start, if it never has.", func(m *Metrics) float64 {
 		longest := time.Duration(0)
-		for _, s := range m.service.servers() {
+		for _, s := range m.service.Servers() {
 			longest = max(longest, s.age())
 		}
 		return longest.Seconds()
 	}),
 	measured(gauge, "registry_unwell", "Caches whose NARs are not asked for at the moment because the registry does not deliver.", summed(func(s *Server) float64 {
-		if s.registry.open() {
+		if s.registry.Open() {
 			return 1
 		}
 		return 0

@@ -9,45 +9,33 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/org/nixoci-action/index/format"
-	"github.com/org/nixoci-action/internal/registry"
+	"github.com/org/nixoci-action/internal/pieces"
+	"github.com/org/nixoci-action/internal/reply"
+	"github.com/org/nixoci-action/proxy/blobs"
 )
 
-// pieceSize is how much of a NAR is in memory at a time, and how much of it is
-// in hand, checked if that is all, before the client is told that it comes.
-const pieceSize = 128 << 10
-
-// clientStall is how long a client may take no byte. Nix stops reading while
-// it unpacks, and waits for locks meanwhile.
-const clientStall = 5 * time.Minute
-
-var pieces = sync.Pool{New: func() any { return new([pieceSize]byte) }}
-
-// errCorrupt means that the registry has other bytes than the index says.
-var errCorrupt = errors.New("the NAR in the registry does not have its hash")
-
-// errDamaged is errCorrupt where the copy on disk was it.
+// errDamaged is blobs.ErrCorrupt where the copy on disk was it.
 var errDamaged = errors.New("the NAR on disk did not have its hash")
 
 // reader delivers a NAR piece by piece.
 type reader interface {
-	// fill reads the next len(p) bytes, within limit.
-	fill(p []byte, limit time.Duration) error
-	close()
+	// Fill reads the next len(p) bytes, within limit.
+	Fill(p []byte, limit time.Duration) error
+	Close()
 }
 
 // memory is a reader of what is there already.
 type memory []byte
 
-func (m *memory) fill(p []byte, _ time.Duration) error {
+func (m *memory) Fill(p []byte, _ time.Duration) error {
 	*m = (*m)[copy(p, *m):]
 	return nil
 }
 
-func (m *memory) close() {}
+func (m *memory) Close() {}
 
 // serveNAR answers a request for a NAR: url is "nar/<file hash>.nar.zst".
 //
@@ -58,12 +46,12 @@ func (m *memory) close() {}
 func (s *Server) serveNAR(w http.ResponseWriter, r *http.Request, url string) {
 	fileHash, _, _ := strings.Cut(strings.TrimPrefix(url, "nar/"), ".")
 	e, ok := s.lookupNAR(fileHash)
-	if !ok || e.URL() != url || s.corrupt.has(fileHash) {
-		notFound(w)
+	if !ok || e.URL() != url || s.corrupt.Has(fileHash) {
+		reply.NotFound(w)
 		return
 	}
-	if r.Method == http.MethodGet && r.Header.Get("Range") != "" && s.torn.has(fileHash) {
-		notFound(w) // what it continues may be damaged
+	if r.Method == http.MethodGet && r.Header.Get("Range") != "" && s.torn.Has(fileHash) {
+		reply.NotFound(w) // what it continues may be damaged
 		return
 	}
 	if s.redirect(w, r, e) {
@@ -79,7 +67,7 @@ func (s *Server) serveNAR(w http.ResponseWriter, r *http.Request, url string) {
 		}
 	}
 	h := w.Header()
-	h.Set("Content-Type", typeNAR)
+	h.Set("Content-Type", reply.TypeNAR)
 	h.Set("Accept-Ranges", "bytes") // else Nix does not resume
 	h.Set("Content-Length", strconv.FormatInt(part.length, 10))
 	status := http.StatusOK
@@ -94,12 +82,12 @@ func (s *Server) serveNAR(w http.ResponseWriter, r *http.Request, url string) {
 	begun := false
 	begin := func() { begun = true; w.WriteHeader(status) }
 	n, err := s.sendNAR(r.Context(), w, e, part, begin)
-	if errors.Is(err, errCorrupt) && drop(s.opts.Blobs, e.NAR.Blob) {
+	if errors.Is(err, blobs.ErrCorrupt) && blobs.Drop(s.opts.Blobs, e.NAR.Blob) {
 		// It was the copy on our disk, so only who has got some of it is
 		// harmed. Nix would ask for the rest, get it, and fail for good.
 		s.log.Warn("a damaged file was removed from the NAR cache", "path", e.Path.String(), "blob", e.NAR.Blob.String())
 		if begun {
-			s.torn.add(fileHash, corruptTTL)
+			s.torn.Add(fileHash)
 			err = errDamaged
 		} else {
 			n, err = s.sendNAR(r.Context(), w, e, part, begin)
@@ -114,14 +102,14 @@ func (s *Server) serveNAR(w http.ResponseWriter, r *http.Request, url string) {
 		s.narFailed(r.Context(), e, err)
 	default:
 		clear(h)
-		notFound(w)
+		reply.NotFound(w)
 		s.narFailed(r.Context(), e, err)
 	}
 }
 
 func (s *Server) lookupNAR(fileHash string) (format.Entry, bool) {
-	if s.push != nil {
-		if e, ok := s.push.group.LookupNAR(fileHash); ok {
+	if s.pushed != nil {
+		if e, ok := s.pushed.LookupNAR(fileHash); ok {
 			return e, true
 		}
 	}
@@ -134,44 +122,43 @@ func (s *Server) lookupNAR(fileHash string) (format.Entry, bool) {
 // sendNAR sends a part of e's NAR. It calls begin when the first bytes are in
 // hand, and returns how many it has sent.
 func (s *Server) sendNAR(ctx context.Context, w http.ResponseWriter, e format.Entry, part byteRange, begin func()) (int64, error) {
-	src, err := s.open(ctx, e.NAR, part)
+	src, asked, err := s.open(ctx, e.NAR, part)
 	if err != nil {
 		return 0, err
 	}
-	defer src.close()
-	asked := asksRegistry(src)
+	defer src.Close()
 	var sum hash.Hash
 	if part.length == e.NAR.Size { // who asks for a part checks the whole himself
 		sum = sha256.New()
 	}
-	buf := pieces.Get().(*[pieceSize]byte)
+	buf := pieces.Get()
 	defer pieces.Put(buf)
 	rc := http.NewResponseController(w)
 	limit := s.opts.FirstByte
 	for sent := int64(0); sent < part.length; {
-		p := buf[:min(pieceSize, part.length-sent)]
-		if err := src.fill(p, limit); err != nil {
+		p := buf[:min(pieces.Size, part.length-sent)]
+		if err := src.Fill(p, limit); err != nil {
 			if asked {
-				s.report(ctx, err)
+				s.registry.Note(ctx, err)
 			}
 			return sent, err
 		}
 		if sent == 0 && asked {
-			s.report(ctx, nil)
+			s.registry.Note(ctx, nil)
 		}
 		last := sent+int64(len(p)) == part.length
 		if sum != nil {
 			sum.Write(p)
 			// before the last piece goes out: a wrong NAR never looks complete
 			if last && format.FileHash(sum.Sum(nil)) != e.FileHash {
-				return sent, errCorrupt
+				return sent, blobs.ErrCorrupt
 			}
 		}
 		if sent == 0 {
 			begin()
 			limit = s.opts.Stall
 		}
-		_ = rc.SetWriteDeadline(time.Now().Add(clientStall))
+		_ = rc.SetWriteDeadline(time.Now().Add(reply.Stall))
 		n, err := w.Write(p)
 		sent += int64(n)
 		if err != nil {
@@ -184,40 +171,18 @@ func (s *Server) sendNAR(ctx context.Context, w http.ResponseWriter, e format.En
 // clientError is a failure on the client's side.
 type clientError struct{ error }
 
-// errUnwell means that the registry is left alone for a moment.
-var errUnwell = errors.New("the registry did not answer lately")
-
-// open begins to read a part of a NAR, from memory or from the registry.
-func (s *Server) open(ctx context.Context, l format.Location, part byteRange) (reader, error) {
-	if nar, ok := s.packs.nar(ctx, l, !s.registry.open()); ok {
+// open begins to read a part of a NAR, from memory or from the registry. asked
+// tells whether what the reader does says something about the registry.
+func (s *Server) open(ctx context.Context, l format.Location, part byteRange) (src reader, asked bool, err error) {
+	if nar, ok := s.packs.NAR(ctx, l, !s.registry.Open()); ok {
 		m := memory(nar[part.start : part.start+part.length])
-		return &m, nil
+		return &m, false, nil
 	}
-	local := holds(s.opts.Blobs, l.Blob)
-	if !local && !s.registry.allow() {
-		return nil, errUnwell
+	local := blobs.Holds(s.opts.Blobs, l.Blob)
+	if !local && !s.registry.Allow() {
+		return nil, false, blobs.ErrUnwell
 	}
-	src := newSource(ctx, sized(s.opts.Blobs, l.BlobSize), l.Blob, l.Offset+part.start, part.length)
-	src.local = local
-	return src, nil
-}
-
-// asksRegistry tells whether what a reader does says something about the
-// registry.
-func asksRegistry(r reader) bool {
-	src, ok := r.(*source)
-	return ok && !src.local
-}
-
-// report notes whether the registry delivered. A client that went away says
-// nothing about the registry, and a blob that is missing was an answer.
-func (s *Server) report(ctx context.Context, err error) {
-	if ctx.Err() != nil {
-		return
-	}
-	if s.registry.report(err == nil || errors.Is(err, registry.ErrNotFound)) {
-		s.log.Warn("the registry does not deliver; until it does, NARs are not found and Nix goes elsewhere or builds", "error", err)
-	}
+	return blobs.Read(ctx, blobs.Sized(s.opts.Blobs, l.BlobSize), l.Blob, l.Offset+part.start, part.length), !local, nil
 }
 
 func (s *Server) narFailed(ctx context.Context, e format.Entry, err error) {
@@ -225,12 +190,12 @@ func (s *Server) narFailed(ctx context.Context, e format.Entry, err error) {
 		return
 	}
 	s.counts.narFailures.Add(1)
-	if errors.Is(err, errUnwell) {
-		return // said once, by report
+	if errors.Is(err, blobs.ErrUnwell) {
+		return // said once, by Health
 	}
-	if errors.Is(err, errCorrupt) {
+	if errors.Is(err, blobs.ErrCorrupt) {
 		// Nix would ask for the rest, get it, and fail for good.
-		s.corrupt.add(strings.TrimPrefix(e.FileHash, "sha256:"), corruptTTL)
+		s.corrupt.Add(strings.TrimPrefix(e.FileHash, "sha256:"))
 	}
 	s.log.Warn("a NAR could not be served", "path", e.Path.String(), "blob", e.NAR.Blob.String(), "error", err)
 }

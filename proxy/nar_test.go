@@ -12,33 +12,15 @@ import (
 	"time"
 
 	"github.com/org/nixoci-action/index/format"
+	"github.com/org/nixoci-action/internal/proxytest"
 	"github.com/org/nixoci-action/internal/registrytest"
 )
 
-// cut ends a body with an error after n bytes.
-func cut(body io.Reader, n int64) io.ReadCloser {
-	return io.NopCloser(io.MultiReader(io.LimitReader(body, n), broken{}))
-}
-
-type broken struct{}
-
-func (broken) Read([]byte) (int, error) { return 0, errors.New("connection reset") }
-
-// hanging is a body in which nothing comes.
-type hanging struct{ blobRead }
-
-func (h hanging) Read([]byte) (int, error) {
-	<-h.ctx.Done()
-	return 0, h.ctx.Err()
-}
-
-func (hanging) Close() error { return nil }
-
 func TestNARRanges(t *testing.T) {
-	blobs := &fakeBlobs{}
-	data := randomBytes(2, 300_000)
-	blobs.put(data)
-	e := fileEntry("ranged", data)
+	blobs := &proxytest.Blobs{}
+	data := proxytest.RandomBytes(2, 300_000)
+	blobs.Put(data)
+	e := proxytest.FileEntry("ranged", data)
 	s := withBlobs(t, blobs, []format.Entry{e})
 	for _, tc := range []struct {
 		header       string
@@ -54,7 +36,7 @@ func TestNARRanges(t *testing.T) {
 		{"bytes=1-2,4-5", 200, 0, 300_000, ""},
 		{"bytes=300000-", 416, 0, 0, "bytes */300000"},
 	} {
-		got := get(s, "GET", "/"+e.URL(), "Range", tc.header)
+		got := proxytest.Get(s, "GET", "/"+e.URL(), "Range", tc.header)
 		if got.Code != tc.status || got.Header().Get("Content-Range") != tc.contentRange {
 			t.Errorf("%q: got %d, %q; want %d, %q", tc.header, got.Code, got.Header().Get("Content-Range"), tc.status, tc.contentRange)
 		}
@@ -78,26 +60,26 @@ func TestNARsFromRegistries(t *testing.T) {
 		"distribution": func(t *testing.T) string { return registrytest.NewDistribution(t).Addr + "/a/b" },
 	} {
 		t.Run(name, func(t *testing.T) {
-			repo := openRepo(t, cache(t))
-			large := randomBytes(3, 3<<20)
-			entries := packEntries(t, "packed", 20, 5000)
-			putBlob(t, repo, large)
-			putBlob(t, repo, packData(20, 5000))
-			publish(t, repo, format.Config{}, append(entries, fileEntry("large", large))...)
-			url := start(t, newServer(t, repo))
+			repo := proxytest.OpenRepo(t, cache(t))
+			large := proxytest.RandomBytes(3, 3<<20)
+			entries := proxytest.PackEntries(t, "packed", 20, 5000)
+			proxytest.PutBlob(t, repo, large)
+			proxytest.PutBlob(t, repo, proxytest.PackData(20, 5000))
+			proxytest.Publish(t, repo, format.Config{}, append(entries, proxytest.FileEntry("large", large))...)
+			url := proxytest.Start(t, newServer(t, repo))
 
 			for i, e := range entries {
-				resp, body, err := fetch(t, url+"/"+e.URL())
-				if err != nil || resp.StatusCode != 200 || !bytes.Equal(body, packMember(i, 5000)) {
+				resp, body, err := proxytest.Fetch(t, url+"/"+e.URL())
+				if err != nil || resp.StatusCode != 200 || !bytes.Equal(body, proxytest.PackMember(i, 5000)) {
 					t.Fatalf("packed NAR %d: got %d, %d bytes, %v", i, resp.StatusCode, len(body), err)
 				}
 			}
-			le := fileEntry("large", large)
+			le := proxytest.FileEntry("large", large)
 			at := url + "/" + le.URL()
-			if resp, body, err := fetch(t, at); err != nil || resp.StatusCode != 200 || !bytes.Equal(body, large) {
+			if resp, body, err := proxytest.Fetch(t, at); err != nil || resp.StatusCode != 200 || !bytes.Equal(body, large) {
 				t.Errorf("large NAR: got %d, %d bytes, %v", resp.StatusCode, len(body), err)
 			}
-			if resp, body, err := fetch(t, at, "Range", "bytes=2000000-"); err != nil || resp.StatusCode != 206 || !bytes.Equal(body, large[2_000_000:]) {
+			if resp, body, err := proxytest.Fetch(t, at, "Range", "bytes=2000000-"); err != nil || resp.StatusCode != 206 || !bytes.Equal(body, large[2_000_000:]) {
 				t.Errorf("rest of the large NAR: got %d, %d bytes, %v", resp.StatusCode, len(body), err)
 			}
 		})
@@ -105,12 +87,12 @@ func TestNARsFromRegistries(t *testing.T) {
 }
 
 func TestNARFailures(t *testing.T) {
-	data := randomBytes(4, 1<<20)
+	data := proxytest.RandomBytes(4, 1<<20)
 	wrong := bytes.Clone(data)
 	wrong[len(wrong)-1] ^= 1
 	for _, tc := range []struct {
 		name string
-		hook func(r blobRead, body io.ReadCloser) (io.ReadCloser, error)
+		hook func(r proxytest.BlobRead, body io.ReadCloser) (io.ReadCloser, error)
 		want string // the whole, "not found", "cut off"
 		// what a client gets that comes back for the rest; "" is not tried
 		rest string
@@ -118,76 +100,82 @@ func TestNARFailures(t *testing.T) {
 		{name: "fine", want: "whole"},
 		{
 			name: "cut off now and then",
-			hook: func(_ blobRead, body io.ReadCloser) (io.ReadCloser, error) { return cut(body, 100_000), nil },
+			hook: func(_ proxytest.BlobRead, body io.ReadCloser) (io.ReadCloser, error) {
+				return proxytest.Cut(body, 100_000), nil
+			},
 			want: "whole",
 		},
 		{
 			name: "ends early without an error",
-			hook: func(_ blobRead, body io.ReadCloser) (io.ReadCloser, error) {
+			hook: func(_ proxytest.BlobRead, body io.ReadCloser) (io.ReadCloser, error) {
 				return io.NopCloser(io.LimitReader(body, 300_000)), nil
 			},
 			want: "whole",
 		},
 		{
 			name: "refused",
-			hook: func(blobRead, io.ReadCloser) (io.ReadCloser, error) { return nil, errors.New("500") },
+			hook: func(proxytest.BlobRead, io.ReadCloser) (io.ReadCloser, error) { return nil, errors.New("500") },
 			want: "not found",
 		},
 		{
 			name: "hangs before the answer",
-			hook: func(r blobRead, _ io.ReadCloser) (io.ReadCloser, error) {
-				<-r.ctx.Done()
-				return nil, r.ctx.Err()
+			hook: func(r proxytest.BlobRead, _ io.ReadCloser) (io.ReadCloser, error) {
+				<-r.Ctx.Done()
+				return nil, r.Ctx.Err()
 			},
 			want: "not found",
 		},
 		{
 			name: "hangs before the first byte",
-			hook: func(r blobRead, _ io.ReadCloser) (io.ReadCloser, error) { return hanging{r}, nil },
+			hook: func(r proxytest.BlobRead, _ io.ReadCloser) (io.ReadCloser, error) {
+				return proxytest.Hanging{BlobRead: r}, nil
+			},
 			want: "not found",
 		},
 		{
 			name: "always ends at once",
-			hook: func(_ blobRead, body io.ReadCloser) (io.ReadCloser, error) { return cut(body, 0), nil },
+			hook: func(_ proxytest.BlobRead, body io.ReadCloser) (io.ReadCloser, error) {
+				return proxytest.Cut(body, 0), nil
+			},
 			want: "not found",
 		},
 		{
 			name: "gone half way",
-			hook: func(r blobRead, body io.ReadCloser) (io.ReadCloser, error) {
-				if r.offset > 0 {
+			hook: func(r proxytest.BlobRead, body io.ReadCloser) (io.ReadCloser, error) {
+				if r.Offset > 0 {
 					return nil, errors.New("connection refused")
 				}
-				return cut(body, 500_000), nil
+				return proxytest.Cut(body, 500_000), nil
 			},
 			want: "cut off", rest: "not found",
 		},
 		{
 			name: "hangs half way",
-			hook: func(r blobRead, body io.ReadCloser) (io.ReadCloser, error) {
+			hook: func(r proxytest.BlobRead, body io.ReadCloser) (io.ReadCloser, error) {
 				return struct {
 					io.Reader
 					io.Closer
-				}{io.MultiReader(io.LimitReader(body, 500_000-r.offset), hanging{r}), body}, nil
+				}{io.MultiReader(io.LimitReader(body, 500_000-r.Offset), proxytest.Hanging{BlobRead: r}), body}, nil
 			},
 			want: "cut off", rest: "not found",
 		},
 		{
 			// Nix would take the rest, find a hash mismatch, and fail the build
 			name: "other bytes",
-			hook: func(r blobRead, _ io.ReadCloser) (io.ReadCloser, error) {
-				return io.NopCloser(bytes.NewReader(wrong[r.offset:])), nil
+			hook: func(r proxytest.BlobRead, _ io.ReadCloser) (io.ReadCloser, error) {
+				return io.NopCloser(bytes.NewReader(wrong[r.Offset:])), nil
 			},
 			want: "cut off", rest: "not found",
 		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
-			blobs := &fakeBlobs{hook: tc.hook}
-			blobs.put(data)
-			e := fileEntry("nar", data)
+			blobs := &proxytest.Blobs{Hook: tc.hook}
+			blobs.Put(data)
+			e := proxytest.FileEntry("nar", data)
 			s := withBlobs(t, blobs, []format.Entry{e}, func(o *Options) { o.FirstByte, o.Stall = 300*time.Millisecond, 300*time.Millisecond })
-			url := start(t, s) + "/" + e.URL()
-			resp, body, err := fetch(t, url)
+			url := proxytest.Start(t, s) + "/" + e.URL()
+			resp, body, err := proxytest.Fetch(t, url)
 			if got := outcome(resp, body, err, data); got != tc.want {
 				t.Errorf("got %s (%d, %d bytes, %v), want %s", got, resp.StatusCode, len(body), err, tc.want)
 			}
@@ -197,7 +185,7 @@ func TestNARFailures(t *testing.T) {
 			if !bytes.HasPrefix(data, body) {
 				t.Error("what came before the cut is wrong")
 			}
-			resp, body, err = fetch(t, url, "Range", fmt.Sprintf("bytes=%d-", len(body)))
+			resp, body, err = proxytest.Fetch(t, url, "Range", fmt.Sprintf("bytes=%d-", len(body)))
 			if got := outcome(resp, body, err, data); got != tc.rest {
 				t.Errorf("the rest: got %s (%d, %d bytes, %v), want %s", got, resp.StatusCode, len(body), err, tc.rest)
 			}
@@ -219,72 +207,76 @@ func outcome(resp *http.Response, body []byte, err error, data []byte) string {
 
 // A small NAR is checked before anything of it goes out.
 func TestSmallCorruptNARIsNotFound(t *testing.T) {
-	data := randomBytes(5, 1000)
-	blobs := &fakeBlobs{hook: func(blobRead, io.ReadCloser) (io.ReadCloser, error) {
+	data := proxytest.RandomBytes(5, 1000)
+	blobs := &proxytest.Blobs{Hook: func(proxytest.BlobRead, io.ReadCloser) (io.ReadCloser, error) {
 		return io.NopCloser(strings.NewReader(strings.Repeat("x", 1000))), nil
 	}}
-	blobs.put(data)
-	e := fileEntry("small", data)
+	blobs.Put(data)
+	e := proxytest.FileEntry("small", data)
 	s := withBlobs(t, blobs, []format.Entry{e})
-	if got := get(s, "GET", "/"+e.URL()); got.Code != 404 {
+	if got := proxytest.Get(s, "GET", "/"+e.URL()); got.Code != 404 {
 		t.Errorf("got %d with %d bytes, want 404", got.Code, got.Body.Len())
 	}
 }
 
 func TestMissingBlobIsNotFound(t *testing.T) {
-	blobs := &fakeBlobs{}
-	data := randomBytes(6, 1000)
-	blobs.put(data)
-	e := fileEntry("gone", data)
+	blobs := &proxytest.Blobs{}
+	data := proxytest.RandomBytes(6, 1000)
+	blobs.Put(data)
+	e := proxytest.FileEntry("gone", data)
 	s := withBlobs(t, blobs, []format.Entry{e})
-	clear(blobs.data)
+	clear(blobs.Data)
 	for range 5 { // an answer is an answer: the registry is not left alone for it
-		if got := get(s, "GET", "/"+e.URL()); got.Code != 404 {
+		if got := proxytest.Get(s, "GET", "/"+e.URL()); got.Code != 404 {
 			t.Errorf("got %d, want 404", got.Code)
 		}
 	}
-	if s.registry.open() {
+	if s.registry.Open() {
 		t.Error("missing blobs made the registry count as unwell")
 	}
-	if st := s.status(); st.Served.NARFailures != 5 {
+	if st := s.Status(); st.Served.NARFailures != 5 {
 		t.Errorf("got %d failures in the status, want 5", st.Served.NARFailures)
 	}
 }
 
 // A thousand paths of a build do not each wait for a registry that hangs.
 func TestHangingRegistryIsLeftAlone(t *testing.T) {
-	blobs := &fakeBlobs{hook: func(r blobRead, _ io.ReadCloser) (io.ReadCloser, error) { return hanging{r}, nil }}
-	data := randomBytes(7, 1000)
-	blobs.put(data)
-	e := fileEntry("hangs", data)
+	blobs := &proxytest.Blobs{Hook: func(r proxytest.BlobRead, _ io.ReadCloser) (io.ReadCloser, error) {
+		return proxytest.Hanging{BlobRead: r}, nil
+	}}
+	data := proxytest.RandomBytes(7, 1000)
+	blobs.Put(data)
+	e := proxytest.FileEntry("hangs", data)
 	s := withBlobs(t, blobs, []format.Entry{e}, func(o *Options) { o.FirstByte = 200 * time.Millisecond })
 	var wg sync.WaitGroup
-	for range breakerFails {
-		wg.Go(func() { get(s, "GET", "/"+e.URL()) })
+	for range 2 {
+		wg.Go(func() { proxytest.Get(s, "GET", "/"+e.URL()) })
 	}
 	wg.Wait()
 	before := time.Now()
 	for range 1000 {
-		if got := get(s, "GET", "/"+e.URL()); got.Code != 404 {
+		if got := proxytest.Get(s, "GET", "/"+e.URL()); got.Code != 404 {
 			t.Fatalf("got %d, want 404", got.Code)
 		}
 	}
 	if took := time.Since(before); took > 2*time.Second {
 		t.Errorf("a thousand NARs took %s", took)
 	}
-	if got := get(s, "GET", "/"+e.Path.HashPart+".narinfo").Code; got != 200 {
+	if got := proxytest.Get(s, "GET", "/"+e.Path.HashPart+".narinfo").Code; got != 200 {
 		t.Errorf("narinfo: got %d, want 200: Nix would remember a miss for an hour", got)
 	}
 }
 
 // A client that goes away says nothing about the registry.
 func TestImpatientClientsDoNotCount(t *testing.T) {
-	blobs := &fakeBlobs{hook: func(r blobRead, _ io.ReadCloser) (io.ReadCloser, error) { return hanging{r}, nil }}
-	data := randomBytes(8, 1000)
-	blobs.put(data)
-	e := fileEntry("slow", data)
+	blobs := &proxytest.Blobs{Hook: func(r proxytest.BlobRead, _ io.ReadCloser) (io.ReadCloser, error) {
+		return proxytest.Hanging{BlobRead: r}, nil
+	}}
+	data := proxytest.RandomBytes(8, 1000)
+	blobs.Put(data)
+	e := proxytest.FileEntry("slow", data)
 	s := withBlobs(t, blobs, []format.Entry{e}, func(o *Options) { o.FirstByte = time.Minute })
-	url := start(t, s) + "/" + e.URL()
+	url := proxytest.Start(t, s) + "/" + e.URL()
 	client := &http.Client{Timeout: 50 * time.Millisecond}
 	for range 5 {
 		if resp, err := client.Get(url); err == nil {
@@ -292,7 +284,7 @@ func TestImpatientClientsDoNotCount(t *testing.T) {
 			t.Fatal("the client got an answer")
 		}
 	}
-	if s.registry.open() {
+	if s.registry.Open() {
 		t.Error("impatient clients made the registry count as unwell")
 	}
 }

@@ -8,19 +8,20 @@ import (
 	"time"
 
 	"github.com/org/nixoci-action/index/format"
+	"github.com/org/nixoci-action/internal/proxytest"
 )
 
 // Scripts that read nixcache-oci's answers find the same names.
 func TestStatusHasNixcacheNames(t *testing.T) {
-	repo := openRepo(t, "oci:"+t.TempDir())
-	data := randomBytes(1, 1000)
-	putBlob(t, repo, data)
-	publish(t, repo, format.Config{}, fileEntry("hello-1.0", data))
+	repo := proxytest.OpenRepo(t, "oci:"+t.TempDir())
+	data := proxytest.RandomBytes(1, 1000)
+	proxytest.PutBlob(t, repo, data)
+	proxytest.Publish(t, repo, format.Config{}, proxytest.FileEntry("hello-1.0", data))
 	s := newServer(t, repo, func(o *Options) {
 		o.Cache, o.Upstreams, o.Refresh = "ghcr.io/own/repo/nix-cache", []string{"https://a.example/"}, 90*time.Second
 	})
 	var got map[string]any
-	if err := json.Unmarshal(get(s, "GET", "/_status").Body.Bytes(), &got); err != nil {
+	if err := json.Unmarshal(proxytest.Get(s, "GET", "/_status").Body.Bytes(), &got); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := time.Parse(time.RFC3339, got["index_generated"].(string)); err != nil {
@@ -38,7 +39,7 @@ func TestStatusHasNixcacheNames(t *testing.T) {
 		t.Errorf("got %s, want %s", b, want)
 	}
 
-	resp, err := http.Post(start(t, s)+"/_refresh", "", nil)
+	resp, err := http.Post(proxytest.Start(t, s)+"/_refresh", "", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,8 +51,8 @@ func TestStatusHasNixcacheNames(t *testing.T) {
 	if err := json.NewDecoder(resp.Body).Decode(&refreshed); err != nil || !refreshed.Refreshed || refreshed.Entries != 1 {
 		t.Errorf("refreshed: got %+v, %v", refreshed, err)
 	}
-	empty := newServer(t, openRepo(t, "oci:"+t.TempDir()))
-	if st := empty.status(); st.IndexGenerated != "unknown" || st.Refreshed {
+	empty := newServer(t, proxytest.OpenRepo(t, "oci:"+t.TempDir()))
+	if st := empty.Status(); st.IndexGenerated != "unknown" || st.Refreshed {
 		t.Errorf("an empty cache: got %+v", st)
 	}
 }

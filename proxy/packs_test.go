@@ -3,97 +3,42 @@ package proxy
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"io"
 	"sync"
 	"testing"
 
-	"github.com/org/nixoci-action/index/format"
+	"github.com/org/nixoci-action/internal/proxytest"
+	"github.com/org/nixoci-action/proxy/blobs"
 )
-
-func packMember(i, size int) []byte { return randomBytes(uint64(1000+i), size) }
-
-func packData(n, size int) []byte {
-	var pack []byte
-	for i := range n {
-		pack = append(pack, packMember(i, size)...)
-	}
-	return pack
-}
-
-// packEntries are n entries whose NARs share one blob.
-func packEntries(tb testing.TB, name string, n, size int) []format.Entry {
-	tb.Helper()
-	pack := packData(n, size)
-	entries := make([]format.Entry, n)
-	for i := range n {
-		e := fileEntry(fmt.Sprintf("%s-%d", name, i), packMember(i, size))
-		e.NAR = format.Location{Blob: digestOf(pack), BlobSize: int64(len(pack)), Offset: int64(i * size), Size: int64(size)}
-		entries[i] = e
-	}
-	return entries
-}
 
 func TestPackIsReadOnce(t *testing.T) {
 	const n, size = 200, 2000
-	blobs := &fakeBlobs{}
-	blobs.put(packData(n, size))
-	entries := packEntries(t, "p", n, size)
+	blobs := &proxytest.Blobs{}
+	blobs.Put(proxytest.PackData(n, size))
+	entries := proxytest.PackEntries(t, "p", n, size)
 	s := withBlobs(t, blobs, entries)
 
 	// a lone path does not cost the pack
-	if got := get(s, "GET", "/"+entries[0].URL()); !bytes.Equal(got.Body.Bytes(), packMember(0, size)) {
+	if got := proxytest.Get(s, "GET", "/"+entries[0].URL()); !bytes.Equal(got.Body.Bytes(), proxytest.PackMember(0, size)) {
 		t.Fatalf("got %d", got.Code)
 	}
-	if blobs.requests.Load() != 1 || blobs.bytes.Load() != size {
-		t.Errorf("the first NAR took %d requests and %d bytes, want 1 and %d", blobs.requests.Load(), blobs.bytes.Load(), size)
+	if blobs.Requests.Load() != 1 || blobs.Bytes.Load() != size {
+		t.Errorf("the first NAR took %d requests and %d bytes, want 1 and %d", blobs.Requests.Load(), blobs.Bytes.Load(), size)
 	}
 	var wg sync.WaitGroup
 	for i, e := range entries {
 		wg.Go(func() {
-			if got := get(s, "GET", "/"+e.URL()); got.Code != 200 || !bytes.Equal(got.Body.Bytes(), packMember(i, size)) {
+			if got := proxytest.Get(s, "GET", "/"+e.URL()); got.Code != 200 || !bytes.Equal(got.Body.Bytes(), proxytest.PackMember(i, size)) {
 				t.Errorf("NAR %d: got %d and %d bytes", i, got.Code, got.Body.Len())
 			}
-			if got := get(s, "GET", "/"+e.URL(), "Range", "bytes=5-9"); got.Code != 206 || !bytes.Equal(got.Body.Bytes(), packMember(i, size)[5:10]) {
+			if got := proxytest.Get(s, "GET", "/"+e.URL(), "Range", "bytes=5-9"); got.Code != 206 || !bytes.Equal(got.Body.Bytes(), proxytest.PackMember(i, size)[5:10]) {
 				t.Errorf("part of NAR %d: got %d and %d bytes", i, got.Code, got.Body.Len())
 			}
 		})
 	}
 	wg.Wait()
-	if got := blobs.requests.Load(); got != 2 {
+	if got := blobs.Requests.Load(); got != 2 {
 		t.Errorf("got %d requests for %d NARs of one pack, want 2", got, n)
-	}
-}
-
-func TestPackMemoryIsBounded(t *testing.T) {
-	const n, size = 4, 1000
-	blobs := &fakeBlobs{}
-	var entries []format.Entry
-	for p := range 10 { // packs of different contents
-		pack := packData(n+p, size)
-		blobs.put(pack)
-		for i := range 2 {
-			e := fileEntry(fmt.Sprintf("%d-%d", p, i), packMember(i, size))
-			e.NAR = format.Location{Blob: digestOf(pack), BlobSize: int64(len(pack)), Offset: int64(i * size), Size: size}
-			entries = append(entries, e)
-		}
-	}
-	c := newPacks(Options{Blobs: blobs, PackMemory: 20_000, Logger: logTo(t)})
-	for range 3 {
-		for _, e := range entries {
-			if nar, ok := c.nar(t.Context(), e.NAR, true); ok && format.FileHash(sum(nar)) != e.FileHash {
-				t.Fatalf("%s: wrong bytes", e.Path.Name)
-			}
-			c.mu.Lock()
-			held := int64(0)
-			for _, p := range c.held {
-				held += p.size
-			}
-			if held != c.size || held > c.max {
-				t.Fatalf("%d bytes are held and %d counted, of %d", held, c.size, c.max)
-			}
-			c.mu.Unlock()
-		}
 	}
 }
 
@@ -101,26 +46,28 @@ func TestPackMemoryIsBounded(t *testing.T) {
 // read by themselves.
 func TestUnreadablePackDoesNotMatter(t *testing.T) {
 	const n, size = 10, 2000
-	blobs := &fakeBlobs{hook: func(r blobRead, body io.ReadCloser) (io.ReadCloser, error) {
-		if r.length == n*size {
+	fake := &proxytest.Blobs{Hook: func(r proxytest.BlobRead, body io.ReadCloser) (io.ReadCloser, error) {
+		if r.Length == n*size {
 			return nil, errors.New("too much")
 		}
 		return body, nil
 	}}
-	blobs.put(packData(n, size))
-	entries := packEntries(t, "p", n, size)
-	s := withBlobs(t, blobs, entries)
+	fake.Put(proxytest.PackData(n, size))
+	entries := proxytest.PackEntries(t, "p", n, size)
+	s := withBlobs(t, fake, entries)
+	memory := blobs.NewBudget(1 << 20)
+	s.packs.ShareMemory(memory)
 	for range 2 {
 		for i, e := range entries {
-			if got := get(s, "GET", "/"+e.URL()); got.Code != 200 || !bytes.Equal(got.Body.Bytes(), packMember(i, size)) {
+			if got := proxytest.Get(s, "GET", "/"+e.URL()); got.Code != 200 || !bytes.Equal(got.Body.Bytes(), proxytest.PackMember(i, size)) {
 				t.Errorf("NAR %d: got %d and %d bytes", i, got.Code, got.Body.Len())
 			}
 		}
 	}
-	if got := blobs.requests.Load(); got > 2*n+1 {
+	if got := fake.Requests.Load(); got > 2*n+1 {
 		t.Errorf("got %d requests for %d NARs: the pack was tried again and again", got, 2*n)
 	}
-	if s.packs.size != 0 {
-		t.Errorf("%d bytes stay reserved", s.packs.size)
+	if n := memory.Used(); n != 0 {
+		t.Errorf("%d bytes stay reserved", n)
 	}
 }

@@ -36,7 +36,7 @@ type Health struct {
 // Health tells how the server is, without a request to the registry.
 func (s *Server) Health() Health {
 	h := Health{
-		Started: s.started, RegistryUnwell: s.registry.open(),
+		Started: s.started, RegistryUnwell: s.registry.Open(),
 		NarinfoHits: s.counts.hits.Load(), NarinfoUpstream: s.counts.upstreamHits.Load(), NarinfoMisses: s.counts.misses.Load(),
 		NARs: s.counts.nars.Load(), NARFailures: s.counts.narFailures.Load(), NARBytes: s.counts.narBytes.Load(),
 	}

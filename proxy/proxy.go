@@ -15,7 +15,6 @@ package proxy
 
 import (
 	"context"
-	"io"
 	"log/slog"
 	"net/http"
 	"slices"
@@ -23,10 +22,11 @@ import (
 	"sync/atomic"
 	"time"
 
-	v1 "github.com/google/go-containerregistry/pkg/v1"
-
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/index/format"
+	"github.com/org/nixoci-action/internal/reply"
+	"github.com/org/nixoci-action/proxy/blobs"
+	"github.com/org/nixoci-action/proxy/push"
 )
 
 // Index is where the proxy learns what the cache holds; *index.Cache is one.
@@ -39,17 +39,11 @@ type Index interface {
 	Sweep(ctx context.Context) (*index.Snapshot, error)
 }
 
-// Blobs opens parts of blobs; a registry.Repository is one. An error that
-// wraps registry.ErrNotFound means that the blob is certainly absent.
-type Blobs interface {
-	Blob(ctx context.Context, digest v1.Hash, offset, length int64) (io.ReadCloser, error)
-}
-
 // Options configures New. Index and Blobs are required; the zero value of
 // everything else works.
 type Options struct {
 	Index Index
-	Blobs Blobs
+	Blobs blobs.Store
 	// Cache is the cache's name, for the status.
 	Cache string
 	// Version is the program's, for the status and towards upstream caches.
@@ -84,7 +78,7 @@ type Options struct {
 	// Metrics counts what is done; nil means that nobody wants to know.
 	Metrics *Metrics
 	// Push lets clients write; nil means that they only read.
-	Push *PushOptions
+	Push *push.Receiver
 	// Page answers what Page.Owns accepts: pages for people. Nil for none.
 	Page Page
 	// Logger receives what users of the cache would want to know; nil
@@ -97,14 +91,15 @@ type Server struct {
 	opts      Options
 	log       *slog.Logger
 	started   time.Time
-	upstreams *upstreams
-	packs     *packs
-	documents *documents
-	registry  breaker // of NAR transfers
-	corrupt   *expiring
-	torn      *expiring // NARs of which somebody may have a damaged part
+	upstreams *Upstreams
+	packs     *blobs.Packs
+	documents *blobs.Documents
+	registry  *blobs.Health // of transfers
+	corrupt   blobs.Corrupt // file hashes of NARs, and blobs
+	torn      blobs.Corrupt // NARs of which somebody may have a damaged part
 	redirects *redirects
-	push      *push // nil if clients only read
+	push      *push.Receiver // nil if clients only read
+	pushed    *index.Group   // what the index may not show yet; nil like push
 	orancTold atomic.Bool
 
 	snapshot atomic.Pointer[index.Snapshot]
@@ -118,38 +113,42 @@ type Server struct {
 	refreshTime time.Time // of the last try
 }
 
-// corruptTTL is how long a NAR that does not have its hash is "not found".
-// It ends because the registry's copy may be repaired.
-const corruptTTL = 10 * time.Minute
-
 // New returns a Server that has nothing to serve yet; Prepare reads the index.
 // The only error is an upstream that CheckUpstream refuses.
 func New(o Options) (*Server, error) {
-	o = o.withDefaults()
-	up, err := newUpstreams(o)
+	o = o.WithDefaults()
+	up, err := NewUpstreams(o)
 	if err != nil {
 		return nil, err
 	}
 	s := &Server{
 		opts: o, log: o.Logger, started: time.Now(),
 		upstreams: up,
-		packs:     newPacks(o),
-		documents: newDocuments(),
-		corrupt:   newExpiring(10_000),
-		torn:      newExpiring(10_000),
+		packs:     blobs.NewPacks(o.Blobs, o.PackMemory, o.Logger),
+		registry:  blobs.NewHealth(o.Logger),
+		corrupt:   blobs.NewCorrupt(),
+		torn:      blobs.NewCorrupt(),
 		redirects: newRedirects(o.Redirect),
 		refresh:   make(chan struct{}, 1),
 	}
+	s.documents = blobs.NewDocuments(blobs.DocumentsOptions{
+		Store: o.Blobs, Health: s.registry, Corrupt: s.corrupt, FirstByte: o.FirstByte, Stall: o.Stall,
+	})
 	if o.Metrics != nil {
 		s.counts.countIn(&o.Metrics.counts)
 	}
-	if o.Push != nil {
-		s.push = newPush(s, *o.Push)
+	if s.push = o.Push; s.push != nil {
+		if o.Metrics != nil {
+			s.push.Counts.CountIn(&o.Metrics.pushed)
+		}
+		s.push.Attach(pushServer{s, new(ownUpstreams)})
+		s.pushed = s.push.Group()
 	}
 	return s, nil
 }
 
-func (o Options) withDefaults() Options {
+// WithDefaults are the options as New takes them.
+func (o Options) WithDefaults() Options {
 	orDefault(&o.Refresh, 5*time.Minute)
 	orDefault(&o.FirstByte, 20*time.Second)
 	orDefault(&o.Stall, 90*time.Second)
@@ -176,7 +175,7 @@ func (s *Server) Config() format.Config {
 		c = snap.Config()
 	}
 	if s.push != nil { // the cache learns them with the first push
-		for _, k := range s.push.opts.Keys.PublicKeys() {
+		for _, k := range s.push.PublicKeys() {
 			if !slices.Contains(c.PublicKeys, k) {
 				c.PublicKeys = append(slices.Clip(c.PublicKeys), k)
 			}
@@ -193,7 +192,37 @@ func (s *Server) Len() int {
 	return 0
 }
 
-func (s *Server) servers() []*Server { return []*Server{s} }
+// Cache is the cache's name.
+func (s *Server) Cache() string { return s.opts.Cache }
+
+// SharePacks has the packs in memory also count for a Budget. It is called before
+// the first request.
+func (s *Server) SharePacks(b *blobs.Budget) { s.packs.ShareMemory(b) }
+
+// Close gives back the memory of packs. Requests that are being served go on.
+func (s *Server) Close() { s.packs.Close() }
+
+// Servers are s alone.
+func (s *Server) Servers() []*Server { return []*Server{s} }
+
+// Blank reports whether there is no cache at all behind the server.
+func (s *Server) Blank() bool {
+	snap := s.snapshot.Load()
+	return snap == nil || snap.Len() == 0 && snap.Digest() == ""
+}
+
+// serverMemory is what a server takes besides its index and its packs, in
+// bytes: measured, rounded up.
+const serverMemory = 64 << 10
+
+// Memory is what the server takes besides its packs, in bytes: an estimate.
+func (s *Server) Memory() int64 {
+	n := int64(serverMemory)
+	if snap := s.snapshot.Load(); snap != nil {
+		n += snap.Memory()
+	}
+	return n
+}
 
 // ServeHTTP answers one request. Only nix-cache-info, narinfo, NAR, listings,
 // logs, realisations, debug info, /public-key, /_status, POST /_refresh and what
@@ -201,48 +230,8 @@ func (s *Server) servers() []*Server { return []*Server{s} }
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	// A client that takes nothing for this long is gone. It is set anew for
 	// each piece of a NAR, so it does not bound a transfer that moves.
-	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(clientStall))
-	sw := &statusWriter{ResponseWriter: w}
-	defer func() { survive(s.log, sw, r, recover()) }()
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(reply.Stall))
+	sw := &reply.Writer{ResponseWriter: w}
+	defer func() { reply.Survive(s.log, sw, r, recover()) }()
 	s.route(sw, r)
 }
-
-// survive turns a bug into a "not found", which Nix can live with. Left alone,
-// net/http would drop the connection, and that breaks a build.
-func survive(log *slog.Logger, w *statusWriter, r *http.Request, p any) {
-	switch p {
-	case nil:
-		return
-	case http.ErrAbortHandler:
-		panic(p)
-	}
-	log.Error("a request hit a bug in the proxy, please report it", "path", r.URL.Path, "panic", p)
-	if w.status == 0 {
-		clear(w.Header())
-		http.Error(w, "not found", http.StatusNotFound)
-		return
-	}
-	// Too late for a status: net/http must not make the cut look like an end.
-	panic(http.ErrAbortHandler)
-}
-
-// statusWriter remembers whether an answer has been begun.
-type statusWriter struct {
-	http.ResponseWriter
-	status int
-}
-
-func (w *statusWriter) WriteHeader(status int) {
-	w.status = status
-	w.ResponseWriter.WriteHeader(status)
-}
-
-func (w *statusWriter) Write(p []byte) (int, error) {
-	if w.status == 0 {
-		w.status = http.StatusOK
-	}
-	return w.ResponseWriter.Write(p)
-}
-
-// Unwrap is for http.ResponseController.
-func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }

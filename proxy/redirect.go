@@ -9,6 +9,8 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/org/nixoci-action/index/format"
+	"github.com/org/nixoci-action/internal/lru"
+	"github.com/org/nixoci-action/internal/registry"
 )
 
 // Redirector knows where the registry's storage has a blob, at a URL that is
@@ -37,55 +39,43 @@ const (
 type redirects struct {
 	from Redirector
 
-	mu       sync.Mutex
-	known    map[v1.Hash]redirect
-	nonUntil time.Time // the registry sends blobs itself
-}
+	known *lru.Map[v1.Hash, string]
 
-type redirect struct {
-	url   string
-	until time.Time
+	mu       sync.Mutex
+	nonUntil time.Time // the registry sends blobs itself
 }
 
 func newRedirects(from Redirector) *redirects {
 	if from == nil {
 		return nil
 	}
-	return &redirects{from: from, known: map[v1.Hash]redirect{}}
+	return &redirects{from: from, known: lru.New[v1.Hash, string](maxRedirects, nil)}
 }
 
 // recall returns the URL of a blob if it is known, and whether to ask if not.
 func (x *redirects) recall(blob v1.Hash) (url string, ask bool) {
-	now := time.Now()
+	if url, ok := x.known.Get(blob); ok {
+		return url, false
+	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if r, ok := x.known[blob]; ok && now.Before(r.until) {
-		return r.url, false
-	}
-	delete(x.known, blob)
-	return "", !now.Before(x.nonUntil)
+	return "", !time.Now().Before(x.nonUntil)
 }
 
 // learn notes what the registry has said.
 func (x *redirects) learn(blob v1.Hash, url string, expires time.Time) {
-	now := time.Now()
-	x.mu.Lock()
-	defer x.mu.Unlock()
 	if url == "" {
-		x.nonUntil = now.Add(streamTTL)
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		x.nonUntil = time.Now().Add(streamTTL)
 		return
 	}
-	until := expires.Add(-redirectMargin)
-	if limit := now.Add(redirectTTL); until.After(limit) {
-		until = limit
-	}
-	if expires.IsZero() || !until.After(now) {
+	if expires.IsZero() {
 		return
 	}
-	if len(x.known) >= maxRedirects {
-		clear(x.known) // what is lost is a repeated question
+	if ttl := min(time.Until(expires)-redirectMargin, redirectTTL); ttl > 0 {
+		x.known.PutFor(blob, url, ttl)
 	}
-	x.known[blob] = redirect{url, until}
 }
 
 // redirect sends the client to the registry's storage for a NAR, and reports
@@ -97,14 +87,14 @@ func (s *Server) redirect(w http.ResponseWriter, r *http.Request, e format.Entry
 		return false
 	}
 	url, ask := s.redirects.recall(e.NAR.Blob)
-	if ask && s.registry.allow() {
-		ctx, cancel := within(r.Context(), s.opts.FirstByte)
+	if ask && s.registry.Allow() {
+		ctx, cancel := registry.Within(r.Context(), s.opts.FirstByte)
 		defer cancel()
 		at, expires, err := s.redirects.from.BlobURL(ctx, e.NAR.Blob)
 		if r.Context().Err() != nil {
 			return false
 		}
-		s.report(r.Context(), err)
+		s.registry.Note(r.Context(), err)
 		if err != nil {
 			return false
 		}

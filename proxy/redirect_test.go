@@ -13,6 +13,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/org/nixoci-action/index/format"
+	"github.com/org/nixoci-action/internal/proxytest"
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/registrytest"
 )
@@ -29,55 +30,55 @@ func TestRedirects(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	large := randomBytes(80, 1<<20)
-	putBlob(t, repo, large)
-	putBlob(t, repo, packData(3, 1000))
-	e := fileEntry("large", large)
-	packed := packEntries(t, "p", 3, 1000)
-	publish(t, repo, format.Config{}, append(packed, e)...)
+	large := proxytest.RandomBytes(80, 1<<20)
+	proxytest.PutBlob(t, repo, large)
+	proxytest.PutBlob(t, repo, proxytest.PackData(3, 1000))
+	e := proxytest.FileEntry("large", large)
+	packed := proxytest.PackEntries(t, "p", 3, 1000)
+	proxytest.Publish(t, repo, format.Config{}, append(packed, e)...)
 	questions := &asked{Redirector: repo.(Redirector)}
 	asked := func() int64 { return questions.n.Swap(0) }
 	s := newServer(t, repo, func(o *Options) { o.Redirect = questions })
-	url := start(t, s)
+	url := proxytest.Start(t, s)
 	// The client's own credentials, for the proxy, reach nobody else.
-	resp, body, err := fetch(t, url+"/"+e.URL(), "Authorization", "Basic c2VjcmV0")
+	resp, body, err := proxytest.Fetch(t, url+"/"+e.URL(), "Authorization", "Basic c2VjcmV0")
 	if err != nil || resp.StatusCode != 200 || !bytes.Equal(body, large) {
 		t.Errorf("got %s, %d bytes, %v", resp.Status, len(body), err)
 	}
 	if host := resp.Request.URL.Host; "http://"+host == url || host == reg.Addr {
 		t.Errorf("the NAR came from %s", host)
 	}
-	resp, body, err = fetch(t, url+"/"+e.URL(), "Range", "bytes=1000000-")
+	resp, body, err = proxytest.Fetch(t, url+"/"+e.URL(), "Range", "bytes=1000000-")
 	if err != nil || resp.StatusCode != 206 || !bytes.Equal(body, large[1_000_000:]) {
 		t.Errorf("a part: got %s, %d bytes, %v", resp.Status, len(body), err)
 	}
 	if n := asked(); n != 1 {
 		t.Errorf("the registry was asked %d times for a URL that is valid for an hour", n)
 	}
-	head := get(s, http.MethodHead, "/"+e.URL())
+	head := proxytest.Get(s, http.MethodHead, "/"+e.URL())
 	if head.Code != 200 || head.Header().Get("Content-Length") != fmt.Sprint(len(large)) || head.Header().Get("Accept-Ranges") != "bytes" || asked() != 0 {
 		t.Errorf("HEAD: got %d, %v", head.Code, head.Header())
 	}
-	r := get(s, http.MethodGet, "/"+e.URL())
+	r := proxytest.Get(s, http.MethodGet, "/"+e.URL())
 	if r.Code != 307 || r.Body.Len() != 0 || r.Header().Get("Cache-Control") != "no-store" || r.Header().Get("Accept-Ranges") != "" {
 		t.Errorf("GET: got %d, %v", r.Code, r.Header())
 	}
 	for i, p := range packed {
-		if got := get(s, http.MethodGet, "/"+p.URL()); got.Code != 200 || !bytes.Equal(got.Body.Bytes(), packMember(i, 1000)) {
+		if got := proxytest.Get(s, http.MethodGet, "/"+p.URL()); got.Code != 200 || !bytes.Equal(got.Body.Bytes(), proxytest.PackMember(i, 1000)) {
 			t.Errorf("packed: got %d, %d bytes", got.Code, got.Body.Len())
 		}
 	}
-	if got := s.status().Served; got.NARRedirects != 3 || got.NARs != 3 {
+	if got := s.Status().Served; got.NARRedirects != 3 || got.NARs != 3 {
 		t.Errorf("got %+v", got)
 	}
 
 	// a URL that is about to expire is used once
 	reg.Lifetime.Store(60)
 	s.redirects.mu.Lock()
-	clear(s.redirects.known)
+	s.redirects.known.Clear()
 	s.redirects.mu.Unlock()
 	for range 2 {
-		if resp, body, err := fetch(t, url+"/"+e.URL()); err != nil || resp.StatusCode != 200 || !bytes.Equal(body, large) {
+		if resp, body, err := proxytest.Fetch(t, url+"/"+e.URL()); err != nil || resp.StatusCode != 200 || !bytes.Equal(body, large) {
 			t.Errorf("got %s, %d bytes, %v", resp.Status, len(body), err)
 		}
 	}
@@ -104,15 +105,15 @@ func (c *asked) BlobURL(ctx context.Context, digest v1.Hash) (string, time.Time,
 // only.
 func TestRedirectsToNobody(t *testing.T) {
 	reg := registrytest.NewDistribution(t)
-	repo := openRepo(t, reg.Addr+"/a/b")
-	data := randomBytes(82, 300_000)
-	putBlob(t, repo, data)
-	e := fileEntry("nar", data)
-	publish(t, repo, format.Config{}, e)
+	repo := proxytest.OpenRepo(t, reg.Addr+"/a/b")
+	data := proxytest.RandomBytes(82, 300_000)
+	proxytest.PutBlob(t, repo, data)
+	e := proxytest.FileEntry("nar", data)
+	proxytest.Publish(t, repo, format.Config{}, e)
 	asked := &asked{Redirector: repo.(Redirector)}
 	s := newServer(t, repo, func(o *Options) { o.Redirect = asked })
 	for range 5 {
-		if got := get(s, http.MethodGet, "/"+e.URL()); got.Code != 200 || !bytes.Equal(got.Body.Bytes(), data) {
+		if got := proxytest.Get(s, http.MethodGet, "/"+e.URL()); got.Code != 200 || !bytes.Equal(got.Body.Bytes(), data) {
 			t.Errorf("got %d, %d bytes", got.Code, got.Body.Len())
 		}
 	}
@@ -122,7 +123,7 @@ func TestRedirectsToNobody(t *testing.T) {
 	reg.Stop() // then it is as without redirects
 	s.redirects = newRedirects(asked)
 	for range 3 {
-		if got := get(s, http.MethodGet, "/"+e.URL()); got.Code != 404 {
+		if got := proxytest.Get(s, http.MethodGet, "/"+e.URL()); got.Code != 404 {
 			t.Errorf("without a registry: got %d, want 404", got.Code)
 		}
 	}

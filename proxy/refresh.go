@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/internal/registry"
 )
 
 const (
@@ -39,9 +40,9 @@ func (s *Server) Prepare(ctx context.Context) error {
 		s.adopt(snap)
 		wait = waitWithCopy
 	}
-	ctx, cancel := within(ctx, wait)
+	ctx, cancel := registry.Within(ctx, wait)
 	defer cancel()
-	err := s.reload(ctx, false)
+	err := s.Reload(ctx, false)
 	switch {
 	case err == nil:
 		return nil
@@ -54,10 +55,10 @@ func (s *Server) Prepare(ctx context.Context) error {
 // Refresh reads the index now, the tag list included, and forgets what was not
 // found on upstream caches. On failure what is known stays.
 func (s *Server) Refresh(ctx context.Context) error {
-	ctx, cancel := within(ctx, refreshTimeout)
+	ctx, cancel := registry.Within(ctx, refreshTimeout)
 	defer cancel()
-	err := s.reload(ctx, true)
-	s.upstreams.forget()
+	err := s.Reload(ctx, true)
+	s.upstreams.Forget()
 	return err
 }
 
@@ -68,7 +69,7 @@ func (s *Server) Run(ctx context.Context) {
 		pushed := make(chan struct{})
 		go func() {
 			defer close(pushed)
-			s.push.run(ctx)
+			s.push.Run(ctx)
 		}()
 		defer func() { <-pushed }()
 	}
@@ -84,8 +85,8 @@ func (s *Server) Run(ctx context.Context) {
 		case <-timer.C:
 		}
 		next := s.opts.Refresh
-		rctx, cancel := within(ctx, refreshTimeout)
-		if err := s.reload(rctx, s.sweepDue()); err != nil && ctx.Err() == nil {
+		rctx, cancel := registry.Within(ctx, refreshTimeout)
+		if err := s.Reload(rctx, s.SweepDue()); err != nil && ctx.Err() == nil {
 			next = min(retry, next)
 			retry = min(2*retry, s.opts.Refresh)
 			s.log.Warn("the cache index was not refreshed; serving what is known", "error", err, "next", next)
@@ -97,21 +98,17 @@ func (s *Server) Run(ctx context.Context) {
 	}
 }
 
-// within gives the registry a time to answer.
-func within(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
-	return context.WithTimeoutCause(ctx, d, fmt.Errorf("the registry did not answer within %s", d))
-}
-
-func (s *Server) sweepDue() bool {
+// SweepDue reports whether the tag list should be read again.
+func (s *Server) SweepDue() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return time.Since(s.swept) >= sweepInterval
 }
 
-// reload reads the index from the registry; on failure the old one stays. It
+// Reload reads the index from the registry; on failure the old one stays. It
 // never joins a read that is under way, because that may have begun before
 // what its caller wants to see was published.
-func (s *Server) reload(ctx context.Context, sweep bool) error {
+func (s *Server) Reload(ctx context.Context, sweep bool) error {
 	select {
 	case s.refresh <- struct{}{}:
 		defer func() { <-s.refresh }()
@@ -151,8 +148,8 @@ func (s *Server) adopt(snap *index.Snapshot) {
 	}
 	snap.LookupNAR(strings.Repeat("0", 52)) // makes the table that the first NAR would wait for
 	old := s.snapshot.Swap(snap)
-	if s.push != nil {
-		s.push.group.Seen(snap)
+	if s.pushed != nil {
+		s.pushed.Seen(snap)
 	}
 	s.noticeOranc(snap)
 	if old == nil || old.Len() != snap.Len() || old.Digest() != snap.Digest() {

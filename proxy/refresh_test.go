@@ -16,6 +16,8 @@ import (
 
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/index/format"
+	"github.com/org/nixoci-action/internal/proxytest"
+	"github.com/org/nixoci-action/internal/reply"
 )
 
 // fakeIndex is an Index with scripted answers.
@@ -56,10 +58,10 @@ func away(ctx context.Context) (*index.Snapshot, error) {
 
 func snapshotOf(tb testing.TB, names ...string) reading {
 	tb.Helper()
-	repo := openRepo(tb, "oci:"+tb.TempDir())
+	repo := proxytest.OpenRepo(tb, "oci:"+tb.TempDir())
 	for _, name := range names {
-		putBlob(tb, repo, []byte(name))
-		publish(tb, repo, format.Config{}, fileEntry(name, []byte(name)))
+		proxytest.PutBlob(tb, repo, []byte(name))
+		proxytest.Publish(tb, repo, format.Config{}, proxytest.FileEntry(name, []byte(name)))
 	}
 	snap, err := index.Open(repo, index.Options{}).Refresh(context.Background())
 	return func(context.Context) (*index.Snapshot, error) { return snap, err }
@@ -99,10 +101,10 @@ func TestPrepare(t *testing.T) {
 					t.Errorf("serves %d paths, want %d", s.Len(), tc.paths)
 				}
 				// in every case it answers
-				if got := get(s, "GET", "/nix-cache-info").Code; got != 200 {
+				if got := proxytest.Get(s, "GET", "/nix-cache-info").Code; got != 200 {
 					t.Errorf("nix-cache-info: got %d, want 200", got)
 				}
-				if got := get(s, "GET", "/"+strings.Repeat("0", 32)+".narinfo").Code; got != 404 {
+				if got := proxytest.Get(s, "GET", "/"+strings.Repeat("0", 32)+".narinfo").Code; got != 404 {
 					t.Errorf("a miss: got %d, want 404", got)
 				}
 			})
@@ -131,8 +133,8 @@ func TestRunKeepsTheIndexFresh(t *testing.T) {
 
 		x.set(down)
 		time.Sleep(time.Minute + time.Second)
-		if s.Len() != 1 || !strings.Contains(s.status().Refresh.Error, "refused") {
-			t.Errorf("with the registry down: %d paths, status %+v; want the old path and the error", s.Len(), s.status().Refresh)
+		if s.Len() != 1 || !strings.Contains(s.Status().Refresh.Error, "refused") {
+			t.Errorf("with the registry down: %d paths, status %+v; want the old path and the error", s.Len(), s.Status().Refresh)
 		}
 		failed := x.refreshes.Load()
 		time.Sleep(30 * time.Second)
@@ -142,8 +144,8 @@ func TestRunKeepsTheIndexFresh(t *testing.T) {
 
 		x.set(two)
 		time.Sleep(time.Minute)
-		if s.Len() != 2 || s.status().Refresh.Error != "" {
-			t.Errorf("after the registry came back: %d paths, status %+v", s.Len(), s.status().Refresh)
+		if s.Len() != 2 || s.Status().Refresh.Error != "" {
+			t.Errorf("after the registry came back: %d paths, status %+v", s.Len(), s.Status().Refresh)
 		}
 
 		time.Sleep(time.Hour)
@@ -169,8 +171,8 @@ func TestRefreshOnRequest(t *testing.T) {
 	}
 
 	x.set(two)
-	got := get(s, "POST", "/_refresh")
-	var st status
+	got := proxytest.Get(s, "POST", "/_refresh")
+	var st Status
 	if err := json.Unmarshal(got.Body.Bytes(), &st); err != nil || got.Code != 200 || st.Entries != 2 || len(st.Segments) != 2 || st.Root == "" {
 		t.Errorf("got %d, %s, %v; want 200 and two entries", got.Code, got.Body, err)
 	}
@@ -179,7 +181,7 @@ func TestRefreshOnRequest(t *testing.T) {
 	}
 
 	x.set(down)
-	got = get(s, "POST", "/_refresh")
+	got = proxytest.Get(s, "POST", "/_refresh")
 	if err := json.Unmarshal(got.Body.Bytes(), &st); err != nil || got.Code != 502 || st.Entries != 2 || st.Refresh.Error == "" {
 		t.Errorf("registry down: got %d, %s, %v; want 502, two entries and the reason", got.Code, got.Body, err)
 	}
@@ -189,7 +191,7 @@ func TestRefreshOnRequest(t *testing.T) {
 		"another site":             {"Origin", "https://evil.example"},
 		"another site, new client": {"Sec-Fetch-Site", "cross-site"},
 	} {
-		if got := get(s, "POST", "/_refresh", header...).Code; got != 403 {
+		if got := proxytest.Get(s, "POST", "/_refresh", header...).Code; got != 403 {
 			t.Errorf("%s: got %d, want 403", name, got)
 		}
 	}
@@ -198,7 +200,7 @@ func TestRefreshOnRequest(t *testing.T) {
 		t.Fatal(err)
 	}
 	remote.RemoteAddr = "192.0.2.1:1000"
-	if fromLoopback(remote) {
+	if reply.FromLoopback(remote) {
 		t.Error("another machine counts as this one")
 	}
 	if x.refreshes.Load() != before {
@@ -207,16 +209,16 @@ func TestRefreshOnRequest(t *testing.T) {
 }
 
 func TestStopLetsTransfersFinish(t *testing.T) {
-	data := randomBytes(30, 1<<20)
+	data := proxytest.RandomBytes(30, 1<<20)
 	release := make(chan struct{})
-	blobs := &fakeBlobs{hook: func(_ blobRead, body io.ReadCloser) (io.ReadCloser, error) {
+	blobs := &proxytest.Blobs{Hook: func(_ proxytest.BlobRead, body io.ReadCloser) (io.ReadCloser, error) {
 		return struct {
 			io.Reader
 			io.Closer
-		}{io.MultiReader(io.LimitReader(body, 500_000), waiting(release), body), body}, nil
+		}{io.MultiReader(io.LimitReader(body, 500_000), proxytest.Waiting(release), body), body}, nil
 	}}
-	blobs.put(data)
-	e := fileEntry("nar", data)
+	blobs.Put(data)
+	e := proxytest.FileEntry("nar", data)
 	s := withBlobs(t, blobs, []format.Entry{e})
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -224,7 +226,7 @@ func TestStopLetsTransfersFinish(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- serve(ctx, s, l) }()
+	go func() { done <- proxytest.Serve(ctx, s, l) }()
 	resp, err := http.Get("http://" + l.Addr().String() + "/" + e.URL())
 	if err != nil {
 		t.Fatal(err)
@@ -246,12 +248,4 @@ func TestStopLetsTransfersFinish(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Errorf("Serve: got %v, want nil", err)
 	}
-}
-
-// waiting delivers nothing until it is closed.
-type waiting chan struct{}
-
-func (w waiting) Read([]byte) (int, error) {
-	<-w
-	return 0, io.EOF
 }

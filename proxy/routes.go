@@ -2,29 +2,24 @@ package proxy
 
 import (
 	"fmt"
-	"io"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/org/nixoci-action/index/format"
+	"github.com/org/nixoci-action/internal/reply"
 	"github.com/org/nixoci-action/internal/storepath"
 )
 
+// Paths of what a proxy has once.
 const (
-	pathCacheInfo = "/nix-cache-info"
-	pathPublicKey = "/public-key"
-	pathStatus    = "/_status"
-	pathRefresh   = "/_refresh"
+	PathCacheInfo = "/nix-cache-info"
+	PathPublicKey = "/public-key"
+	PathStatus    = "/_status"
+	PathRefresh   = "/_refresh"
+
 	prefixNAR     = "/nar/"
 	suffixNarinfo = ".narinfo"
-
-	typeCacheInfo = "text/x-nix-cache-info"
-	typeNarinfo   = "text/x-nix-narinfo"
-	typeNAR       = "application/x-nix-nar"
-	typeText      = "text/plain; charset=utf-8"
-	typeJSON      = "application/json"
 )
 
 // defaultPriority lets the cache be asked before cache.nixos.org, which has 40.
@@ -35,11 +30,11 @@ const defaultPriority = 30
 func (s *Server) route(w http.ResponseWriter, r *http.Request) {
 	path := r.URL.Path
 	if s.push != nil && r.Method == http.MethodPut {
-		s.push.serve(w, r)
+		s.push.ServeHTTP(w, r)
 		return
 	}
 	allowed := []string{http.MethodGet, http.MethodHead}
-	if path == pathRefresh {
+	if path == PathRefresh {
 		allowed = []string{http.MethodPost}
 	}
 	if !slices.Contains(allowed, r.Method) {
@@ -51,54 +46,43 @@ func (s *Server) route(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case s.opts.Page != nil && s.opts.Page.Owns(r):
 		s.opts.Page.ServeHTTP(w, r)
-	case path == pathCacheInfo:
+	case path == PathCacheInfo:
 		s.serveCacheInfo(w, r)
-	case path == pathPublicKey:
+	case path == PathPublicKey:
 		s.servePublicKey(w, r)
-	case path == pathStatus:
+	case path == PathStatus:
 		s.serveStatus(w, r)
-	case path == pathRefresh:
+	case path == PathRefresh:
 		s.serveRefresh(w, r)
 	case strings.HasPrefix(path, prefixUpstream):
-		s.upstreams.serveNAR(w, r, path, s.storeDir())
+		s.upstreams.serveNAR(w, r, path, s.StoreDir())
 	case strings.HasPrefix(path, prefixNAR) && s.push != nil && r.Method == http.MethodHead:
-		s.push.serveHead(w, r, path[1:])
+		s.serveHead(w, r, path[1:])
 	case strings.HasPrefix(path, prefixNAR):
 		s.serveNAR(w, r, path[1:])
 	case strings.HasSuffix(path, suffixNarinfo):
 		s.serveNarinfo(w, r, strings.TrimSuffix(path[1:], suffixNarinfo))
 	case s.serveExtra(w, r):
 	default:
-		notFound(w)
-	}
-}
-
-func notFound(w http.ResponseWriter) { http.Error(w, "not found", http.StatusNotFound) }
-
-// serveText answers with a text that is in memory.
-func serveText(w http.ResponseWriter, r *http.Request, contentType, text string) {
-	w.Header().Set("Content-Type", contentType)
-	w.Header().Set("Content-Length", strconv.Itoa(len(text)))
-	w.WriteHeader(http.StatusOK)
-	if r.Method != http.MethodHead {
-		_, _ = io.WriteString(w, text) // a client that went away needs no answer
+		reply.NotFound(w)
 	}
 }
 
 func (s *Server) serveCacheInfo(w http.ResponseWriter, r *http.Request) {
-	serveText(w, r, typeCacheInfo, cacheInfo(s.storeDir(), s.Config().Priority))
+	reply.Text(w, r, reply.TypeCacheInfo, CacheInfo(s.StoreDir(), s.Config().Priority))
 }
 
-// cacheInfo is the text of nix-cache-info; the priority 0 means that none was
+// CacheInfo is the text of nix-cache-info; the priority 0 means that none was
 // chosen.
-func cacheInfo(storeDir string, priority int) string {
+func CacheInfo(storeDir string, priority int) string {
 	if priority <= 0 {
 		priority = defaultPriority
 	}
 	return fmt.Sprintf("StoreDir: %s\nWantMassQuery: 1\nPriority: %d\n", storeDir, priority)
 }
 
-func (s *Server) storeDir() string {
+// StoreDir is the directory of the store whose paths the cache has.
+func (s *Server) StoreDir() string {
 	if dir := s.Config().StoreDir; dir != "" {
 		return dir
 	}
@@ -106,15 +90,7 @@ func (s *Server) storeDir() string {
 }
 
 func (s *Server) servePublicKey(w http.ResponseWriter, r *http.Request) {
-	servePublicKeys(w, r, s.Config().PublicKeys)
-}
-
-func servePublicKeys(w http.ResponseWriter, r *http.Request, keys []string) {
-	if len(keys) == 0 {
-		notFound(w)
-		return
-	}
-	serveText(w, r, typeText, strings.Join(keys, "\n")+"\n")
+	reply.PublicKeys(w, r, s.Config().PublicKeys)
 }
 
 // serveNarinfo answers from memory. It does not ask the registry whether the
@@ -125,28 +101,28 @@ func servePublicKeys(w http.ResponseWriter, r *http.Request, keys []string) {
 // a registry's bad minute.
 func (s *Server) serveNarinfo(w http.ResponseWriter, r *http.Request, hashPart string) {
 	if !storepath.ValidHashPart(hashPart) {
-		notFound(w)
+		reply.NotFound(w)
 		return
 	}
 	if e, ok := s.lookup(hashPart); ok {
 		s.counts.hits.Add(1)
-		serveText(w, r, typeNarinfo, e.Narinfo())
+		reply.Text(w, r, reply.TypeNarinfo, e.Narinfo())
 		return
 	}
-	if text, ok := s.upstreams.narinfo(r.Context(), hashPart, s.storeDir()); ok {
+	if text, ok := s.upstreams.narinfo(r.Context(), hashPart, s.StoreDir()); ok {
 		s.counts.upstreamHits.Add(1)
-		serveText(w, r, typeNarinfo, text)
+		reply.Text(w, r, reply.TypeNarinfo, text)
 		return
 	}
 	s.counts.misses.Add(1)
-	notFound(w)
+	reply.NotFound(w)
 }
 
 // lookup returns the entry for a hash part: what has just been pushed, or else
 // what the index has.
 func (s *Server) lookup(hashPart string) (format.Entry, bool) {
-	if s.push != nil {
-		if e, ok := s.push.group.Lookup(hashPart); ok {
+	if s.pushed != nil {
+		if e, ok := s.pushed.Lookup(hashPart); ok {
 			return e, true
 		}
 	}
@@ -155,3 +131,29 @@ func (s *Server) lookup(hashPart string) (format.Entry, bool) {
 	}
 	return format.Entry{}, false
 }
+
+// SplitPath divides the path of a request into the cache's name and the rest,
+// which is what a proxy of that cache alone would be asked. A repository's
+// name may have any number of parts, so it ends where the rest begins that one
+// of these requests must have.
+func SplitPath(path string) (cache, rest string, ok bool) {
+	parts := strings.Split(strings.TrimPrefix(path, "/"), "/")
+	if slices.Contains(parts, "") {
+		return "", "", path == "/"
+	}
+	n := len(parts)
+	last := parts[n-1]
+	tail := 1
+	switch {
+	case isOneOf("/"+last, PathCacheInfo, PathPublicKey, PathStatus, PathRefresh), strings.HasSuffix(last, suffixNarinfo), strings.HasSuffix(last, ".ls"):
+	case n >= 2 && isOneOf(parts[n-2], "nar", "log", "realisations", "debuginfo"):
+		tail = 2
+	case n >= 3 && isOneOf(parts[n-3], "build-trace-v2", "upstream"):
+		tail = 3
+	default:
+		return "", "", false
+	}
+	return strings.Join(parts[:n-tail], "/"), "/" + strings.Join(parts[n-tail:], "/"), true
+}
+
+func isOneOf(s string, all ...string) bool { return slices.Contains(all, s) }

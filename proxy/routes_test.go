@@ -6,16 +6,15 @@ import (
 	"testing"
 
 	"github.com/org/nixoci-action/index/format"
+	"github.com/org/nixoci-action/internal/proxytest"
 )
 
-const testKey = "test-1:Yeaqy3FM9MFKA/J0HCnQqZm7LfZ9lCcS3Mqf7JYLb9s="
-
 func TestRoutes(t *testing.T) {
-	repo := openRepo(t, "oci:"+t.TempDir())
-	data := randomBytes(1, 1000)
-	e := fileEntry("hello-1.0", data)
-	putBlob(t, repo, data)
-	publish(t, repo, format.Config{PublicKeys: []string{testKey}, Priority: 25}, e)
+	repo := proxytest.OpenRepo(t, "oci:"+t.TempDir())
+	data := proxytest.RandomBytes(1, 1000)
+	e := proxytest.FileEntry("hello-1.0", data)
+	proxytest.PutBlob(t, repo, data)
+	proxytest.Publish(t, repo, format.Config{PublicKeys: []string{proxytest.PublicKey}, Priority: 25}, e)
 	s := newServer(t, repo)
 	absent := strings.Repeat("0", 32)
 
@@ -28,7 +27,7 @@ func TestRoutes(t *testing.T) {
 		{"GET", "/nix-cache-info", 200, "text/x-nix-cache-info", "StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 25\n"},
 		{"GET", "/" + e.Path.HashPart + ".narinfo", 200, "text/x-nix-narinfo", e.Narinfo()},
 		{"GET", "/" + e.URL(), 200, "application/x-nix-nar", string(data)},
-		{"GET", "/public-key", 200, "text/plain; charset=utf-8", testKey + "\n"},
+		{"GET", "/public-key", 200, "text/plain; charset=utf-8", proxytest.PublicKey + "\n"},
 		{"GET", "/_status", 200, "application/json", ""},
 		{"GET", "/" + absent + ".narinfo", 404, "", ""},
 		{"GET", "/" + e.Path.HashPart[1:] + ".narinfo", 404, "", ""},
@@ -48,7 +47,7 @@ func TestRoutes(t *testing.T) {
 		{"POST", "/nix-cache-info", 405, "", ""},
 		{"GET", "/_refresh", 405, "", ""},
 	} {
-		got := get(s, tc.method, tc.path)
+		got := proxytest.Get(s, tc.method, tc.path)
 		if got.Code != tc.status {
 			t.Errorf("%s %s: got status %d, want %d", tc.method, tc.path, got.Code, tc.status)
 			continue
@@ -69,7 +68,7 @@ func TestRoutes(t *testing.T) {
 			continue
 		}
 		// `nix copy --from` asks with HEAD first
-		head := get(s, "HEAD", tc.path)
+		head := proxytest.Get(s, "HEAD", tc.path)
 		if head.Code != got.Code || tc.status == 200 && (head.Body.Len() > 0 || head.Header().Get("Content-Length") != got.Header().Get("Content-Length")) {
 			t.Errorf("HEAD %s: got %d, %d bytes, %v; GET had %d, %v", tc.path, head.Code, head.Body.Len(), head.Header(), got.Code, got.Header())
 		}
@@ -77,21 +76,21 @@ func TestRoutes(t *testing.T) {
 }
 
 func TestDefaultsOfAnEmptyCache(t *testing.T) {
-	s := newServer(t, openRepo(t, "oci:"+t.TempDir()))
-	if got, want := get(s, "GET", "/nix-cache-info").Body.String(), "StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 30\n"; got != want {
+	s := newServer(t, proxytest.OpenRepo(t, "oci:"+t.TempDir()))
+	if got, want := proxytest.Get(s, "GET", "/nix-cache-info").Body.String(), "StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 30\n"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
-	if got := get(s, "GET", "/public-key").Code; got != 404 {
+	if got := proxytest.Get(s, "GET", "/public-key").Code; got != 404 {
 		t.Errorf("/public-key of an unsigned cache: got %d, want 404", got)
 	}
 }
 
 // A bug must not look like a broken connection: that fails a build.
 func TestPanicIsNotFound(t *testing.T) {
-	s := newServer(t, openRepo(t, "oci:"+t.TempDir()))
+	s := newServer(t, proxytest.OpenRepo(t, "oci:"+t.TempDir()))
 	s.upstreams = nil // the next miss dereferences it
-	url := start(t, s)
-	resp, _, err := fetch(t, url+"/"+strings.Repeat("0", 32)+".narinfo")
+	url := proxytest.Start(t, s)
+	resp, _, err := proxytest.Fetch(t, url+"/"+strings.Repeat("0", 32)+".narinfo")
 	if err != nil || resp.StatusCode != 404 {
 		t.Errorf("got %d, %v; want 404", resp.StatusCode, err)
 	}

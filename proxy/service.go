@@ -7,7 +7,7 @@ import (
 	"github.com/org/nixoci-action/index/format"
 )
 
-// Service is what a proxy serves: one cache, a Union of several, or a Router.
+// Service is what a proxy serves: a Server, or what package many makes of several.
 // All of it is safe for concurrent use.
 type Service interface {
 	http.Handler
@@ -24,11 +24,8 @@ type Service interface {
 	// name, and forgets what is known of the rest.
 	Refresh(ctx context.Context) error
 
-	servers() []*Server // those that are open
+	// Servers are those that are open.
+	Servers() []*Server
 }
 
-var (
-	_ Service = (*Server)(nil)
-	_ Service = (*Union)(nil)
-	_ Service = (*Router)(nil)
-)
+var _ Service = (*Server)(nil)

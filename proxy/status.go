@@ -1,36 +1,34 @@
 package proxy
 
 import (
-	"encoding/json"
-	"net"
 	"net/http"
 	"time"
 
 	"github.com/org/nixoci-action/index/format"
+	"github.com/org/nixoci-action/internal/reply"
+	"github.com/org/nixoci-action/internal/tally"
+	"github.com/org/nixoci-action/proxy/blobs"
 )
 
 // counts is what has been served since the start.
 type counts struct {
-	hits, upstreamHits, misses  tally // narinfos
-	nars, narFailures, narBytes tally
-	redirects                   tally // of NARs, to the registry's storage
-	refreshFailures             tally
-	documents, documentFailures tally // listings and logs
-
-	pushedPaths, pushedNARs, pushedExtras, refused tally
+	hits, upstreamHits, misses  tally.Counter // narinfos
+	nars, narFailures, narBytes tally.Counter
+	redirects                   tally.Counter // of NARs, to the registry's storage
+	refreshFailures             tally.Counter
+	documents, documentFailures tally.Counter // listings and logs
 }
 
 // countIn has all be counted in a sum as well.
 func (c *counts) countIn(sum *counts) {
-	c.hits.sum, c.upstreamHits.sum, c.misses.sum = &sum.hits, &sum.upstreamHits, &sum.misses
-	c.nars.sum, c.narFailures.sum, c.narBytes.sum = &sum.nars, &sum.narFailures, &sum.narBytes
-	c.redirects.sum, c.refreshFailures.sum = &sum.redirects, &sum.refreshFailures
-	c.pushedPaths.sum, c.pushedNARs.sum, c.pushedExtras.sum, c.refused.sum = &sum.pushedPaths, &sum.pushedNARs, &sum.pushedExtras, &sum.refused
-	c.documents.sum, c.documentFailures.sum = &sum.documents, &sum.documentFailures
+	c.hits.Sum, c.upstreamHits.Sum, c.misses.Sum = &sum.hits, &sum.upstreamHits, &sum.misses
+	c.nars.Sum, c.narFailures.Sum, c.narBytes.Sum = &sum.nars, &sum.narFailures, &sum.narBytes
+	c.redirects.Sum, c.refreshFailures.Sum = &sum.redirects, &sum.refreshFailures
+	c.documents.Sum, c.documentFailures.Sum = &sum.documents, &sum.documentFailures
 }
 
-// status is the answer to /_status and /_refresh.
-type status struct {
+// Status is the answer to /_status and /_refresh.
+type Status struct {
 	Cache    string               `json:"cache"`
 	Version  string               `json:"version"`
 	Started  time.Time            `json:"started"`
@@ -42,7 +40,7 @@ type status struct {
 	RegistryUnwell bool         `json:"registryUnwell"`
 	Served         servedStatus `json:"served"`
 	// NARCache is missing if there is none.
-	NARCache *DiskStatus `json:"narCache,omitempty"`
+	NARCache *blobs.DiskStatus `json:"narCache,omitempty"`
 	// Pushed is left out where pushing is not allowed.
 	Pushed *pushedStatus `json:"pushed,omitempty"`
 	// Refreshed is true in the answer to a /_refresh that has succeeded.
@@ -82,11 +80,12 @@ type servedStatus struct {
 	DocumentFailures int64 `json:"documentFailures"`
 }
 
-func (s *Server) status() status {
-	st := status{
+// Status tells how the server is, without a request to the registry.
+func (s *Server) Status() Status {
+	st := Status{
 		Cache: s.opts.Cache, Version: s.opts.Version, Started: s.started.UTC(),
 		Segments:       []format.SegmentInfo{},
-		RegistryUnwell: s.registry.open(),
+		RegistryUnwell: s.registry.Open(),
 		Served: servedStatus{
 			s.counts.hits.Load(), s.counts.upstreamHits.Load(), s.counts.misses.Load(),
 			s.counts.nars.Load(), s.counts.narFailures.Load(), s.counts.narBytes.Load(),
@@ -94,7 +93,7 @@ func (s *Server) status() status {
 			s.counts.documents.Load(), s.counts.documentFailures.Load(),
 		},
 	}
-	if d, ok := s.opts.Blobs.(*DiskBlobs); ok {
+	if d, ok := s.opts.Blobs.(*blobs.Disk); ok {
 		st.NARCache = new(d.Status())
 	}
 	snap := s.snapshot.Load()
@@ -104,8 +103,8 @@ func (s *Server) status() status {
 	}
 	if s.push != nil {
 		st.Pushed = &pushedStatus{
-			s.counts.pushedPaths.Load(), s.counts.pushedNARs.Load(), s.counts.pushedExtras.Load(), s.counts.refused.Load(),
-			s.push.group.Written(), s.push.group.Unsettled(),
+			s.push.Counts.Paths.Load(), s.push.Counts.NARs.Load(), s.push.Counts.Extras.Load(), s.push.Counts.Refused.Load(),
+			s.pushed.Written(), s.pushed.Unsettled(),
 		}
 	}
 	s.mu.Lock()
@@ -118,49 +117,17 @@ func (s *Server) status() status {
 }
 
 func (s *Server) serveStatus(w http.ResponseWriter, r *http.Request) {
-	body, err := json.MarshalIndent(s.status(), "", "  ")
-	if err != nil {
-		http.Error(w, "internal error", http.StatusInternalServerError)
-		return
-	}
-	serveText(w, r, typeJSON, string(body)+"\n")
+	reply.JSON(w, r, s.Status())
 }
 
 // serveRefresh reads the index again, tag list included, and answers with the
 // status when that is done: 200, or 502 if the registry did not answer.
 func (s *Server) serveRefresh(w http.ResponseWriter, r *http.Request) {
-	if !mayRefresh(w, r) {
+	if !reply.MayRefresh(w, r) {
 		return
 	}
 	err := s.Refresh(r.Context())
-	st := s.status()
+	st := s.Status()
 	st.Refreshed = err == nil
-	answerRefresh(w, st, err)
-}
-
-// mayRefresh answers those who may not: a page in a browser on this machine
-// must not make us ask the registry, nor should the network.
-func mayRefresh(w http.ResponseWriter, r *http.Request) bool {
-	if err := http.NewCrossOriginProtection().Check(r); err != nil || !fromLoopback(r) {
-		http.Error(w, "refused: only for programs on this machine", http.StatusForbidden)
-		return false
-	}
-	return true
-}
-
-func answerRefresh(w http.ResponseWriter, status any, err error) {
-	body, jsonErr := json.MarshalIndent(status, "", "  ")
-	if jsonErr != nil {
-		err = jsonErr
-	}
-	w.Header().Set("Content-Type", typeJSON)
-	if err != nil {
-		w.WriteHeader(http.StatusBadGateway)
-	}
-	_, _ = w.Write(append(body, '\n'))
-}
-
-func fromLoopback(r *http.Request) bool {
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
-	return err == nil && net.ParseIP(host).IsLoopback()
+	reply.Refreshed(w, st, err)
 }

@@ -13,7 +13,10 @@ import (
 
 	"golang.org/x/sync/singleflight"
 
+	"github.com/org/nixoci-action/internal/breaker"
+	"github.com/org/nixoci-action/internal/reply"
 	"github.com/org/nixoci-action/internal/storepath"
+	"github.com/org/nixoci-action/internal/tally"
 )
 
 const (
@@ -28,9 +31,9 @@ const (
 	maxMisses = 100_000
 )
 
-// upstreams looks up narinfos on other binary caches, all at once, and leads
+// Upstreams looks up narinfos on other binary caches, all at once, and leads
 // clients to their NARs.
-type upstreams struct {
+type Upstreams struct {
 	caches  []*upstream
 	client  *http.Client
 	agent   string
@@ -40,7 +43,9 @@ type upstreams struct {
 	flight  singleflight.Group // by hash part
 	nars    *foundNARs
 	mode    UpstreamNARs
-	hits    tally // narinfos, of serve
+
+	// Hits counts narinfos that Serve has found.
+	Hits tally.Counter
 
 	firstByte, stall time.Duration // for NARs
 }
@@ -48,7 +53,7 @@ type upstreams struct {
 type upstream struct {
 	base    *url.URL // with a slash at its end
 	id      string   // in our URLs; the same whatever other upstreams there are
-	breaker breaker
+	breaker breaker.Breaker
 }
 
 // CheckUpstream reports what is wrong with the URL of an upstream cache.
@@ -73,9 +78,11 @@ func parseUpstream(s string) (*url.URL, error) {
 	return u, nil
 }
 
-func newUpstreams(o Options) (*upstreams, error) {
-	u := &upstreams{
-		agent:   "nixoci-proxy/" + o.Version,
+// NewUpstreams takes the options that concern upstream caches, and the Logger.
+// The only error is an upstream that CheckUpstream refuses.
+func NewUpstreams(o Options) (*Upstreams, error) {
+	u := &Upstreams{
+		agent:   "nixoci/" + o.Version,
 		timeout: o.UpstreamTimeout,
 		log:     o.Logger,
 		misses:  newExpiring(maxMisses),
@@ -95,11 +102,11 @@ func newUpstreams(o Options) (*upstreams, error) {
 	return u, nil
 }
 
-// forget makes the next look-ups ask again.
-func (u *upstreams) forget() { u.misses.reset() }
+// Forget makes the next look-ups ask again.
+func (u *Upstreams) Forget() { u.misses.reset() }
 
-// serve answers a request with what the upstream caches have.
-func (u *upstreams) serve(w http.ResponseWriter, r *http.Request, storeDir string) {
+// Serve answers a request with what the upstream caches have.
+func (u *Upstreams) Serve(w http.ResponseWriter, r *http.Request, storeDir string) {
 	path := r.URL.Path
 	if strings.HasPrefix(path, prefixUpstream) {
 		u.serveNAR(w, r, path, storeDir)
@@ -108,18 +115,18 @@ func (u *upstreams) serve(w http.ResponseWriter, r *http.Request, storeDir strin
 	hashPart, ok := strings.CutSuffix(strings.TrimPrefix(path, "/"), suffixNarinfo)
 	if ok && storepath.ValidHashPart(hashPart) {
 		if text, ok := u.narinfo(r.Context(), hashPart, storeDir); ok {
-			u.hits.Add(1)
-			serveText(w, r, typeNarinfo, text)
+			u.Hits.Add(1)
+			reply.Text(w, r, reply.TypeNarinfo, text)
 			return
 		}
 	}
-	notFound(w)
+	reply.NotFound(w)
 }
 
 // narinfo returns the narinfo of a store path from one of the upstream caches,
 // with a URL of ours for the NAR. Signatures do not cover the URL, so they
 // stay what they are. Every failure is a miss.
-func (u *upstreams) narinfo(ctx context.Context, hashPart, storeDir string) (string, bool) {
+func (u *Upstreams) narinfo(ctx context.Context, hashPart, storeDir string) (string, bool) {
 	if len(u.caches) == 0 || u.misses.has(hashPart) {
 		return "", false
 	}
@@ -146,7 +153,7 @@ type answer struct {
 }
 
 // ask asks all caches, and remembers if none has it. The first hit wins.
-func (u *upstreams) ask(ctx context.Context, hashPart, storeDir string) string {
+func (u *Upstreams) ask(ctx context.Context, hashPart, storeDir string) string {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	answers := make(chan answer, len(u.caches))
@@ -172,8 +179,8 @@ func (u *upstreams) ask(ctx context.Context, hashPart, storeDir string) string {
 
 var errUpstreamUnwell = errors.New("the upstream did not answer lately")
 
-func (u *upstreams) askOne(ctx context.Context, c *upstream, hashPart, storeDir string) (string, error) {
-	if !c.breaker.allow() {
+func (u *Upstreams) askOne(ctx context.Context, c *upstream, hashPart, storeDir string) (string, error) {
+	if !c.breaker.Allow() {
 		return "", errUpstreamUnwell
 	}
 	text, nar, err := u.get(ctx, c, hashPart, storeDir)
@@ -183,14 +190,14 @@ func (u *upstreams) askOne(ctx context.Context, c *upstream, hashPart, storeDir 
 	if errors.Is(err, context.Canceled) {
 		return "", err // another upstream had it
 	}
-	if c.breaker.report(err == nil) {
+	if c.breaker.Report(err == nil) {
 		u.log.Warn("an upstream cache is unwell; what it may have is not found for a while", "upstream", c.base.String(), "error", err)
 	}
 	return text, err
 }
 
 // get returns the narinfo as we serve it, and where its NAR is; "" for a miss.
-func (u *upstreams) get(ctx context.Context, c *upstream, hashPart, storeDir string) (string, upstreamNAR, error) {
+func (u *Upstreams) get(ctx context.Context, c *upstream, hashPart, storeDir string) (string, upstreamNAR, error) {
 	text, err := u.fetch(ctx, c, hashPart, storeDir)
 	if text == "" || err != nil {
 		return "", upstreamNAR{}, err
@@ -200,7 +207,7 @@ func (u *upstreams) get(ctx context.Context, c *upstream, hashPart, storeDir str
 }
 
 // fetch returns the narinfo with the NAR's URL made absolute; "" for a miss.
-func (u *upstreams) fetch(ctx context.Context, c *upstream, hashPart, storeDir string) (string, error) {
+func (u *Upstreams) fetch(ctx context.Context, c *upstream, hashPart, storeDir string) (string, error) {
 	at := c.base.JoinPath(hashPart + suffixNarinfo)
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, at.String(), nil)
 	if err != nil {

@@ -3,100 +3,60 @@ package proxy
 import (
 	"fmt"
 	"net/http"
-	"net/http/httptest"
 	"net/url"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
-	"github.com/org/nixoci-action/index/format"
+	"github.com/org/nixoci-action/internal/proxytest"
 )
-
-// upstreamCache is another binary cache. answer is called for every request.
-type upstreamCache struct {
-	url      string
-	requests atomic.Int64
-}
-
-func newUpstreamCache(tb testing.TB, answer http.HandlerFunc) *upstreamCache {
-	tb.Helper()
-	u := &upstreamCache{}
-	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		u.requests.Add(1)
-		answer(w, r)
-	}))
-	tb.Cleanup(srv.Close)
-	u.url = srv.URL
-	return u
-}
-
-func narinfoOf(entries ...format.Entry) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		for _, e := range entries {
-			if strings.HasSuffix(r.URL.Path, "/"+e.Path.HashPart+".narinfo") {
-				fmt.Fprint(w, e.Narinfo())
-				return
-			}
-		}
-		http.NotFound(w, r)
-	}
-}
-
-func hang(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
-
-func fail(status int) http.HandlerFunc {
-	return func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Retry-After", "60")
-		http.Error(w, "no", status)
-	}
-}
 
 func withUpstreams(tb testing.TB, urls ...string) *Server {
 	tb.Helper()
-	return newServer(tb, openRepo(tb, "oci:"+tb.TempDir()), func(o *Options) { o.Upstreams = urls })
+	return newServer(tb, proxytest.OpenRepo(tb, "oci:"+tb.TempDir()), func(o *Options) { o.Upstreams = urls })
 }
 
 func TestUpstreamAnswersMisses(t *testing.T) {
-	e := fileEntry("elsewhere", randomBytes(20, 100), "00000000000000000000000000000000-ref")
+	e := proxytest.FileEntry("elsewhere", proxytest.RandomBytes(20, 100), "00000000000000000000000000000000-ref")
 	e.Signatures = []string{"k-1:AAAA"}
-	has := newUpstreamCache(t, narinfoOf(e))
-	hasNot := newUpstreamCache(t, narinfoOf())
-	hangs := newUpstreamCache(t, hang)
-	s := withUpstreams(t, hasNot.url, hangs.url, has.url+"/a/cache/")
+	has := proxytest.NewUpstreamCache(t, proxytest.NarinfoOf(e))
+	hasNot := proxytest.NewUpstreamCache(t, proxytest.NarinfoOf())
+	hangs := proxytest.NewUpstreamCache(t, proxytest.Hang)
+	s := withUpstreams(t, hasNot.URL, hangs.URL, has.URL+"/a/cache/")
 
-	got := get(s, "GET", "/"+e.Path.HashPart+".narinfo")
+	got := proxytest.Get(s, "GET", "/"+e.Path.HashPart+".narinfo")
 	ours := "upstream/" + s.upstreams.caches[2].id + "/" + e.Path.HashPart + "-" + shortHash(e.NarHash) + ".nar"
 	want := strings.Replace(e.Narinfo(), "URL: "+e.URL(), "URL: "+ours, 1)
 	if got.Code != 200 || got.Body.String() != want {
 		t.Errorf("got %d, %q; want %q", got.Code, got.Body, want)
 	}
-	if got := get(s, "HEAD", "/"+e.Path.HashPart+".narinfo").Code; got != 200 {
+	if got := proxytest.Get(s, "HEAD", "/"+e.Path.HashPart+".narinfo").Code; got != 200 {
 		t.Errorf("HEAD: got %d, want 200", got)
 	}
-	if got := s.status().Served; got.NarinfoUpstream != 2 {
+	if got := s.Status().Served; got.NarinfoUpstream != 2 {
 		t.Errorf("got %d upstream hits in the status, want 2", got.NarinfoUpstream)
 	}
 }
 
 func TestUpstreamMissesAreRemembered(t *testing.T) {
-	up := newUpstreamCache(t, narinfoOf())
-	s := withUpstreams(t, up.url)
+	up := proxytest.NewUpstreamCache(t, proxytest.NarinfoOf())
+	s := withUpstreams(t, up.URL)
 	miss := "/" + strings.Repeat("0", 32) + ".narinfo"
 	for range 10 {
-		if got := get(s, "GET", miss).Code; got != 404 {
+		if got := proxytest.Get(s, "GET", miss).Code; got != 404 {
 			t.Fatalf("got %d, want 404", got)
 		}
 	}
-	if got := up.requests.Load(); got != 1 {
+	if got := up.Requests.Load(); got != 1 {
 		t.Errorf("got %d requests for one path, want 1", got)
 	}
-	if got := get(s, "POST", "/_refresh").Code; got != 200 {
+	if got := proxytest.Get(s, "POST", "/_refresh").Code; got != 200 {
 		t.Fatalf("refresh: got %d", got)
 	}
-	get(s, "GET", miss)
-	if got := up.requests.Load(); got != 2 {
+	proxytest.Get(s, "GET", miss)
+	if got := up.Requests.Load(); got != 2 {
 		t.Errorf("got %d requests after a refresh, want 2", got)
 	}
 }
@@ -117,10 +77,10 @@ func TestUpstreamMissesAreBounded(t *testing.T) {
 // Nix gives up a build at most of these; a miss is all it may see.
 func TestUpstreamTroubleIsAMiss(t *testing.T) {
 	for name, answer := range map[string]http.HandlerFunc{
-		"500":   fail(500),
-		"429":   fail(429),
-		"401":   fail(401),
-		"hangs": hang,
+		"500":   proxytest.Fail(500),
+		"429":   proxytest.Fail(429),
+		"401":   proxytest.Fail(401),
+		"hangs": proxytest.Hang,
 		"cut off": func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Length", "1000")
 			fmt.Fprint(w, "St")
@@ -136,13 +96,13 @@ func TestUpstreamTroubleIsAMiss(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			up := newUpstreamCache(t, answer)
-			s := withUpstreams(t, up.url)
+			up := proxytest.NewUpstreamCache(t, answer)
+			s := withUpstreams(t, up.URL)
 			var wg sync.WaitGroup
 			begin := time.Now()
 			for i := range 100 {
 				wg.Go(func() {
-					if got := get(s, "GET", fmt.Sprintf("/%032d.narinfo", i)).Code; got != 404 {
+					if got := proxytest.Get(s, "GET", fmt.Sprintf("/%032d.narinfo", i)).Code; got != 404 {
 						t.Errorf("got %d, want 404", got)
 					}
 				})
@@ -150,7 +110,7 @@ func TestUpstreamTroubleIsAMiss(t *testing.T) {
 			wg.Wait()
 			// the next ones do not wait for an upstream that is known to be unwell
 			for i := range 100 {
-				get(s, "GET", fmt.Sprintf("/%032d.narinfo", 100+i))
+				proxytest.Get(s, "GET", fmt.Sprintf("/%032d.narinfo", 100+i))
 			}
 			if took := time.Since(begin); took > 5*time.Second {
 				t.Errorf("two hundred look-ups took %s", took)
@@ -161,12 +121,12 @@ func TestUpstreamTroubleIsAMiss(t *testing.T) {
 
 func TestProxyAsItsOwnUpstream(t *testing.T) {
 	var s *Server
-	up := newUpstreamCache(t, func(w http.ResponseWriter, r *http.Request) { s.ServeHTTP(w, r) })
-	s = withUpstreams(t, up.url)
-	if got := get(s, "GET", "/"+strings.Repeat("0", 32)+".narinfo").Code; got != 404 {
+	up := proxytest.NewUpstreamCache(t, func(w http.ResponseWriter, r *http.Request) { s.ServeHTTP(w, r) })
+	s = withUpstreams(t, up.URL)
+	if got := proxytest.Get(s, "GET", "/"+strings.Repeat("0", 32)+".narinfo").Code; got != 404 {
 		t.Errorf("got %d, want 404", got)
 	}
-	if got := up.requests.Load(); got > 2 {
+	if got := up.Requests.Load(); got > 2 {
 		t.Errorf("it asked itself %d times", got)
 	}
 }
@@ -199,7 +159,7 @@ func TestRewriteNarinfo(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := fileEntry("x-1", randomBytes(21, 10), "00000000000000000000000000000000-ref")
+	e := proxytest.FileEntry("x-1", proxytest.RandomBytes(21, 10), "00000000000000000000000000000000-ref")
 	good := e.Narinfo()
 	for _, tc := range []struct{ name, text, wantURL string }{
 		{"relative", good, "https://example.org/cache/" + e.URL()},
@@ -241,7 +201,7 @@ func FuzzRewriteNarinfo(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	e := fileEntry("x-1", randomBytes(21, 10), "00000000000000000000000000000000-ref")
+	e := proxytest.FileEntry("x-1", proxytest.RandomBytes(21, 10), "00000000000000000000000000000000-ref")
 	f.Add(e.Narinfo())
 	f.Add(strings.ReplaceAll(e.Narinfo(), "\n", "\r\n") + "Sig: a:b\nDeriver: unknown-deriver\nCA: text:x\n\n")
 	f.Add("StorePath: /nix/store\nURL:\nReferences:")
@@ -253,6 +213,28 @@ func FuzzRewriteNarinfo(f *testing.F) {
 		again, err := rewriteNarinfo(got, base, e.Path.HashPart, e.Path.Dir)
 		if err != nil || again != got {
 			t.Errorf("%q became %q and then %q, %v", text, got, again, err)
+		}
+	})
+}
+
+func TestExpiring(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x := newExpiring(2)
+		x.add("a", time.Minute)
+		x.add("b", time.Hour)
+		time.Sleep(2 * time.Minute)
+		if x.has("a") || !x.has("b") {
+			t.Errorf("after two minutes: a %v, b %v; want only b", x.has("a"), x.has("b"))
+		}
+		x.add("a", time.Minute)
+		time.Sleep(2 * time.Minute)
+		x.add("c", time.Minute) // full; a is old
+		if !x.has("b") || !x.has("c") {
+			t.Errorf("making room: b %v, c %v; want both", x.has("b"), x.has("c"))
+		}
+		x.reset()
+		if x.has("b") {
+			t.Error("b survived the reset")
 		}
 	})
 }

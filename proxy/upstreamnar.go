@@ -14,6 +14,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/org/nixoci-action/internal/pieces"
+	"github.com/org/nixoci-action/internal/reply"
 	"github.com/org/nixoci-action/internal/storepath"
 )
 
@@ -104,12 +106,12 @@ func ownURL(text, id, hashPart string) (string, upstreamNAR) {
 }
 
 // serveNAR answers a request for the NAR of an upstream.
-func (u *upstreams) serveNAR(w http.ResponseWriter, r *http.Request, path, storeDir string) {
+func (u *Upstreams) serveNAR(w http.ResponseWriter, r *http.Request, path, storeDir string) {
 	id, file, _ := strings.Cut(strings.TrimPrefix(path, prefixUpstream), "/")
 	name, ok := strings.CutSuffix(file, ".nar")
 	hashPart, tag, _ := strings.Cut(name, "-")
 	if !ok || !storepath.ValidHashPart(hashPart) {
-		notFound(w)
+		reply.NotFound(w)
 		return
 	}
 	for _, c := range u.caches {
@@ -128,11 +130,11 @@ func (u *upstreams) serveNAR(w http.ResponseWriter, r *http.Request, path, store
 			return
 		}
 	}
-	notFound(w)
+	reply.NotFound(w)
 }
 
 // find returns where the NAR is.
-func (u *upstreams) find(ctx context.Context, c *upstream, hashPart, storeDir string) (upstreamNAR, bool) {
+func (u *Upstreams) find(ctx context.Context, c *upstream, hashPart, storeDir string) (upstreamNAR, bool) {
 	if nar, ok := u.nars.get(c.id + hashPart); ok {
 		return nar, true
 	}
@@ -148,14 +150,14 @@ func (u *upstreams) find(ctx context.Context, c *upstream, hashPart, storeDir st
 // bytes are in hand. What comes is not compared with the narinfo's FileHash:
 // Nix does not look at that, and there are caches that have it wrong; it checks
 // the NAR itself.
-func (u *upstreams) stream(w http.ResponseWriter, r *http.Request, c *upstream, nar upstreamNAR) {
-	if !c.breaker.allow() {
-		notFound(w)
+func (u *Upstreams) stream(w http.ResponseWriter, r *http.Request, c *upstream, nar upstreamNAR) {
+	if !c.breaker.Allow() {
+		reply.NotFound(w)
 		return
 	}
 	ctx, end := context.WithCancelCause(r.Context())
 	defer end(context.Canceled)
-	buf := pieces.Get().(*[pieceSize]byte)
+	buf := pieces.Get()
 	defer pieces.Put(buf)
 
 	slow := time.AfterFunc(u.firstByte, func() { end(errUpstreamSlow) })
@@ -166,23 +168,23 @@ func (u *upstreams) stream(w http.ResponseWriter, r *http.Request, c *upstream, 
 	}
 	slow.Stop()
 	if r.Context().Err() != nil { // says nothing about the upstream
-		notFound(w)
+		reply.NotFound(w)
 		return
 	}
 	done := errors.Is(err, io.EOF)
 	ok := err == nil || done
-	if c.breaker.report(ok || errors.Is(err, errUpstreamMiss)) {
+	if c.breaker.Report(ok || errors.Is(err, errUpstreamMiss)) {
 		u.log.Warn("an upstream cache does not deliver; what it has is not found for a while", "upstream", c.base.String(), "error", causeOf(ctx, err))
 	}
 	if !ok {
-		notFound(w)
+		reply.NotFound(w)
 		return
 	}
 	passHeaders(w.Header(), resp)
 	w.WriteHeader(resp.StatusCode)
 	rc := http.NewResponseController(w)
 	for {
-		_ = rc.SetWriteDeadline(time.Now().Add(clientStall))
+		_ = rc.SetWriteDeadline(time.Now().Add(reply.Stall))
 		if _, err := w.Write(buf[:n]); err != nil || done {
 			return
 		}
@@ -205,7 +207,7 @@ var (
 
 // begin asks for the NAR and reads the first piece of it. The error is io.EOF
 // if that is all. The caller closes the body of the answer, if there is one.
-func (u *upstreams) begin(ctx context.Context, r *http.Request, nar upstreamNAR, buf []byte) (*http.Response, int, error) {
+func (u *Upstreams) begin(ctx context.Context, r *http.Request, nar upstreamNAR, buf []byte) (*http.Response, int, error) {
 	req, err := http.NewRequestWithContext(ctx, r.Method, nar.url, nil)
 	if err != nil {
 		return nil, 0, err
@@ -256,7 +258,7 @@ func readPiece(body io.Reader, p []byte) (n int, err error) {
 }
 
 func passHeaders(h http.Header, resp *http.Response) {
-	h.Set("Content-Type", typeNAR)
+	h.Set("Content-Type", reply.TypeNAR)
 	for _, key := range []string{"Accept-Ranges", "Content-Range"} {
 		if v := resp.Header.Get(key); v != "" {
 			h.Set(key, v)

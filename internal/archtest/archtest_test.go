@@ -33,7 +33,7 @@ var domain = map[string][]string{
 	"closure":  nil,
 	"upload":   {"closure"},
 	"index":    {"index/format"},
-	"proxy":    {"index", "index/format"},
+	"proxy":    {"index", "index/format", "proxy/blobs", "proxy/push"},
 	"page":     {"index", "index/collect", "index/format"},
 	"matrix":   {"discover"},
 	"publish":  {"closure", "discover", "index", "index/collect", "index/format", "index/migrate", "matrix", "report", "upload"},
@@ -43,6 +43,10 @@ var domain = map[string][]string{
 	"index/format":  nil,
 	"index/collect": {"index", "index/format"},
 	"index/migrate": {"index", "index/format"},
+
+	"proxy/blobs": {"index", "index/format"},
+	"proxy/push":  {"index", "index/format"},
+	"proxy/many":  {"index", "index/format", "proxy", "proxy/blobs"},
 }
 
 // room is the domain package that a package is or belongs to, "" if it is none.
@@ -234,6 +238,14 @@ func TestRules(t *testing.T) {
 		{"index/migrate", "index", true},
 		{"index/collect", "index/migrate", false},
 		{"proxy", "index/collect", false},
+		{"proxy", "proxy/blobs", true},
+		{"proxy/blobs", "index", true},
+		{"proxy/blobs", "proxy", false},
+		{"proxy/push", "proxy", false},
+		{"proxy/many", "proxy", true},
+		{"proxy/many", "proxy/push", false},
+		{"proxy", "proxy/many", false},
+		{"proxy/push", "proxy/blobs", false},
 		{"proxy", "internal/registry", true},
 		{"internal/registry", "index", false},
 		{"internal/registry", "internal/hint", true},

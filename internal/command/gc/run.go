@@ -73,16 +73,15 @@ func newCollector(cfg config, getenv func(string) string, stderr io.Writer) (*co
 	log := msg.Logger(level)
 	job := ci.Detect(getenv)
 	own, _ := job.Own(cfg.Cache)
-	repo, err := registry.Open(cfg.Cache, registry.Options{
+	repo, err := cli.OpenRepository(cfg.Cache, registry.Options{
 		Push:      !cfg.DryRun,
 		Keychain:  cli.Keychain(getenv),
 		Advice:    own.Advice,
-		UserAgent: "nixoci-action/" + cli.Version(),
 		GitHubAPI: job.GitHubAPI,
 		Logger:    log,
 	})
 	if err != nil {
-		return nil, nil, cli.WithStatus(err, cli.ExitUsage)
+		return nil, nil, err
 	}
 	dir := cfg.CacheDir
 	if cfg.DryRun {

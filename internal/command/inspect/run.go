@@ -44,13 +44,12 @@ func read(ctx context.Context, cfg config, getenv func(string) string, msg *ui.M
 		level = slog.LevelDebug
 	}
 	log := msg.Logger(level)
-	repo, err := registry.Open(cfg.cache, registry.Options{
-		Keychain:  cli.Keychain(getenv),
-		UserAgent: "nixoci-inspect/" + cli.Version(),
-		Logger:    log,
+	repo, err := cli.OpenRepository(cfg.cache, registry.Options{
+		Keychain: cli.Keychain(getenv),
+		Logger:   log,
 	})
 	if err != nil {
-		return nil, cli.WithStatus(err, cli.ExitUsage)
+		return nil, err
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, cfg.deadline, fmt.Errorf("the registry did not answer within %s", cli.FormatDuration(cfg.deadline)))
 	defer cancel()

@@ -13,6 +13,7 @@ import (
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/signing"
 	"github.com/org/nixoci-action/proxy"
+	"github.com/org/nixoci-action/proxy/many"
 )
 
 // config is what the user wants.
@@ -75,14 +76,14 @@ var Command = &cli.Command{
 		nixoci proxy --allow-push & nix copy --to 'http://127.0.0.1:37515?compression=zstd' ./result`,
 	Environment: slices.Concat([]cli.Variable{
 		{Name: "NIX_SIGNING_KEY", Usage: "with --allow-push, secret signing keys themselves, one a line, in addition to --sign-key-file"},
-	}, cli.Tokens, cli.Login, theirVariables),
+	}, cli.Tokens, cli.Login, nixcacheVariables),
 }
 
 // parseConfig reads the arguments and the environment.
 func parseConfig(args []string, getenv func(string) string) (config, error) {
 	var c config
-	theirs, theirErr := parseTheir(getenv)
-	getenv = theirs.env(getenv)
+	nixcache, nixcacheErr := parseNixcache(getenv)
+	getenv = nixcache.env(getenv)
 	f := Command.Flags(getenv)
 	f.Caches(&c.caches, "the `CACHE`: HOST/NAME in a registry, or oci:DIR for a directory in the OCI image layout; by default where publish without --cache writes, or none with --allow. Several are served as one: a path comes from the first that has it")
 	f.Strings(&c.listen, "listen", nil, "the `ADDRESS` to serve on, by default "+defaultListen+" or the sockets that systemd passes; port 0 picks a free one")
@@ -127,8 +128,8 @@ func parseConfig(args []string, getenv func(string) string) (config, error) {
 	}
 	// the variable is publish's too, where "none" switches the default off
 	c.upstream = slices.DeleteFunc(slices.Clone(c.upstream), func(s string) bool { return s == "none" })
-	c.understood = theirs.understood(c)
-	return c, f.Usage(errors.Join(theirErr, c.validate()))
+	c.understood = nixcache.understood(c)
+	return c, f.Usage(errors.Join(nixcacheErr, c.validate()))
 }
 
 func (c *config) validate() error {
@@ -140,7 +141,7 @@ func (c *config) validate() error {
 		}
 	}
 	for _, glob := range c.allow {
-		errs = append(errs, proxy.CheckAllow(glob))
+		errs = append(errs, many.CheckAllow(glob))
 	}
 	switch {
 	case len(c.allow) == 0 && c.ownCredentials:

@@ -10,24 +10,24 @@ import (
 	"github.com/org/nixoci-action/internal/cli"
 )
 
-// theirVariables are those of nixcache-oci's proxy that are understood.
-var theirVariables = []cli.Variable{
+// nixcacheVariables are those of nixcache-oci's proxy that are understood.
+var nixcacheVariables = []cli.Variable{
 	{Name: "NIXCACHE_REPO", Usage: "OWNER/REPO, of nixcache-oci: the cache is ghcr.io/OWNER/REPO/nix-cache, and --upstream is https://cache.nixos.org unless it is given"},
 	{Name: "NIXCACHE_LISTEN", Usage: "address to serve on, of nixcache-oci; NIXCACHE_PORT is its port"},
 	{Name: "NIXCACHE_UPSTREAM", Usage: "as NIXOCI_UPSTREAM, of nixcache-oci"},
 	{Name: "NIXCACHE_INDEX_TTL", Usage: "as NIXOCI_REFRESH, in seconds, of nixcache-oci"},
 }
 
-// their is what nixcache-oci's variables say, by the variables of ours that
+// nixcacheSettings is what nixcache-oci's variables say, by the variables of ours that
 // they stand for.
-type their map[string]value
+type nixcacheSettings map[string]value
 
 type value struct{ text, from string }
 
-// parseTheir reads nixcache-oci's variables, as far as ours do not say the
+// parseNixcache reads nixcache-oci's variables, as far as ours do not say the
 // same. Its error tells of values that cannot be used.
-func parseTheir(getenv func(string) string) (their, error) {
-	t := their{}
+func parseNixcache(getenv func(string) string) (nixcacheSettings, error) {
+	t := nixcacheSettings{}
 	var errs []error
 	set := func(flag, text string, from ...string) {
 		t[cli.EnvName(flag)] = value{text, strings.Join(from, " and ")}
@@ -89,7 +89,7 @@ func parseTheir(getenv func(string) string) (their, error) {
 
 // env is getenv with nixcache-oci's variables in the place of those of ours
 // that are not set.
-func (t their) env(getenv func(string) string) func(string) string {
+func (t nixcacheSettings) env(getenv func(string) string) func(string) string {
 	return func(name string) string {
 		if v, ok := t[name]; ok {
 			return v.text
@@ -100,7 +100,7 @@ func (t their) env(getenv func(string) string) func(string) string {
 
 // understood tells which of nixcache-oci's variables made c what it is; empty
 // if none did.
-func (t their) understood(c config) string {
+func (t nixcacheSettings) understood(c config) string {
 	var parts []string
 	for _, f := range []struct{ flag, now string }{
 		{"cache", strings.Join(c.caches, " ")},

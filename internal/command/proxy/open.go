@@ -16,6 +16,8 @@ import (
 	"github.com/org/nixoci-action/internal/secret"
 	"github.com/org/nixoci-action/internal/ui"
 	"github.com/org/nixoci-action/proxy"
+	"github.com/org/nixoci-action/proxy/blobs"
+	"github.com/org/nixoci-action/proxy/many"
 )
 
 // opener opens what the proxy serves, and remembers what it has opened.
@@ -27,11 +29,11 @@ type opener struct {
 	metrics *proxy.Metrics
 	secrets *secret.Set // not to be in what is pushed
 
-	page *people // nil for none
+	page *cachePage // nil for none
 
 	one   *proxy.Server         // if --cache names one cache
 	repos []registry.Repository // of --cache
-	disk  *proxy.DiskBlobs      // nil if NARs are not kept
+	disk  *blobs.Disk           // nil if NARs are not kept
 }
 
 // close gives back what service has opened.
@@ -48,11 +50,11 @@ func (o *opener) service(ctx context.Context) (proxy.Service, error) {
 	if err != nil || len(o.allow) == 0 {
 		return home, err
 	}
-	many := newMany(o)
-	return proxy.NewRouter(proxy.RouterOptions{
+	named := newClientCaches(o)
+	return many.NewRouter(many.RouterOptions{
 		Allow:       o.allow,
-		Open:        many.open,
-		Verify:      many.verify,
+		Open:        named.open,
+		Verify:      named.verify,
 		Home:        home,
 		Version:     cli.Version(),
 		Refresh:     o.refresh,
@@ -86,7 +88,7 @@ func (o *opener) home(ctx context.Context) (proxy.Service, error) {
 		}
 		servers = append(servers, s)
 	}
-	return proxy.NewUnion(servers, up)
+	return many.NewUnion(servers, up)
 }
 
 // named opens a cache of --cache, with the proxy's own credentials.
@@ -95,10 +97,9 @@ func (o *opener) named(ctx context.Context, cache string, p proxy.Options) (*pro
 	if registry.Host(cache) == registry.Host(o.caches[0]) {
 		keychain = cli.Keychain(o.getenv) // the variables' login is one registry's
 	}
-	repo, err := registry.Open(cache, registry.Options{
-		Keychain:  cli.Remember(keychain, o.secrets),
-		UserAgent: userAgent(),
-		Push:      o.allowPush,
+	repo, err := cli.OpenRepository(cache, registry.Options{
+		Keychain: cli.Remember(keychain, o.secrets),
+		Push:     o.allowPush,
 		// no Logger: what the proxy says about a failure is enough; each of its
 		// retries, for each of many paths, would bury it
 	})
@@ -106,7 +107,7 @@ func (o *opener) named(ctx context.Context, cache string, p proxy.Options) (*pro
 		return nil, err
 	}
 	idx := index.Open(repo, index.Options{Dir: o.cacheDir, Logger: p.Logger})
-	if p.Push, err = o.pushOptions(ctx, idx, cache, repo); err != nil {
+	if p.Push, err = o.receiver(ctx, idx, cache, repo, p.Logger); err != nil {
 		return nil, err
 	}
 	p.Index = idx
@@ -125,11 +126,11 @@ func (o *opener) named(ctx context.Context, cache string, p proxy.Options) (*pro
 
 // kept keeps on disk what is read from a repository. All caches of --cache share
 // the directory: whoever reaches the proxy may read them all.
-func (o *opener) kept(repo registry.Repository) (proxy.Blobs, error) {
+func (o *opener) kept(repo registry.Repository) (blobs.Store, error) {
 	if o.disk != nil {
 		return o.disk.From(repo), nil
 	}
-	disk, err := proxy.OpenDiskBlobs(repo, proxy.DiskOptions{Dir: filepath.Join(o.cacheDir, "blobs"), MaxSize: o.narCache, Logger: o.log})
+	disk, err := blobs.OpenDisk(repo, blobs.DiskOptions{Dir: filepath.Join(o.cacheDir, "blobs"), MaxSize: o.narCache, Logger: o.log})
 	if err != nil {
 		return nil, err
 	}
@@ -148,55 +149,53 @@ func (o *opener) reload(ctx context.Context, s proxy.Service) error {
 	return s.Refresh(ctx)
 }
 
-func userAgent() string { return "nixoci-proxy/" + cli.Version() }
-
-// many opens the caches that clients name. Nothing of them is kept on disk,
+// clientCaches opens the caches that clients name. Nothing of them is kept on disk,
 // where it would outlive the credentials with which it was read, and nothing
 // is read from there: what the proxy's user once published or read himself is
 // not for those who ask the proxy.
-type many struct {
+type clientCaches struct {
 	*opener
 	// connections are shared by all repositories: to registries named in full,
 	// and to others
 	trusted, public http.RoundTripper
 }
 
-func newMany(o *opener) *many {
-	return &many{o, registry.NewTransport(false), registry.NewTransport(true)}
+func newClientCaches(o *opener) *clientCaches {
+	return &clientCaches{o, registry.NewTransport(false), registry.NewTransport(true)}
 }
 
-func (m *many) repository(a proxy.Access) (registry.Repository, error) {
-	o := registry.Options{Transport: m.public, UserAgent: userAgent()}
+func (c *clientCaches) repository(a many.Access) (registry.Repository, error) {
+	o := registry.Options{Transport: c.public}
 	var keychain authn.Keychain // anonymous
 	if a.Named {
-		o.Transport = m.trusted
+		o.Transport = c.trusted
 	}
 	switch {
 	case a.Credentials != nil:
 		keychain = cli.Password(a.Credentials.User, a.Credentials.Password)
-	case m.ownCredentials && a.Named:
-		keychain = cli.HostKeychain(m.getenv) // not NIXOCI_USERNAME: it is for one registry
+	case c.ownCredentials && a.Named:
+		keychain = cli.HostKeychain(c.getenv) // not NIXOCI_USERNAME: it is for one registry
 	}
 	o.Keychain = keychain
-	return registry.Open(a.Cache, o)
+	return cli.OpenRepository(a.Cache, o)
 }
 
-func (m *many) open(a proxy.Access) (*proxy.Server, error) {
-	repo, err := m.repository(a)
+func (c *clientCaches) open(a many.Access) (*proxy.Server, error) {
+	repo, err := c.repository(a)
 	if err != nil {
 		return nil, err
 	}
-	log := m.log.With("cache", a.Cache)
+	log := c.log.With("cache", a.Cache)
 	o := proxy.Options{
 		Index:   index.Open(repo, index.Options{Logger: log, Reserve: a.Reserve}),
 		Blobs:   repo,
 		Cache:   a.Cache,
 		Version: cli.Version(),
-		Refresh: m.refresh,
-		Metrics: m.metrics,
+		Refresh: c.refresh,
+		Metrics: c.metrics,
 		Logger:  log,
 	}
-	if m.redirect {
+	if c.redirect {
 		o.Redirect, _ = repo.(proxy.Redirector)
 	}
 	return proxy.New(o)
@@ -204,8 +203,8 @@ func (m *many) open(a proxy.Access) (*proxy.Server, error) {
 
 // verify makes a connection of its own: a token that was given to an earlier
 // one may be valid for longer than the credentials are.
-func (m *many) verify(ctx context.Context, a proxy.Access) error {
-	repo, err := m.repository(a)
+func (c *clientCaches) verify(ctx context.Context, a many.Access) error {
+	repo, err := c.repository(a)
 	if err != nil {
 		return err
 	}

@@ -12,15 +12,15 @@ import (
 	"github.com/org/nixoci-action/proxy"
 )
 
-// people is the page at /. It is made before the server that it shows, and
+// cachePage is the page at /. It is made before the server that it shows, and
 // answers when it is told of it.
-type people struct {
+type cachePage struct {
 	mode    string
 	page    atomic.Pointer[page.Page]
 	anybody bool // who reaches the proxy may see it, by whatever name
 }
 
-var _ proxy.Page = (*people)(nil)
+var _ proxy.Page = (*cachePage)(nil)
 
 // Values of --page. What a cache holds is more than a client learns that has
 // to know what it asks for, so by default the page is for this machine only.
@@ -32,7 +32,7 @@ const (
 
 // show tells the page what it shows, and where the cache is served. There is one
 // for a single cache only: one is nil otherwise.
-func (p *people) show(one *proxy.Server, c config, listeners []net.Listener) {
+func (p *cachePage) show(one *proxy.Server, c config, listeners []net.Listener) {
 	url, local := "", true
 	for _, l := range listeners {
 		addr, ok := l.Addr().(*net.TCPAddr)
@@ -54,11 +54,11 @@ func (p *people) show(one *proxy.Server, c config, listeners []net.Listener) {
 
 // Owns leaves out what a browser asks for under a name that is not this
 // machine's: another site may have pointed its name here to read along.
-func (p *people) Owns(r *http.Request) bool {
+func (p *cachePage) Owns(r *http.Request) bool {
 	return p.page.Load() != nil && page.Owns(r.URL.Path) && (p.anybody || ownName(r.Host))
 }
 
-func (p *people) ServeHTTP(w http.ResponseWriter, r *http.Request) { p.page.Load().ServeHTTP(w, r) }
+func (p *cachePage) ServeHTTP(w http.ResponseWriter, r *http.Request) { p.page.Load().ServeHTTP(w, r) }
 
 // ownName reports whether a Host is an address or localhost, which no other
 // site can be called.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,7 +14,7 @@ import (
 	"github.com/org/nixoci-action/internal/hint"
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/signing"
-	"github.com/org/nixoci-action/proxy"
+	"github.com/org/nixoci-action/proxy/push"
 )
 
 const (
@@ -25,9 +26,9 @@ const (
 	proveTimeout = 30 * time.Second
 )
 
-// pushOptions makes what lets clients write; nil if they may not. It finds out
+// receiver makes what lets clients write; nil if they may not. It finds out
 // whether the registry would let us.
-func (o *opener) pushOptions(ctx context.Context, idx *index.Cache, cache string, repo registry.Repository) (*proxy.PushOptions, error) {
+func (o *opener) receiver(ctx context.Context, idx *index.Cache, cache string, repo registry.Repository, log *slog.Logger) (*push.Receiver, error) {
 	if !o.allowPush {
 		return nil, nil
 	}
@@ -47,17 +48,17 @@ func (o *opener) pushOptions(ctx context.Context, idx *index.Cache, cache string
 	if o.cacheDir != "" {
 		dir = filepath.Join(o.cacheDir, "tmp")
 	}
-	limited, cancel := context.WithTimeoutCause(ctx, proveTimeout, fmt.Errorf("the registry did not answer within %s", proveTimeout))
+	limited, cancel := registry.Within(ctx, proveTimeout)
 	defer cancel()
 	if err := idx.Prepare(limited); registry.Denied(err) || registry.Refused(err) || ctx.Err() != nil {
 		return nil, err
 	} else if err != nil {
 		o.msg.Warn(fmt.Errorf("nothing can be pushed until the registry answers: %w", err))
 	}
-	return &proxy.PushOptions{
+	return push.New(push.Options{
 		Cache: idx, Repository: repo, Dir: dir, Tokens: tokens, Keys: keys, TrustedKeys: o.trusted, Secrets: o.secrets,
-		RequireSignatures: o.requireSig, Series: o.series, MaxBlobSize: registry.MaxBlobSize(cache),
-	}, nil
+		RequireSignatures: o.requireSig, Series: o.series, MaxBlobSize: registry.MaxBlobSize(cache), Logger: log,
+	}), nil
 }
 
 // readTokens reads a file with one token a line. Errors show no part of them.

@@ -19,6 +19,7 @@ import (
 	"github.com/org/nixoci-action/internal/httpd"
 	"github.com/org/nixoci-action/internal/ui"
 	"github.com/org/nixoci-action/proxy"
+	"github.com/org/nixoci-action/proxy/many"
 )
 
 // serve returns nil when ctx is cancelled: that is how a proxy ends.
@@ -31,7 +32,7 @@ func serve(ctx context.Context, c config, getenv func(string) string, stdout, st
 	for _, err := range cli.SecretFiles(getenv, append(c.keyFiles, c.tokenFile, c.tlsKey)...) {
 		m.Warn(err)
 	}
-	page := &people{mode: c.page}
+	page := &cachePage{mode: c.page}
 	o := opener{config: c, page: page, getenv: getenv, msg: m, log: log, metrics: proxy.NewMetrics(), secrets: cli.Secrets(getenv)}
 	defer func() { err = errors.Join(err, o.close()) }()
 	s, err := o.service(ctx)
@@ -71,7 +72,7 @@ func serve(ctx context.Context, c config, getenv func(string) string, stdout, st
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
-			if errors.As(err, new(*proxy.StoreDirError)) {
+			if errors.As(err, new(*many.StoreDirError)) {
 				return hint.Wrap(err, "serve them with a proxy each")
 			}
 			m.Warn(err)
