@@ -7,6 +7,8 @@ import (
 
 	"github.com/org/nixoci-action/closure"
 	"github.com/org/nixoci-action/internal/nix"
+	"github.com/org/nixoci-action/internal/upstreamtest"
+	"github.com/org/nixoci-action/upstream"
 )
 
 // bigClosure is n paths with ten references each, about what a large NixOS
@@ -51,11 +53,11 @@ func BenchmarkFilter100k(b *testing.B) {
 	}
 }
 
-func benchmarkUpstream(b *testing.B, url string, opts closure.UpstreamOptions) {
+func benchmarkUpstream(b *testing.B, url string, opts upstream.Options) {
 	const n = 10_000
 	set := newSet(b, manyRoots(n), many(n)...)
 	for b.Loop() {
-		p := filter(b, set, closure.Options{Upstreams: []*closure.Upstream{upstream(b, url, opts)}})
+		p := filter(b, set, closure.Options{Upstreams: []closure.Upstream{ask(b, url, opts)}})
 		if r := p.Upstreams[0]; r.Asked != n || r.Unknown > 0 {
 			b.Fatalf("got report %+v", r)
 		}
@@ -65,11 +67,12 @@ func benchmarkUpstream(b *testing.B, url string, opts closure.UpstreamOptions) {
 
 // The server shares the machine.
 func BenchmarkFilter10kHTTP1(b *testing.B) {
-	benchmarkUpstream(b, serve(b).URL, closure.UpstreamOptions{})
+	benchmarkUpstream(b, upstreamtest.Serve(b).URL, upstream.Options{})
 }
 
 func BenchmarkFilter10kHTTP2(b *testing.B) {
-	s := newServer()
-	tr, _ := startTLS(b, s)
-	benchmarkUpstream(b, s.URL, closure.UpstreamOptions{Transport: tr})
+	s := upstreamtest.New()
+	tr := upstream.NewTransport()
+	upstreamtest.StartTLS(b, s, tr)
+	benchmarkUpstream(b, s.URL, upstream.Options{Transport: tr})
 }

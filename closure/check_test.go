@@ -6,12 +6,13 @@ import (
 	"testing"
 
 	"github.com/org/nixoci-action/closure"
+	"github.com/org/nixoci-action/internal/upstreamtest"
 )
 
 func TestCheckFindsWhatIsWrong(t *testing.T) {
 	t.Parallel()
 	set := newSet(t, "app", info("app", "app", "bash", "lib"), info("bash", "libc"), info("libc"), info("lib"))
-	up := serve(t, "bash")
+	up := upstreamtest.Serve(t, "bash")
 	edge := func(a, b string) string { return storePath(a) + " -> " + storePath(b) }
 	for name, tt := range map[string]struct {
 		breakIt func(p *closure.Plan, at map[string]*closure.Decision)
@@ -37,7 +38,7 @@ func TestCheckFindsWhatIsWrong(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			p := filter(t, set, closure.Options{Upstreams: []*closure.Upstream{upstream(t, up.URL, quick)}})
+			p := filter(t, set, closure.Options{Upstreams: []closure.Upstream{ask(t, up.URL, quick)}})
 			at := map[string]*closure.Decision{}
 			for i := range p.Decisions {
 				at[p.Decisions[i].Path.Store.Name] = &p.Decisions[i]

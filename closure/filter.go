@@ -6,6 +6,17 @@ import (
 	"log/slog"
 )
 
+// Upstream is a binary cache whose paths are not published again, as
+// *upstream.Cache is one. It is called from several goroutines.
+type Upstream interface {
+	// Has reports whether the cache has the path with this hash part. An error
+	// means that it cannot be found out, and one that wraps upstream.ErrGivenUp
+	// that nothing can any more.
+	Has(ctx context.Context, hashPart string) (bool, error)
+	// String is the cache's URL, without credentials.
+	fmt.Stringer
+}
+
 // Options tune Filter. The zero value decides that everything is new.
 type Options struct {
 	// InCache reports whether the cache has the path with this hash part. It
@@ -13,7 +24,7 @@ type Options struct {
 	// cache is empty.
 	InCache func(hashPart string) bool
 	// Upstreams are asked in this order.
-	Upstreams []*Upstream
+	Upstreams []Upstream
 	// Exclude are globs, in the syntax of path.Match, over store path names
 	// ("hello-1.0") and base names ("<hash part>-hello-1.0").
 	Exclude []string

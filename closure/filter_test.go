@@ -14,6 +14,8 @@ import (
 
 	"github.com/org/nixoci-action/closure"
 	"github.com/org/nixoci-action/internal/nix"
+	"github.com/org/nixoci-action/internal/upstreamtest"
+	"github.com/org/nixoci-action/upstream"
 )
 
 // cached makes an InCache of names.
@@ -60,8 +62,8 @@ func TestFilter(t *testing.T) {
 	set := newSet(t, "app", info("app", "app", "bash", "lib", "own"), info("bash", "libc", "readline"),
 		info("lib", "libc"), info("own", "old"), info("old", "older"), info("older"), info("readline"), info("libc", "libc"))
 	all := []string{"app", "bash", "lib", "own", "old", "older", "readline", "libc"}
-	up := serve(t, "bash", "libc", "readline")
-	p := filter(t, set, closure.Options{InCache: cached("old"), Upstreams: []*closure.Upstream{upstream(t, up.URL, quick)}})
+	up := upstreamtest.Serve(t, "bash", "libc", "readline")
+	p := filter(t, set, closure.Options{InCache: cached("old"), Upstreams: []closure.Upstream{ask(t, up.URL, quick)}})
 	wantReasons(t, p, `
 	libc: on UPSTREAM1
 	readline: on UPSTREAM1
@@ -73,7 +75,7 @@ func TestFilter(t *testing.T) {
 	app: new`)
 	// libc is below bash, but below lib as well; readline only below bash.
 	// What the cache has costs no request; older is looked for through it.
-	if got := up.requests(all...); got != "app bash lib libc older own" {
+	if got := up.Requests(all...); got != "app bash lib libc older own" {
 		t.Errorf("got requests %q", got)
 	}
 	var uploads []string
@@ -108,25 +110,25 @@ func TestFilterWithNothingKnown(t *testing.T) {
 
 func TestFilterAsksUpstreamsInOrder(t *testing.T) {
 	t.Parallel()
-	first, second := serve(t, "a"), serve(t, "a", "b")
+	first, second := upstreamtest.Serve(t, "a"), upstreamtest.Serve(t, "a", "b")
 	p := filter(t, newSet(t, "a b c", info("a"), info("b"), info("c")), closure.Options{
-		Upstreams: []*closure.Upstream{upstream(t, first.URL, quick), upstream(t, second.URL, quick)},
+		Upstreams: []closure.Upstream{ask(t, first.URL, quick), ask(t, second.URL, quick)},
 	})
 	wantReasons(t, p, "a: on UPSTREAM1\nb: on UPSTREAM2\nc: new")
-	if f, s := first.requests("a", "b", "c"), second.requests("a", "b", "c"); f != "a b c" || s != "b c" {
+	if f, s := first.Requests("a", "b", "c"), second.Requests("a", "b", "c"); f != "a b c" || s != "b c" {
 		t.Errorf("got requests %q and %q, want the second asked for what the first lacks", f, s)
 	}
 }
 
 func TestFilterCountsUnknownAsNew(t *testing.T) {
 	t.Parallel()
-	first, second := serve(t, "app", "lib"), serve(t, "lib")
-	first.answer = func(w http.ResponseWriter, r *http.Request, _ int) bool {
+	first, second := upstreamtest.Serve(t, "app", "lib"), upstreamtest.Serve(t, "lib")
+	first.Answer = func(w http.ResponseWriter, r *http.Request, _ int) bool {
 		w.WriteHeader(http.StatusInternalServerError)
 		return true
 	}
 	p := filter(t, newSet(t, "app", info("app", "lib"), info("lib")), closure.Options{
-		Upstreams: []*closure.Upstream{upstream(t, first.URL, quick), upstream(t, second.URL, quick)},
+		Upstreams: []closure.Upstream{ask(t, first.URL, quick), ask(t, second.URL, quick)},
 	})
 	wantReasons(t, p, "lib: on UPSTREAM2\napp: new")
 	r := p.Upstreams[0]
@@ -143,9 +145,9 @@ func TestFilterExclude(t *testing.T) {
 	set := newSet(t, "app other",
 		info("app", "mid", "lib"), info("mid", "secret-key-1"), info("secret-key-1", "deep"), info("deep"),
 		info("lib"), info("other", "lib", "big-3.0"), info("big-3.0"))
-	up := serve(t, "big-3.0")
+	up := upstreamtest.Serve(t, "big-3.0")
 	p := filter(t, set, closure.Options{
-		Upstreams: []*closure.Upstream{upstream(t, up.URL, quick)},
+		Upstreams: []closure.Upstream{ask(t, up.URL, quick)},
 		Exclude:   []string{"big-*", "secret-*"},
 	})
 	wantReasons(t, p, `
@@ -188,12 +190,12 @@ func TestFilterRefusesBadGlobs(t *testing.T) {
 
 func TestFilterKeepsHitsBetweenRuns(t *testing.T) {
 	t.Parallel()
-	up := serve(t, "a", "b")
+	up := upstreamtest.Serve(t, "a", "b")
 	set := newSet(t, "a b", info("a"), info("b"))
 	opts := closure.Options{HitsDir: t.TempDir(), DryRun: true}
 	run := func(want closure.Report) {
 		t.Helper()
-		opts.Upstreams = []*closure.Upstream{upstream(t, up.URL, quick)}
+		opts.Upstreams = []closure.Upstream{ask(t, up.URL, quick)}
 		p := filter(t, set, opts)
 		wantReasons(t, p, "a: on UPSTREAM1\nb: on UPSTREAM1")
 		want.URL = up.URL
@@ -208,7 +210,7 @@ func TestFilterKeepsHitsBetweenRuns(t *testing.T) {
 	opts.DryRun = false
 	run(closure.Report{Asked: 2, Present: 2})
 	run(closure.Report{Present: 2, Remembered: 2})
-	if got := up.count(); got != 4 {
+	if got := up.Count(); got != 4 {
 		t.Errorf("got %d requests, want 4: none in the last run", got)
 	}
 	up.Close()
@@ -217,24 +219,22 @@ func TestFilterKeepsHitsBetweenRuns(t *testing.T) {
 
 func TestFilterDoesNotKeepMisses(t *testing.T) {
 	t.Parallel()
-	up := serve(t)
+	up := upstreamtest.Serve(t)
 	set := newSet(t, "a", info("a"))
-	opts := closure.Options{HitsDir: t.TempDir(), Upstreams: []*closure.Upstream{upstream(t, up.URL, quick)}}
+	opts := closure.Options{HitsDir: t.TempDir(), Upstreams: []closure.Upstream{ask(t, up.URL, quick)}}
 	wantReasons(t, filter(t, set, opts), "a: new")
-	up.mu.Lock()
-	up.has[hashPart("a")] = true
-	up.mu.Unlock()
+	up.Put("a")
 	wantReasons(t, filter(t, set, opts), "a: on UPSTREAM1")
 }
 
 func TestFilterGoesOnWithoutHits(t *testing.T) {
 	t.Parallel()
-	up := serve(t, "a")
+	up := upstreamtest.Serve(t, "a")
 	file := t.TempDir() + "/file"
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	opts := closure.Options{HitsDir: file, Upstreams: []*closure.Upstream{upstream(t, up.URL, quick)}}
+	opts := closure.Options{HitsDir: file, Upstreams: []closure.Upstream{ask(t, up.URL, quick)}}
 	wantReasons(t, filter(t, newSet(t, "a", info("a")), opts), "a: on UPSTREAM1")
 }
 
@@ -263,7 +263,7 @@ func TestFilterUnwellUpstreamIsBounded(t *testing.T) {
 		down   bool
 		roots  string
 	}{
-		"500":             {status(500, 1e9), false, manyRoots(2000)},
+		"500":             {upstreamtest.Status(500, 1e9), false, manyRoots(2000)},
 		"hangs":           {hang, false, manyRoots(2000)},
 		"hangs, a chain":  {hang, false, "p1999"},
 		"not listening":   {nil, true, manyRoots(2000)},
@@ -273,15 +273,15 @@ func TestFilterUnwellUpstreamIsBounded(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			up := serve(t)
-			up.answer = tt.answer
+			up := upstreamtest.Serve(t)
+			up.Answer = tt.answer
 			if tt.down {
 				up.Close()
 			}
-			opts := closure.UpstreamOptions{Timeout: 200 * time.Millisecond, Backoff: 10 * time.Millisecond, Patience: 2 * time.Second}
+			opts := upstream.Options{Timeout: 200 * time.Millisecond, Backoff: 10 * time.Millisecond, Patience: 2 * time.Second}
 			set := newSet(t, tt.roots, many(2000)...)
 			start := time.Now()
-			p := filter(t, set, closure.Options{Upstreams: []*closure.Upstream{upstream(t, up.URL, opts)}})
+			p := filter(t, set, closure.Options{Upstreams: []closure.Upstream{ask(t, up.URL, opts)}})
 			// twice the patience and a try is what it may take; the rest is for a busy machine
 			if d := time.Since(start); d > 10*time.Second {
 				t.Errorf("took %s", d)
@@ -294,7 +294,7 @@ func TestFilterUnwellUpstreamIsBounded(t *testing.T) {
 				t.Errorf("got report %+v, want all unknown", r)
 			}
 			// far fewer than five tries for each path
-			if got := up.count(); got > 1000 {
+			if got := up.Count(); got > 1000 {
 				t.Errorf("got %d requests, want no more than a few for each job", got)
 			}
 		})
@@ -317,8 +317,8 @@ func TestFilterSurvivesABadDay(t *testing.T) {
 	for i := range n {
 		names = append(names, "p"+strconv.Itoa(i))
 	}
-	up := serve(t, names...)
-	up.answer = func(w http.ResponseWriter, r *http.Request, try int) bool {
+	up := upstreamtest.Serve(t, names...)
+	up.Answer = func(w http.ResponseWriter, r *http.Request, try int) bool {
 		if try > 1 || r.URL.Path[1]%2 == 0 {
 			return false
 		}
@@ -328,7 +328,7 @@ func TestFilterSurvivesABadDay(t *testing.T) {
 		w.WriteHeader(http.StatusBadGateway)
 		return true
 	}
-	p := filter(t, newSet(t, manyRoots(n), many(n)...), closure.Options{Upstreams: []*closure.Upstream{upstream(t, up.URL, quick)}})
+	p := filter(t, newSet(t, manyRoots(n), many(n)...), closure.Options{Upstreams: []closure.Upstream{ask(t, up.URL, quick)}})
 	if r := p.Upstreams[0]; r.Present != n || r.Unknown != 0 || r.GivenUp {
 		t.Errorf("got report %+v, want all %d present", r, n)
 	}
@@ -350,10 +350,10 @@ func TestFilterBoundsRequestsInFlightOverAllUpstreams(t *testing.T) {
 		time.Sleep(2 * time.Millisecond)
 		return false
 	}
-	a, b := serve(t), serve(t)
-	a.answer, b.answer = answer, answer
+	a, b := upstreamtest.Serve(t), upstreamtest.Serve(t)
+	a.Answer, b.Answer = answer, answer
 	filter(t, newSet(t, manyRoots(200), many(200)...), closure.Options{
-		Jobs: jobs, Upstreams: []*closure.Upstream{upstream(t, a.URL, quick), upstream(t, b.URL, quick)},
+		Jobs: jobs, Upstreams: []closure.Upstream{ask(t, a.URL, quick), ask(t, b.URL, quick)},
 	})
 	if got := most.Load(); got != jobs {
 		t.Errorf("got %d requests at once, want %d", got, jobs)
@@ -362,8 +362,8 @@ func TestFilterBoundsRequestsInFlightOverAllUpstreams(t *testing.T) {
 
 func TestFilterStopsWithItsContext(t *testing.T) {
 	t.Parallel()
-	up := serve(t, "p1")
-	up.answer = func(_ http.ResponseWriter, r *http.Request, _ int) bool {
+	up := upstreamtest.Serve(t, "p1")
+	up.Answer = func(_ http.ResponseWriter, r *http.Request, _ int) bool {
 		if strings.Contains(r.URL.Path, hashPart("p1")) {
 			return false
 		}
@@ -375,14 +375,14 @@ func TestFilterStopsWithItsContext(t *testing.T) {
 	dir := t.TempDir()
 	start := time.Now()
 	opts := closure.Options{
-		Upstreams: []*closure.Upstream{upstream(t, up.URL, quick)}, HitsDir: dir,
+		Upstreams: []closure.Upstream{ask(t, up.URL, quick)}, HitsDir: dir,
 		Progress: checked(func(int, int) { cancel() }), // p1 is there, the others hang
 	}
 	_, err := closure.Filter(ctx, newSet(t, "p1 p2 p3", many(4)...), opts)
 	if !errors.Is(err, context.Canceled) || time.Since(start) > 4*time.Second {
 		t.Errorf("got %v after %s, want to be cancelled at once", err, time.Since(start))
 	}
-	if h := closure.LoadHits(dir, up.URL, time.Now()); !h.Has(hashPart("p1")) {
+	if h := upstream.LoadHits(dir, up.URL, time.Now()); !h.Has(hashPart("p1")) {
 		t.Error("the hit found before is not kept")
 	}
 }
@@ -405,10 +405,10 @@ func (p *progress) Checked(done, found int) {
 
 func TestFilterReportsProgress(t *testing.T) {
 	t.Parallel()
-	up := serve(t, "p7")
+	up := upstreamtest.Serve(t, "p7")
 	pr := &progress{t: t}
 	filter(t, newSet(t, manyRoots(100), many(100)...), closure.Options{
-		InCache: cached("p3"), Progress: pr, Upstreams: []*closure.Upstream{upstream(t, up.URL, quick)},
+		InCache: cached("p3"), Progress: pr, Upstreams: []closure.Upstream{ask(t, up.URL, quick)},
 	})
 	if pr.done != 100 || pr.found != 100 {
 		t.Errorf("ended at %d of %d, want 100 of 100", pr.done, pr.found)
@@ -417,11 +417,12 @@ func TestFilterReportsProgress(t *testing.T) {
 
 func TestFilterOverHTTP2(t *testing.T) {
 	t.Parallel()
-	s := newServer("p0", "p1")
-	tr, conns := startTLS(t, s)
+	s := upstreamtest.New("p0", "p1")
+	tr := upstream.NewTransport()
+	conns := upstreamtest.StartTLS(t, s, tr)
 	opts := quick
 	opts.Transport = tr
-	p := filter(t, newSet(t, manyRoots(500), many(500)...), closure.Options{Upstreams: []*closure.Upstream{upstream(t, s.URL, opts)}})
+	p := filter(t, newSet(t, manyRoots(500), many(500)...), closure.Options{Upstreams: []closure.Upstream{ask(t, s.URL, opts)}})
 	if r := p.Upstreams[0]; r.Asked != 500 || r.Present != 2 || r.Unknown != 0 || conns.Load() != 1 {
 		t.Errorf("got report %+v over %d connections, want 2 of 500 present over one", r, conns.Load())
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/org/nixoci-action/closure"
 	"github.com/org/nixoci-action/internal/nix"
+	"github.com/org/nixoci-action/upstream"
 )
 
 // answers is an upstream cache without a network: a status by hash part.
@@ -186,7 +187,7 @@ func TestFilterAgreesWithTheModel(t *testing.T) {
 		}
 		for u, a := range w.upstreams {
 			url := "https://u" + strconv.Itoa(u) + ".example"
-			opts.Upstreams = append(opts.Upstreams, upstream(t, url, closure.UpstreamOptions{Transport: a, GiveUpAfter: 1000}))
+			opts.Upstreams = append(opts.Upstreams, ask(t, url, upstream.Options{Transport: a, GiveUpAfter: 1000}))
 		}
 		set := newSet(t, roots, w.infos()...)
 		p := filter(t, set, opts)

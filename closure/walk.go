@@ -2,8 +2,11 @@ package closure
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"time"
+
+	"github.com/org/nixoci-action/upstream"
 )
 
 const defaultJobs = 64
@@ -23,8 +26,8 @@ type walk struct {
 }
 
 type upstreamState struct {
-	*Upstream
-	hits   *hits // nil: none are kept
+	Upstream
+	hits   *upstream.Hits // nil: none are kept
 	report Report
 }
 
@@ -45,7 +48,7 @@ func newWalk(set *Set, opts Options) *walk {
 	for _, u := range opts.Upstreams {
 		state := upstreamState{Upstream: u, report: Report{URL: u.String()}}
 		if opts.HitsDir != "" {
-			state.hits = loadHits(opts.HitsDir, u.String(), w.started)
+			state.hits = upstream.LoadHits(opts.HitsDir, u.String(), w.started)
 		}
 		w.upstreams = append(w.upstreams, state)
 	}
@@ -106,10 +109,10 @@ func (w *walk) known(at int32) bool {
 	}
 	for i := range w.upstreams {
 		u := &w.upstreams[i]
-		if u.hits != nil && u.hits.has(hashPart) {
+		if u.hits != nil && u.hits.Has(hashPart) {
 			u.report.Present++
 			u.report.Remembered++
-			w.decide(at, KindOnUpstream, u.url)
+			w.decide(at, KindOnUpstream, u.report.URL)
 			return true
 		}
 	}
@@ -145,6 +148,7 @@ func (w *walk) record(r result) {
 		u.report.Asked++
 		if err := r.errs[i]; err != nil {
 			u.report.Unknown++
+			u.report.GivenUp = u.report.GivenUp || errors.Is(err, upstream.ErrGivenUp)
 			if u.report.Err == nil {
 				u.report.Err = err
 			}
@@ -152,17 +156,17 @@ func (w *walk) record(r result) {
 		if i == r.upstream {
 			u.report.Present++
 			if u.hits != nil {
-				u.hits.add(w.set.paths[r.at].Store.HashPart, w.started)
+				u.hits.Add(w.set.paths[r.at].Store.HashPart, w.started)
 			}
-			w.decide(r.at, KindOnUpstream, u.url)
+			w.decide(r.at, KindOnUpstream, u.report.URL)
 			return
 		}
 	}
 	w.decide(r.at, KindNew, "")
 }
 
-func (w *walk) decide(at int32, kind Kind, upstream string) {
-	w.decisions[at].Kind, w.decisions[at].Upstream = kind, upstream
+func (w *walk) decide(at int32, kind Kind, url string) {
+	w.decisions[at].Kind, w.decisions[at].Upstream = kind, url
 	if kind != KindOnUpstream {
 		w.find(w.set.paths[at].refs)
 	}
@@ -177,8 +181,8 @@ func (w *walk) keepHits() {
 		if u.hits == nil || w.opts.DryRun {
 			continue
 		}
-		if err := u.hits.save(w.started); err != nil {
-			w.opts.Logger.Warn("keeping hits on an upstream cache", "upstream", u.url, "err", err)
+		if err := u.hits.Save(w.started); err != nil {
+			w.opts.Logger.Warn("keeping hits on an upstream cache", "upstream", u.report.URL, "err", err)
 		}
 	}
 }
@@ -186,9 +190,7 @@ func (w *walk) keepHits() {
 func (w *walk) plan() *Plan {
 	p := &Plan{Set: w.set, Decisions: w.decisions}
 	for i := range w.upstreams {
-		u := &w.upstreams[i]
-		u.report.GivenUp = u.health.givenUp() != nil
-		p.Upstreams = append(p.Upstreams, u.report)
+		p.Upstreams = append(p.Upstreams, w.upstreams[i].report)
 	}
 	return p
 }

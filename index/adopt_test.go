@@ -14,6 +14,7 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
+	"github.com/org/nixoci-action/bincache"
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/indextest"
@@ -25,7 +26,7 @@ import (
 func theirEntry(t *testing.T, repo registry.Repository, name string, refs ...string) format.Entry {
 	t.Helper()
 	e := indextest.NewEntry(t, repo, name, refs...)
-	e.Compression, e.Added = format.CompressionXZ, time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	e.Compression, e.Added = bincache.CompressionXZ, time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	return e
 }
 

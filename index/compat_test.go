@@ -14,6 +14,7 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
+	"github.com/org/nixoci-action/bincache"
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/indextest"
@@ -77,7 +78,7 @@ func TestCompatIndexReadsBack(t *testing.T) {
 		slices.Sort(b.References)
 		b.Signatures, b.Deriver, b.CA = []string{"k-1:" + strings.Repeat("A", 86) + "=="}, a.Path.Base(), "fixed:r:sha256:abc"
 		x := indextest.NewEntry(t, repo, "x")
-		x.Compression = format.CompressionXZ
+		x.Compression = bincache.CompressionXZ
 		upstream := func(hashPart string) bool { return hashPart[0] == '0' }
 		conf := compatIndexOf(true, time.Now())
 		conf.PublicKeys = []string{indextest.ForeignKey}

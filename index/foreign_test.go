@@ -5,6 +5,7 @@ import (
 	"errors"
 	"testing"
 
+	"github.com/org/nixoci-action/bincache"
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/indextest"
@@ -18,7 +19,7 @@ func TestForeignCacheIsRead(t *testing.T) {
 		ctx := context.Background()
 		repo := open()
 		a, b := indextest.NewEntry(t, repo, "a"), indextest.NewEntry(t, repo, "b")
-		b.References, b.Deriver, b.Compression = []string{a.Path.Base()}, a.Path.Base(), format.CompressionXZ
+		b.References, b.Deriver, b.Compression = []string{a.Path.Base()}, a.Path.Base(), bincache.CompressionXZ
 		entry := func(e format.Entry, narinfo string) map[string]any {
 			return map[string]any{"name": e.Path.Name, "narinfo": narinfo, "nar_digest": e.NAR.Blob.String(), "nar_size": e.NAR.BlobSize, "added": "2026-01-02T03:04:05Z"}
 		}

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/org/nixoci-action/bincache"
 	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/storepath"
 )
@@ -329,7 +330,7 @@ func (g *Group) store(ctx context.Context, base *Snapshot, batch []*addition) er
 		if at[a.Entry.FileHash] != nil {
 			continue
 		}
-		if sum := sha256.Sum256(a.Data); format.FileHash(sum[:]) != a.Entry.FileHash {
+		if sum := sha256.Sum256(a.Data); bincache.FormatHash(sum[:]) != a.Entry.FileHash {
 			return fmt.Errorf("the NAR of %s does not have its file hash", a.Entry.Path) // never asked for
 		}
 		at[a.Entry.FileHash] = a
@@ -362,7 +363,7 @@ func (g *Group) Lookup(hashPart string) (format.Entry, bool) {
 func (g *Group) LookupNAR(fileHash string) (format.Entry, bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	e, ok := g.recent[g.files["sha256:"+fileHash]]
+	e, ok := g.recent[g.files[bincache.HashOf(fileHash)]]
 	return e, ok
 }
 

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/org/nixoci-action/bincache"
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/indextest"
@@ -44,7 +45,7 @@ func TestPublishAndRead(t *testing.T) {
 				t.Errorf("unchanged %s: got a new snapshot, %v", what, err)
 			}
 		}
-		if e, ok := s.LookupNAR(strings.TrimPrefix(a.FileHash, "sha256:")); !ok || e.Path != a.Path {
+		if e, ok := s.LookupNAR(bincache.HashDigits(a.FileHash)); !ok || e.Path != a.Path {
 			t.Errorf("by file hash: got %v, %v", e.Path, ok)
 		}
 		if e, ok := s.LookupNARHash(b.NarHash); !ok || e.Path != b.Path {

@@ -3,7 +3,7 @@ package index
 import (
 	"unsafe"
 
-	"github.com/org/nixoci-action/index/format"
+	"github.com/org/nixoci-action/bincache"
 	"github.com/org/nixoci-action/internal/storepath"
 )
 
@@ -17,7 +17,7 @@ func (s *Snapshot) Memory() int64 {
 		n += seg.Memory()
 	}
 	const entry = int64(storepath.HashPartLen + unsafe.Sizeof(Position{}))
-	const file = int64(format.HashLen + unsafe.Sizeof(Position{}))
+	const file = int64(bincache.HashLen + unsafe.Sizeof(Position{}))
 	const removal = int64(storepath.HashPartLen + 8)
 	lines := 0
 	for _, seg := range s.segments {

@@ -8,6 +8,7 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
+	"github.com/org/nixoci-action/bincache"
 	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/storepath"
 )
@@ -27,9 +28,9 @@ type Snapshot struct {
 	oranc    []string             // hash parts of oranc's narinfos
 
 	entries map[[storepath.HashPartLen]byte]Position
-	removed map[[storepath.HashPartLen]byte]int64    // see Removal
-	nars    func() map[[format.HashLen]byte]Position // by NAR hash, made on first use
-	files   func() map[[format.HashLen]byte]Position // by file hash
+	removed map[[storepath.HashPartLen]byte]int64      // see Removal
+	nars    func() map[[bincache.HashLen]byte]Position // by NAR hash, made on first use
+	files   func() map[[bincache.HashLen]byte]Position // by file hash
 
 	extraKeys func() *extraKeys
 }
@@ -67,11 +68,11 @@ func newSnapshot(digest v1.Hash, list rootState, segments []*format.Segment, ext
 		}
 		s.entries[key] = p
 	})
-	byHash := func(pick func(line []byte) []byte) func() map[[format.HashLen]byte]Position {
-		return sync.OnceValue(func() map[[format.HashLen]byte]Position {
-			m := make(map[[format.HashLen]byte]Position, len(s.entries))
+	byHash := func(pick func(line []byte) []byte) func() map[[bincache.HashLen]byte]Position {
+		return sync.OnceValue(func() map[[bincache.HashLen]byte]Position {
+			m := make(map[[bincache.HashLen]byte]Position, len(s.entries))
 			for _, p := range s.entries {
-				m[[format.HashLen]byte(pick(s.segments[p.Segment].Line(int(p.Line))))] = p
+				m[[bincache.HashLen]byte(pick(s.segments[p.Segment].Line(int(p.Line))))] = p
 			}
 			return m
 		})
@@ -158,14 +159,14 @@ func (s *Snapshot) LookupNAR(fileHash string) (format.Entry, bool) {
 // LookupNARHash returns an entry whose uncompressed NAR has the given hash
 // ("sha256:" and 52 characters of Nix base32).
 func (s *Snapshot) LookupNARHash(narHash string) (format.Entry, bool) {
-	return s.byHash(s.nars, strings.TrimPrefix(narHash, "sha256:"))
+	return s.byHash(s.nars, bincache.HashDigits(narHash))
 }
 
-func (s *Snapshot) byHash(m func() map[[format.HashLen]byte]Position, hash string) (format.Entry, bool) {
-	if len(hash) != format.HashLen {
+func (s *Snapshot) byHash(m func() map[[bincache.HashLen]byte]Position, hash string) (format.Entry, bool) {
+	if len(hash) != bincache.HashLen {
 		return format.Entry{}, false
 	}
-	p, ok := m()[[format.HashLen]byte([]byte(hash))]
+	p, ok := m()[[bincache.HashLen]byte([]byte(hash))]
 	return s.at(p, ok)
 }
 

@@ -14,6 +14,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/nix-community/go-nix/pkg/nixbase32"
 
+	"github.com/org/nixoci-action/bincache"
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/registry"
@@ -62,9 +63,9 @@ func (f *fake) entry(name string, refs ...string) format.Entry {
 	size := int64(4096 + f.rng.IntN(100_000))
 	e := format.Entry{
 		Path:    storepath.Path{Dir: storepath.DefaultDir, HashPart: nixbase32.EncodeToString(f.random(20)), Name: name},
-		NarHash: format.FileHash(f.random(32)), NarSize: 3 * size, References: slices.Sorted(slices.Values(refs)),
+		NarHash: bincache.FormatHash(f.random(32)), NarSize: 3 * size, References: slices.Sorted(slices.Values(refs)),
 		Signatures:  []string{"test-1:" + base64.StdEncoding.EncodeToString(f.random(64))},
-		Compression: format.CompressionZstd, FileHash: format.FileHash(f.random(32)),
+		Compression: bincache.CompressionZstd, FileHash: bincache.FormatHash(f.random(32)),
 		NAR: format.Location{Blob: f.blob.Digest, BlobSize: f.blob.Size, Offset: f.rng.Int64N(f.blob.Size - size), Size: size},
 	}
 	e.Deriver = nixbase32.EncodeToString(f.random(20)) + "-" + name + ".drv"

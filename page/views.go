@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/org/nixoci-action/bincache"
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/index/collect"
 	"github.com/org/nixoci-action/index/format"
@@ -259,7 +260,7 @@ func (p *Page) copyCommand(conf format.Config, e *format.Entry) string {
 	how := "nix copy --from " + p.opts.URL
 	switch {
 	case len(conf.PublicKeys) > 0 && len(e.Signatures) > 0:
-		how += " --option extra-trusted-public-keys " + quoteShell(strings.Join(conf.PublicKeys, " "))
+		how += " --option " + bincache.SettingKeys + " " + quoteShell(strings.Join(conf.PublicKeys, " "))
 	case e.CA == "":
 		how += " --no-check-sigs"
 	}
@@ -315,36 +316,17 @@ type usePage struct {
 
 func (p *Page) use(conf format.Config) usePage {
 	u := usePage{Config: p.nixConf(conf), Keys: conf.PublicKeys, Start: "nix run github:org/nixoci-action#proxy -- --cache " + quoteShell(p.opts.Cache)}
-	var b strings.Builder
-	b.WriteString("nix.settings = {\n  extra-substituters = [ " + quoteNix(p.substituter(conf)) + " ];\n")
-	if len(conf.PublicKeys) > 0 {
-		b.WriteString("  extra-trusted-public-keys = [")
-		for _, k := range conf.PublicKeys {
-			b.WriteString(" " + quoteNix(k))
-		}
-		b.WriteString(" ];\n")
-	}
-	b.WriteString("};")
-	u.NixOS = b.String()
+	u.NixOS = strings.TrimSuffix(p.substituter(conf).NixOS(), "\n")
 	return u
 }
 
 // nixConf are the lines for nix.conf.
 func (p *Page) nixConf(conf format.Config) string {
-	lines := "extra-substituters = " + p.substituter(conf)
-	if len(conf.PublicKeys) > 0 {
-		lines += "\nextra-trusted-public-keys = " + strings.Join(conf.PublicKeys, " ")
-	}
-	return lines
+	return strings.TrimSuffix(p.substituter(conf).Shown(), "\n")
 }
 
-// substituter is the cache's address for Nix. Without a key nothing would be
-// taken from it unless Nix is told to.
-func (p *Page) substituter(conf format.Config) string {
-	if len(conf.PublicKeys) == 0 {
-		return p.opts.URL + "?trusted=1"
-	}
-	return p.opts.URL
+func (p *Page) substituter(conf format.Config) bincache.Substituter {
+	return bincache.Substituter{URL: p.opts.URL, PublicKeys: conf.PublicKeys}
 }
 
 // quoteShell quotes a word where a shell would take it apart.
@@ -355,11 +337,6 @@ func quoteShell(s string) string {
 		return s
 	}
 	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
-}
-
-// quoteNix writes a string in Nix's language.
-func quoteNix(s string) string {
-	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "${", `\${`, "\n", `\n`).Replace(s) + `"`
 }
 
 // view makes the view of a page by its name, without what all have in common.

@@ -10,43 +10,30 @@ import (
 	"strings"
 	"time"
 
+	"github.com/org/nixoci-action/bincache"
 	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/pieces"
 	"github.com/org/nixoci-action/internal/reply"
-	"github.com/org/nixoci-action/internal/storepath"
 	"github.com/org/nixoci-action/proxy/blobs"
 )
 
-const (
-	suffixListing      = ".ls"
-	suffixDebug        = ".debug"
-	suffixRealisation  = ".doi"
-	prefixLog          = "/log/"
-	prefixRealisations = "/realisations/"
-	prefixBuildTrace   = "/build-trace-v2/"
-	prefixDebugInfo    = "/debuginfo/"
-)
-
 // serveExtra answers for the files of a binary cache that are neither narinfos
-// nor NARs. It reports whether the path is that of one. As with NARs, what
-// cannot be served is "not found": Nix fails on anything else.
-func (s *Server) serveExtra(w http.ResponseWriter, r *http.Request) bool {
-	path := r.URL.Path // "%21" is "!" here
-	name, listing := strings.CutSuffix(strings.TrimPrefix(path, "/"), suffixListing)
-	switch {
-	case listing && storepath.ValidHashPart(name):
-		e, _ := s.lookup(name)
+// nor NARs. As with NARs, what cannot be served is "not found": Nix fails on
+// anything else.
+func (s *Server) serveExtra(w http.ResponseWriter, r *http.Request, f bincache.File) {
+	switch f.Kind {
+	case bincache.Listing:
+		e, _ := s.lookup(f.Name)
 		s.serveDocument(w, r, reply.TypeJSON, e.Listing)
-	case strings.HasPrefix(path, prefixLog):
-		s.serveDocument(w, r, reply.TypeText, s.buildLog(path[len(prefixLog):]))
-	case strings.HasPrefix(path, prefixRealisations), strings.HasPrefix(path, prefixBuildTrace):
-		serveJSON(w, r, s.realisationJSON(path))
-	case strings.HasPrefix(path, prefixDebugInfo):
-		serveJSON(w, r, s.debugInfo(path[len(prefixDebugInfo):]))
+	case bincache.Log:
+		s.serveDocument(w, r, reply.TypeText, s.buildLog(f.Name))
+	case bincache.Realisation, bincache.BuildTrace:
+		serveJSON(w, r, s.realisationJSON(f))
+	case bincache.DebugInfo:
+		serveJSON(w, r, s.debugInfo(f.Name))
 	default:
-		return false
+		reply.NotFound(w)
 	}
-	return true
 }
 
 // serveJSON answers with a document in memory; "" is not found.
@@ -96,20 +83,9 @@ func (s *Server) realisation(r format.Realisation) (found format.Realisation, e 
 	return snap.LookupBuildTrace(r.Drv, r.Output)
 }
 
-// realisationJSON is that of an output of a content-addressed derivation: as Nix
-// up to 2.34 asks for it, "realisations/sha256:<hex>!<output>.doi", or as Nix
-// since 2.35 does, "build-trace-v2/<base name>.drv/<output>.doi".
-func (s *Server) realisationJSON(path string) string {
-	path, ok := strings.CutSuffix(path, suffixRealisation)
-	if !ok {
-		return ""
-	}
-	var r format.Realisation
-	if id, old := strings.CutPrefix(path, prefixRealisations); old {
-		r.ID = id
-	} else {
-		r.Drv, r.Output, _ = strings.Cut(strings.TrimPrefix(path, prefixBuildTrace), "/")
-	}
+// realisationJSON is that of an output of a content-addressed derivation.
+func (s *Server) realisationJSON(f bincache.File) string {
+	r := format.RealisationOf(f)
 	if r.Validate() != nil {
 		return ""
 	}
@@ -119,6 +95,8 @@ func (s *Server) realisationJSON(path string) string {
 	}
 	return found.JSON(e.Path.Base())
 }
+
+const suffixDebug = ".debug"
 
 // debugInfo says in which NAR the debug symbols for a build ID are, in the form
 // that Nix writes with index-debug-info. Its own name for the file ends in

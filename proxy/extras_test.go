@@ -11,53 +11,14 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
-	"github.com/org/nixoci-action/index"
-	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/proxytest"
 	"github.com/org/nixoci-action/internal/registry"
 )
 
-// withExtras publishes an entry that has everything, and returns it as it is
-// in the index.
-func withExtras(t *testing.T, repo registry.Repository, log string) format.Entry {
-	t.Helper()
-	ctx := context.Background()
-	data := proxytest.RandomBytes(1, 1000)
-	proxytest.PutBlob(t, repo, data)
-	e := proxytest.FileEntry("hello-1.0", data)
-	sig := "test-1:" + strings.Repeat("A", 86) + "=="
-	e.Deriver, e.BuildIDs = proxytest.Drv, []string{proxytest.BuildID}
-	e.Realisations = []format.Realisation{{ID: proxytest.Realisation, Signatures: []string{sig}}, {Drv: proxytest.Drv, Output: "out", Signatures: []string{sig}}}
-	c := index.Open(repo, index.Options{Settle: time.Millisecond})
-	base, err := c.Sweep(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	w, err := c.NewWriter(base, index.WriterOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := w.AddWith(ctx, e, index.Documents{Listing: []byte(proxytest.Listing), Log: []byte(log)}); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := w.Close(ctx, nil); err != nil {
-		t.Fatal(err)
-	}
-	s, err := c.Sweep(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	e, ok := s.Lookup(e.Path.HashPart)
-	if !ok || e.Listing.Size == 0 || e.Log.Size == 0 {
-		t.Fatalf("got %+v", e)
-	}
-	return e
-}
-
 func TestExtras(t *testing.T) {
 	repo := proxytest.OpenRepo(t, "oci:"+t.TempDir())
 	log := strings.Repeat("building \x1b[1mhello\x1b[0m ünï\n", 20_000) // several pieces
-	e := withExtras(t, repo, log)
+	e := proxytest.PublishExtras(t, repo, log)
 	s := newServer(t, repo)
 	url := proxytest.Start(t, s)
 	const sig = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=="
@@ -158,7 +119,7 @@ func TestExtrasFailures(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			repo := proxytest.OpenRepo(t, "oci:"+t.TempDir())
-			e := withExtras(t, repo, "a log")
+			e := proxytest.PublishExtras(t, repo, "a log")
 			blobs := &blobsFrom{repo: repo, hook: hook}
 			s := newServer(t, repo, func(o *Options) { o.Blobs, o.FirstByte, o.Stall = blobs, 300*time.Millisecond, 300*time.Millisecond })
 			for range 3 {
@@ -181,7 +142,7 @@ func TestExtrasFailures(t *testing.T) {
 // Documents of one blob cost one request, however many ask at once.
 func TestDocumentsAreReadOnce(t *testing.T) {
 	repo := proxytest.OpenRepo(t, "oci:"+t.TempDir())
-	e := withExtras(t, repo, strings.Repeat("a log ", 100_000))
+	e := proxytest.PublishExtras(t, repo, strings.Repeat("a log ", 100_000))
 	blobs := &blobsFrom{repo: repo}
 	s := newServer(t, repo, func(o *Options) { o.Blobs = blobs })
 	var wg sync.WaitGroup

@@ -7,6 +7,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/org/nixoci-action/bincache"
 	"github.com/org/nixoci-action/internal/reply"
 	"github.com/org/nixoci-action/internal/tally"
 	"github.com/org/nixoci-action/proxy/push"
@@ -72,17 +73,18 @@ func (m *Metrics) request(r *http.Request, w *reply.Writer) func() {
 
 // kindOf tells what a request is for, be it below a cache's name or not.
 func kindOf(r *http.Request) string {
-	_, rest, _ := SplitPath(r.URL.Path)
-	switch {
-	case r.Method == http.MethodPut:
+	if r.Method == http.MethodPut {
 		return "push"
-	case rest == PathCacheInfo:
+	}
+	_, f := bincache.Split(strings.TrimPrefix(r.URL.Path, "/"))
+	switch f.Kind {
+	case bincache.CacheInfo:
 		return "cache-info"
-	case strings.HasPrefix(rest, prefixNAR), strings.HasPrefix(rest, prefixUpstream):
+	case bincache.NAR, bincache.UpstreamNAR:
 		return "nar"
-	case strings.HasSuffix(rest, suffixNarinfo):
+	case bincache.Narinfo:
 		return "narinfo"
-	case strings.HasSuffix(rest, suffixListing), strings.HasPrefix(rest, prefixLog):
+	case bincache.Listing, bincache.Log:
 		return "document"
 	}
 	return "other"

@@ -8,9 +8,9 @@ import (
 	"hash"
 	"net/http"
 	"strconv"
-	"strings"
 	"time"
 
+	"github.com/org/nixoci-action/bincache"
 	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/pieces"
 	"github.com/org/nixoci-action/internal/reply"
@@ -37,16 +37,16 @@ func (m *memory) Fill(p []byte, _ time.Duration) error {
 
 func (m *memory) Close() {}
 
-// serveNAR answers a request for a NAR: url is "nar/<file hash>.nar.zst".
+// serveNAR answers a request for a NAR.
 //
 // Nix takes 404 well. What it does not take is a server error, or a body that
 // breaks off for good. So the status waits for the first piece, a transfer
 // that the registry cuts off is resumed here, and what cannot be completed is
 // 404 when Nix comes back for the rest.
-func (s *Server) serveNAR(w http.ResponseWriter, r *http.Request, url string) {
-	fileHash, _, _ := strings.Cut(strings.TrimPrefix(url, "nar/"), ".")
+func (s *Server) serveNAR(w http.ResponseWriter, r *http.Request, f bincache.File) {
+	fileHash := f.Name
 	e, ok := s.lookupNAR(fileHash)
-	if !ok || e.URL() != url || s.corrupt.Has(fileHash) {
+	if !ok || e.File() != f || s.corrupt.Has(fileHash) {
 		reply.NotFound(w)
 		return
 	}
@@ -150,7 +150,7 @@ func (s *Server) sendNAR(ctx context.Context, w http.ResponseWriter, e format.En
 		if sum != nil {
 			sum.Write(p)
 			// before the last piece goes out: a wrong NAR never looks complete
-			if last && format.FileHash(sum.Sum(nil)) != e.FileHash {
+			if last && bincache.FormatHash(sum.Sum(nil)) != e.FileHash {
 				return sent, blobs.ErrCorrupt
 			}
 		}
@@ -195,7 +195,7 @@ func (s *Server) narFailed(ctx context.Context, e format.Entry, err error) {
 	}
 	if errors.Is(err, blobs.ErrCorrupt) {
 		// Nix would ask for the rest, get it, and fail for good.
-		s.corrupt.Add(strings.TrimPrefix(e.FileHash, "sha256:"))
+		s.corrupt.Add(bincache.HashDigits(e.FileHash))
 	}
 	s.log.Warn("a NAR could not be served", "path", e.Path.String(), "blob", e.NAR.Blob.String(), "error", err)
 }

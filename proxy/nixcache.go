@@ -27,7 +27,7 @@ func (s *Server) nixcacheStatus(snap *index.Snapshot) nixcacheStatus {
 		st.Repo = strings.TrimSuffix(repo, "/nix-cache")
 	}
 	for _, u := range s.upstreams.caches {
-		st.Upstream = append(st.Upstream, strings.TrimSuffix(u.base.String(), "/"))
+		st.Upstream = append(st.Upstream, u.String())
 	}
 	if snap == nil {
 		return st

@@ -4,10 +4,10 @@ import (
 	"context"
 	"net/http"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
+	"github.com/org/nixoci-action/bincache"
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/registry"
@@ -90,14 +90,13 @@ func (x *ownUpstreams) of(s *Server) *Upstreams {
 
 // serveHead answers what Nix asks before it sends a NAR: whether one with this
 // hash is here, whatever its name's extension.
-func (s *Server) serveHead(w http.ResponseWriter, r *http.Request, url string) {
-	hash, _, _ := strings.Cut(strings.TrimPrefix(url, "nar/"), ".")
-	if !s.push.Asked(r, hash) {
+func (s *Server) serveHead(w http.ResponseWriter, r *http.Request, f bincache.File) {
+	if !s.push.Asked(r, f.Name) {
 		reply.NotFound(w)
 		return
 	}
-	if e, ok := s.lookupNAR(hash); ok && e.URL() == url {
-		s.serveNAR(w, r, url)
+	if e, ok := s.lookupNAR(f.Name); ok && e.File() == f {
+		s.serveNAR(w, r, f)
 		return
 	}
 	w.Header().Set("Content-Type", reply.TypeNAR)

@@ -3,11 +3,9 @@ package proxy
 import (
 	"fmt"
 	"net/http"
-	"net/url"
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/org/nixoci-action/internal/proxytest"
@@ -58,19 +56,6 @@ func TestUpstreamMissesAreRemembered(t *testing.T) {
 	proxytest.Get(s, "GET", miss)
 	if got := up.Requests.Load(); got != 2 {
 		t.Errorf("got %d requests after a refresh, want 2", got)
-	}
-}
-
-func TestUpstreamMissesAreBounded(t *testing.T) {
-	x := newExpiring(10)
-	for i := range 1000 {
-		x.add(fmt.Sprint(i), time.Hour)
-		if len(x.until) > 10 {
-			t.Fatalf("%d keys are held", len(x.until))
-		}
-	}
-	if !x.has("999") {
-		t.Error("the last key is not there")
 	}
 }
 
@@ -152,89 +137,4 @@ func TestCheckUpstream(t *testing.T) {
 			t.Errorf("New with upstream %q: got %v", s, newErr)
 		}
 	}
-}
-
-func TestRewriteNarinfo(t *testing.T) {
-	base, err := url.Parse("https://example.org/cache/")
-	if err != nil {
-		t.Fatal(err)
-	}
-	e := proxytest.FileEntry("x-1", proxytest.RandomBytes(21, 10), "00000000000000000000000000000000-ref")
-	good := e.Narinfo()
-	for _, tc := range []struct{ name, text, wantURL string }{
-		{"relative", good, "https://example.org/cache/" + e.URL()},
-		{"absolute", strings.Replace(good, e.URL(), "http://cdn.example/x.nar?a=b%2F", 1), "http://cdn.example/x.nar?a=b%2F"},
-		{"from the root", strings.Replace(good, e.URL(), "/n/x.nar", 1), "https://example.org/n/x.nar"},
-		{"with dots", strings.Replace(good, e.URL(), "../n/x.nar", 1), "https://example.org/n/x.nar"},
-		{"CRLF", strings.ReplaceAll(good, "\n", "\r\n"), "https://example.org/cache/" + e.URL()},
-		{"unknown field", good + "Extra: 1\n", "https://example.org/cache/" + e.URL()},
-		{"several signatures", good + "Sig: a:AAAA\nSig: b:AAAA\n", "https://example.org/cache/" + e.URL()},
-		{"no references", strings.Replace(good, "References: "+e.References[0], "References:", 1), "https://example.org/cache/" + e.URL()},
-		{"unknown deriver", good + "Deriver: unknown-deriver\n", "https://example.org/cache/" + e.URL()},
-		{"no URL", strings.Replace(good, "URL:", "LRU:", 1), ""},
-		{"file URL", strings.Replace(good, e.URL(), "file:///etc/passwd", 1), ""},
-		{"URL without host", strings.Replace(good, e.URL(), "http:x", 1), ""},
-		{"empty URL", strings.Replace(good, e.URL(), "", 1), ""},
-		{"two URLs", good + "URL: nar/other\n", ""},
-		{"other path", strings.Replace(good, e.Path.HashPart, strings.Repeat("0", 32), 1), ""},
-		{"other store", strings.Replace(good, "/nix/store", "/gnu/store", 1), ""},
-		{"no size", strings.Replace(good, "NarSize: 10", "NarSize: 0", 1), ""},
-		{"no hash", strings.Replace(good, e.NarHash, "", 1), ""},
-		{"bad reference", strings.Replace(good, "-ref", "-r/f", 1), ""},
-		{"deriver with directory", good + "Deriver: /nix/store/" + e.Path.Base() + ".drv\n", ""},
-		{"HTML", "<html>\n<p>Hello: World\n", ""},
-		{"empty", "", ""},
-	} {
-		got, err := rewriteNarinfo(tc.text, base, e.Path.HashPart, e.Path.Dir)
-		if (err == nil) != (tc.wantURL != "") {
-			t.Errorf("%s: got %v", tc.name, err)
-			continue
-		}
-		if err == nil && !strings.Contains(got, "\nURL: "+tc.wantURL+"\n") {
-			t.Errorf("%s: got %q, want the URL %s", tc.name, got, tc.wantURL)
-		}
-	}
-}
-
-func FuzzRewriteNarinfo(f *testing.F) {
-	base, err := url.Parse("https://example.org/cache/")
-	if err != nil {
-		f.Fatal(err)
-	}
-	e := proxytest.FileEntry("x-1", proxytest.RandomBytes(21, 10), "00000000000000000000000000000000-ref")
-	f.Add(e.Narinfo())
-	f.Add(strings.ReplaceAll(e.Narinfo(), "\n", "\r\n") + "Sig: a:b\nDeriver: unknown-deriver\nCA: text:x\n\n")
-	f.Add("StorePath: /nix/store\nURL:\nReferences:")
-	f.Fuzz(func(t *testing.T, text string) {
-		got, err := rewriteNarinfo(text, base, e.Path.HashPart, e.Path.Dir)
-		if err != nil {
-			return
-		}
-		again, err := rewriteNarinfo(got, base, e.Path.HashPart, e.Path.Dir)
-		if err != nil || again != got {
-			t.Errorf("%q became %q and then %q, %v", text, got, again, err)
-		}
-	})
-}
-
-func TestExpiring(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		x := newExpiring(2)
-		x.add("a", time.Minute)
-		x.add("b", time.Hour)
-		time.Sleep(2 * time.Minute)
-		if x.has("a") || !x.has("b") {
-			t.Errorf("after two minutes: a %v, b %v; want only b", x.has("a"), x.has("b"))
-		}
-		x.add("a", time.Minute)
-		time.Sleep(2 * time.Minute)
-		x.add("c", time.Minute) // full; a is old
-		if !x.has("b") || !x.has("c") {
-			t.Errorf("making room: b %v, c %v; want both", x.has("b"), x.has("c"))
-		}
-		x.reset()
-		if x.has("b") {
-			t.Error("b survived the reset")
-		}
-	})
 }

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/org/nixoci-action/bincache"
 	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/proxytest"
 	"github.com/org/nixoci-action/internal/reply"
@@ -109,7 +110,7 @@ func TestUpstreamNAROutlivesTheProxy(t *testing.T) {
 	}
 	// but none that has other contents by now: Nix would fail
 	rebuilt := e
-	rebuilt.NarHash = format.FileHash(proxytest.Sum([]byte("rebuilt")))
+	rebuilt.NarHash = bincache.FormatHash(proxytest.Sum([]byte("rebuilt")))
 	changed := newServer(t, proxytest.OpenRepo(t, "oci:"+t.TempDir()), func(o *Options) {
 		o.Upstreams = []string{narUpstream(t, rebuilt, serveBytes(data)).URL}
 	})
@@ -239,18 +240,5 @@ func TestUpstreamNARPaths(t *testing.T) {
 	}
 	if got := proxytest.Get(s, "PUT", good).Code; got != 405 {
 		t.Errorf("PUT: got %d", got)
-	}
-}
-
-func TestFoundNARsAreBounded(t *testing.T) {
-	var f foundNARs
-	for i := range 3 * maxFound {
-		f.add(fmt.Sprint(i), upstreamNAR{url: "x"})
-		if len(f.at) > maxFound {
-			t.Fatalf("%d are held", len(f.at))
-		}
-	}
-	if nar, ok := f.get(fmt.Sprint(3*maxFound - 1)); !ok || nar.url != "x" {
-		t.Error("the last one is not there")
 	}
 }

@@ -81,7 +81,7 @@ type Options struct {
 	Repo  registry.Repository
 	Index *index.Cache
 	// Upstreams are caches whose paths are not published again.
-	Upstreams []*closure.Upstream
+	Upstreams []closure.Upstream
 	// CacheDir is for what upstream caches were found to have; "" for none.
 	CacheDir string
 	Nix      *nix.Client

@@ -8,6 +8,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/nix-community/go-nix/pkg/narinfo/signature"
 
+	"github.com/org/nixoci-action/bincache"
 	"github.com/org/nixoci-action/closure"
 	"github.com/org/nixoci-action/discover"
 	"github.com/org/nixoci-action/index"
@@ -29,7 +30,7 @@ func indexed(t *testing.T, repo registry.Repository, c, name string, refs ...str
 	hash := strings.Repeat("0", 51) + c
 	return format.Entry{
 		Path:    storepath.Path{Dir: storepath.DefaultDir, HashPart: strings.Repeat(c, storepath.HashPartLen), Name: name},
-		NarHash: "sha256:" + hash, NarSize: 120, References: refs, Compression: format.CompressionZstd, FileHash: "sha256:" + hash,
+		NarHash: "sha256:" + hash, NarSize: 120, References: refs, Compression: bincache.CompressionZstd, FileHash: "sha256:" + hash,
 		NAR: format.Location{Blob: blob.Digest, BlobSize: blob.Size, Size: blob.Size},
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/org/nixoci-action/bincache"
 	"github.com/org/nixoci-action/closure"
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/index/format"
@@ -212,7 +213,7 @@ func (p *publisher) send(ctx context.Context, w *index.Writer, todo []nix.PathIn
 		if err != nil {
 			return err
 		}
-		e.Compression, e.FileHash = r.Compression, format.FileHash(r.FileHash[:])
+		e.Compression, e.FileHash = r.Compression, bincache.FormatHash(r.FileHash[:])
 		e.NAR = format.Location{Blob: r.Blob.Digest, BlobSize: r.Blob.Size, Offset: r.Offset, Size: r.FileSize}
 		e.BuildIDs = r.BuildIDs[:min(len(r.BuildIDs), format.MaxBuildIDs)]
 		p.report.uploaded(r)

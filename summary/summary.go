@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/org/nixoci-action/bincache"
+
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/internal/secret"
 	"github.com/org/nixoci-action/internal/ui"
@@ -364,19 +366,12 @@ var order = []report.OutputStatus{
 // usage is what others must do to use the cache.
 func usage(cache string, keys []string) string {
 	const proxy = "http://127.0.0.1:37515"
-	url, note := proxy, ""
-	conf, nixos := "", ""
-	if len(keys) > 0 {
-		conf = "extra-trusted-public-keys = " + strings.Join(keys, " ") + "\n"
-		nixos = "  extra-trusted-public-keys = [ \"" + strings.Join(keys, "\" \"") + "\" ];\n"
-	} else {
-		url += "?trusted=1"
+	cached, note := bincache.Substituter{URL: proxy, PublicKeys: keys}, ""
+	if len(keys) == 0 {
 		note = "The cache is not signed, so " + code("?trusted=1") + " trusts everybody who can write to it.\n"
 	}
-	conf = "extra-substituters = " + url + "\n" + conf
-	nixos = "nix.settings = {\n  extra-substituters = [ \"" + url + "\" ];\n" + nixos + "};\n"
-	return folded("Use this cache", "Run the proxy on the machine that wants it:\n\n"+pre("nix run github:org/nixoci-action#proxy -- --cache "+cache+"\n")+
-		"\n\nIn "+code("nix.conf")+":\n\n"+pre(conf)+"\n\nOr on NixOS:\n\n"+pre(nixos)+"\n\n"+note)
+	return folded("Use this cache", "Run the proxy on the machine that wants it:\n\n"+pre("nix run github:org/nixoci-action -- proxy --cache "+cache+"\n")+
+		"\n\nIn "+code("nix.conf")+":\n\n"+pre(cached.Shown())+"\n\nOr on NixOS:\n\n"+pre(cached.NixOS())+"\n\n"+note)
 }
 
 // GC tells what was collected.

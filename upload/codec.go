@@ -7,13 +7,8 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/ulikunitz/xz"
-)
 
-// Compression names, as they stand in a narinfo.
-const (
-	CompressionZstd = "zstd"
-	CompressionXZ   = "xz"
-	CompressionNone = "none"
+	"github.com/org/nixoci-action/bincache"
 )
 
 // codec makes compressors, and keeps them for the next NAR.
@@ -33,13 +28,13 @@ const (
 
 func newCodec(name string, level int) (*codec, error) {
 	if name == "" {
-		name = CompressionZstd
+		name = bincache.CompressionZstd
 	}
 	if level <= 0 {
 		level = 3
 	}
 	switch name {
-	case CompressionZstd, CompressionXZ, CompressionNone:
+	case bincache.CompressionZstd, bincache.CompressionXZ, bincache.CompressionNone:
 	default:
 		return nil, fmt.Errorf("unknown compression %q", name)
 	}
@@ -65,10 +60,10 @@ func newCodec(name string, level int) (*codec, error) {
 // must be called in any case.
 func (c *codec) writer(w io.Writer) (wc io.WriteCloser, release func(), err error) {
 	switch c.name {
-	case CompressionXZ:
+	case bincache.CompressionXZ:
 		x, err := xz.NewWriter(w)
 		return x, func() {}, err
-	case CompressionNone:
+	case bincache.CompressionNone:
 		return nopCloser{w}, func() {}, nil
 	}
 	e := c.zstd.Get().(*zstd.Encoder)

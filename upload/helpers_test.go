@@ -21,6 +21,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"github.com/ulikunitz/xz"
 
+	"github.com/org/nixoci-action/bincache"
 	"github.com/org/nixoci-action/internal/nix"
 	"github.com/org/nixoci-action/internal/nix/nixtest"
 	"github.com/org/nixoci-action/internal/registry"
@@ -173,20 +174,20 @@ func open(t testing.TB, repo registry.Repository, res Result) io.Reader {
 func decompress(t testing.TB, compression string, r io.Reader) io.Reader {
 	t.Helper()
 	switch compression {
-	case CompressionZstd:
+	case bincache.CompressionZstd:
 		d, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1))
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(d.Close)
 		return d
-	case CompressionXZ:
+	case bincache.CompressionXZ:
 		d, err := xz.NewReader(r)
 		if err != nil {
 			t.Fatal(err)
 		}
 		return d
-	case CompressionNone:
+	case bincache.CompressionNone:
 		return r
 	}
 	t.Fatalf("unknown compression %q", compression)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/nix-community/go-nix/pkg/nar"
 
+	"github.com/org/nixoci-action/bincache"
 	"github.com/org/nixoci-action/internal/secret"
 )
 
@@ -203,7 +204,7 @@ func BenchmarkSecrets(b *testing.B) {
 		secrets.Add("a token", "ghs_"+base64.StdEncoding.EncodeToString(content(i, 27)))
 	}
 	for _, p := range infos {
-		for _, compression := range []string{CompressionZstd, CompressionNone} {
+		for _, compression := range []string{bincache.CompressionZstd, bincache.CompressionNone} {
 			for _, set := range []*secret.Set{nil, secrets} {
 				b.Run(fmt.Sprintf("%s/%s/secrets=%v", name(p), compression, set != nil), func(b *testing.B) {
 					codec, err := newCodec(compression, 0)

@@ -13,8 +13,8 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/nix-community/go-nix/pkg/nar"
-	"github.com/nix-community/go-nix/pkg/nixbase32"
 
+	"github.com/org/nixoci-action/bincache"
 	"github.com/org/nixoci-action/internal/nix"
 	"github.com/org/nixoci-action/internal/secret"
 )
@@ -149,7 +149,7 @@ func (m *meter) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-func (m *meter) hash() string { return "sha256:" + nixbase32.EncodeToString(m.sum.Sum(nil)) }
+func (m *meter) hash() string { return bincache.FormatHash(m.sum.Sum(nil)) }
 
 func rawDigest(h v1.Hash) (sum [32]byte, err error) {
 	b, err := hex.DecodeString(h.Hex)

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/org/nixoci-action/bincache"
 	"github.com/org/nixoci-action/internal/nix"
 )
 
@@ -51,11 +52,11 @@ func TestStorePaths(t *testing.T) {
 		t.Fatal(err)
 	}
 	infos = append(infos, s.info(t, s.Run(t, s.Dir, "nix-store", "--add", added))...)
-	for _, compression := range []string{CompressionZstd, CompressionXZ, CompressionNone} {
+	for _, compression := range []string{bincache.CompressionZstd, bincache.CompressionXZ, bincache.CompressionNone} {
 		t.Run(compression, func(t *testing.T) {
 			repo := newRepo(t)
 			infos := infos
-			if compression == CompressionXZ { // at 2 MB a second
+			if compression == bincache.CompressionXZ { // at 2 MB a second
 				infos = slices.DeleteFunc(slices.Clone(infos), func(p nix.PathInfo) bool { return p.NarSize > 2_500_000 })
 			}
 			var rec recorder

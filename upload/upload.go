@@ -29,7 +29,7 @@ import (
 // Options configures Run. The zero value compresses with zstd and packs small
 // NARs.
 type Options struct {
-	// Compression is CompressionZstd, CompressionXZ or CompressionNone; empty
+	// Compression is bincache.CompressionZstd, bincache.CompressionXZ or bincache.CompressionNone; empty
 	// means zstd.
 	Compression string
 	// Level is zstd's compression level, 1 to 22; if less than or equal to 0,

@@ -11,6 +11,7 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
+	"github.com/org/nixoci-action/bincache"
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/indextest"
@@ -283,7 +284,7 @@ func TestRepack(t *testing.T) {
 // A collection that rewrites segments and packs names each blob by what is in it,
 // and makes no pack of two compressions.
 func TestCollectKeepsCompressions(t *testing.T) {
-	compressions := []string{format.CompressionZstd, format.CompressionXZ, format.CompressionNone, format.CompressionGzip, format.CompressionBzip2}
+	compressions := []string{bincache.CompressionZstd, bincache.CompressionXZ, bincache.CompressionNone, bincache.CompressionGzip, bincache.CompressionBzip2}
 	indextest.Backends(t, func(t *testing.T, open func() registry.Repository) {
 		repo := open()
 		var gone, kept []format.Entry

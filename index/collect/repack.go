@@ -12,6 +12,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/org/nixoci-action/bincache"
 	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/registry"
 )
@@ -110,7 +111,7 @@ func (t *table) sparse() [][]packed {
 		}
 		seen[t.location(r)] = true
 		_, _, file, _ := format.LineKeys(t.line(int32(i)))
-		byBlob[r.blob] = append(byBlob[r.blob], packed{from: t.location(r), file: "sha256:" + string(file), comp: r.comp})
+		byBlob[r.blob] = append(byBlob[r.blob], packed{from: t.location(r), file: bincache.HashOf(string(file)), comp: r.comp})
 	}
 	var all [][]packed
 	for n := range t.blobs {
@@ -153,7 +154,7 @@ func (c *collection) readParts(ctx context.Context, parts []packed) ([]packed, e
 		if _, err := io.ReadFull(body, p.data); err != nil {
 			return nil, fmt.Errorf("reading pack %s: %w", digest, err)
 		}
-		if sum := sha256.Sum256(p.data); format.FileHash(sum[:]) != p.file {
+		if sum := sha256.Sum256(p.data); bincache.FormatHash(sum[:]) != p.file {
 			return c.leave(digest, fmt.Errorf("it is damaged: %s is not at %d", p.file, p.from.Offset))
 		}
 		at = p.from.Offset + p.from.Size

@@ -10,6 +10,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/org/nixoci-action/bincache"
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/storepath"
@@ -144,9 +145,11 @@ func (r *row) decode(line []byte, extras *[]blob) (bases []string, ok bool) {
 	}
 	r.name, r.narSize, r.added = l.Name, l.NS, l.Added.Unix()
 	r.fileSize, r.offset, r.blobSize = l.Size, l.Off, l.BlobSz
-	if r.comp, _ = format.KnownCompression(l.Comp); r.comp == "" {
+	c, ok := bincache.CompressionNamed(l.Comp) // its own name, not the line's
+	if !ok {
 		return nil, false
 	}
+	r.comp = c.Name
 	hash, ok := strings.CutPrefix(l.Blob, "sha256:")
 	if n, err := hex.Decode(r.sum[:], []byte(hash)[:min(len(hash), 2*len(r.sum))]); !ok || err != nil || n != len(r.sum) || len(hash) != 2*n {
 		return nil, false

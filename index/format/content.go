@@ -3,6 +3,8 @@ package format
 import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"github.com/org/nixoci-action/bincache"
 )
 
 // Content is what a segment holds besides its header: the lines of its
@@ -66,7 +68,7 @@ func LayerType(packed bool, compression string) types.MediaType {
 	switch {
 	case packed:
 		return types.MediaType(mediaPack + compression)
-	case compression == CompressionNone:
+	case compression == bincache.CompressionNone:
 		return mediaNAR
 	}
 	return types.MediaType(mediaNAR + "+" + compression)

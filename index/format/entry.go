@@ -9,40 +9,10 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/nix-community/go-nix/pkg/narinfo/signature"
-	"github.com/nix-community/go-nix/pkg/nixbase32"
 
+	"github.com/org/nixoci-action/bincache"
 	"github.com/org/nixoci-action/internal/storepath"
 )
-
-// Compression names, as they stand in a narinfo.
-const (
-	CompressionZstd  = "zstd"
-	CompressionXZ    = "xz"
-	CompressionBzip2 = "bzip2"
-	CompressionGzip  = "gzip"
-	CompressionNone  = "none"
-)
-
-// compressions are all that an entry can have, with the extensions of NARs'
-// URLs. Nix goes by the narinfo's Compression, not by the extension.
-var compressions = []struct{ name, extension string }{
-	{CompressionZstd, ".nar.zst"},
-	{CompressionXZ, ".nar.xz"},
-	{CompressionNone, ".nar"},
-	{CompressionGzip, ".nar.gz"},
-	{CompressionBzip2, ".nar.bz2"},
-}
-
-// KnownCompression returns the constant that equals a name, which shares no
-// memory with it, and the extension. They are empty if there is none.
-func KnownCompression(name string) (constant, extension string) {
-	for _, c := range compressions {
-		if c.name == name {
-			return c.name, c.extension
-		}
-	}
-	return "", ""
-}
 
 // PinAfter is the age of an entry at which a publish that relies on it repeats
 // it in a segment of its own. Collection never removes an entry younger than
@@ -98,22 +68,22 @@ type Entry struct {
 	Added time.Time
 }
 
+// File is the entry's NAR among the files of the cache.
+func (e *Entry) File() bincache.File {
+	c, _ := bincache.CompressionNamed(e.Compression)
+	return bincache.File{Kind: bincache.NAR, Name: bincache.HashDigits(e.FileHash), Detail: c.Extension}
+}
+
 // URL is the entry's NAR relative to the cache: "nar/<file hash>.nar.zst".
 func (e *Entry) URL() string {
-	_, extension := KnownCompression(e.Compression)
-	return "nar/" + strings.TrimPrefix(e.FileHash, "sha256:") + extension
+	return e.File().Path()
 }
 
 // Narinfo is the entry in Nix's narinfo format.
 func (e *Entry) Narinfo() string {
 	var b strings.Builder
 	b.Grow(512 + 64*len(e.References))
-	line := func(key, value string) {
-		b.WriteString(key)
-		b.WriteString(": ")
-		b.WriteString(value)
-		b.WriteByte('\n')
-	}
+	line := func(key, value string) { bincache.WriteField(&b, key, value) }
 	line("StorePath", e.Path.String())
 	line("URL", e.URL())
 	line("Compression", e.Compression)
@@ -156,7 +126,7 @@ func (e *Entry) Validate() error {
 		return fmt.Errorf("%s: %s", e.Path.Base(), fmt.Sprintf(format, args...))
 	}
 	for what, h := range map[string]string{"NAR hash": e.NarHash, "file hash": e.FileHash} {
-		if err := validHash(h); err != nil {
+		if err := bincache.CheckHash(h); err != nil {
 			return fail("%s %v", what, err)
 		}
 	}
@@ -183,7 +153,7 @@ func (e *Entry) Validate() error {
 			return fail("content address %q", e.CA)
 		}
 	}
-	if c, _ := KnownCompression(e.Compression); c == "" {
+	if _, ok := bincache.CompressionNamed(e.Compression); !ok {
 		return fail("compression %q", e.Compression)
 	}
 	n := e.NAR
@@ -204,17 +174,3 @@ func (l Location) inBlob() bool {
 	// written so that no sum can overflow
 	return l.Size > 0 && l.Offset >= 0 && l.BlobSize >= l.Size && l.Offset <= l.BlobSize-l.Size
 }
-
-func validHash(s string) error {
-	rest, ok := strings.CutPrefix(s, "sha256:")
-	if !ok || len(rest) != HashLen {
-		return fmt.Errorf("%q is not sha256 in Nix base32", s)
-	}
-	if err := nixbase32.ValidateString(rest); err != nil {
-		return fmt.Errorf("%q is not sha256 in Nix base32", s)
-	}
-	return nil
-}
-
-// FileHash returns a blob digest in the form of a narinfo's FileHash.
-func FileHash(sum []byte) string { return "sha256:" + nixbase32.EncodeToString(sum) }

@@ -10,6 +10,7 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
+	"github.com/org/nixoci-action/bincache"
 	"github.com/org/nixoci-action/internal/storepath"
 )
 
@@ -84,7 +85,7 @@ func (f foreignEntry) entry() (Entry, error) {
 		return e, err
 	}
 	// the blob's digest is what the file hash should be, whatever is written
-	e.FileHash, err = NixBase32(f.NarDigest)
+	e.FileHash, err = bincache.ParseHash(f.NarDigest)
 	e.NAR.BlobSize, e.NAR.Size = f.NarSize, f.NarSize
 	switch added := f.Added.(type) { // else it is as old as can be
 	case string:

@@ -8,6 +8,7 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
+	"github.com/org/nixoci-action/bincache"
 	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/indextest"
 )
@@ -93,17 +94,25 @@ func FuzzOpenDocument(f *testing.F) {
 	})
 }
 
+// doi is the file of a realisation with a name below its folder.
+func doi(name string) bincache.File {
+	if strings.Contains(name, "/") {
+		return bincache.Parse("build-trace-v2/" + name)
+	}
+	return bincache.Parse("realisations/" + name)
+}
+
 // A realisation that is accepted can be served.
 func FuzzParseRealisation(f *testing.F) {
 	f.Add("sha256:8ba7b5dfbe204d0fc46cb255e0293afdc9ef63db7912b6035e67d63e17d53c8f!out.doi",
 		[]byte(`{"dependentRealisations":{},"id":"sha256:8ba7b5dfbe204d0fc46cb255e0293afdc9ef63db7912b6035e67d63e17d53c8f!out","outPath":"4cggaifbp1fc8zhsdrk9pzi45ifqk6i6-ca-top","signatures":[]}`))
 	f.Add("xmw07xh4mqksjwr80326z007d3v3sh7p-ca-top.drv/out.doi", []byte(`{"outPath":"4cggaifbp1fc8zhsdrk9pzi45ifqk6i6-ca-top","signatures":[{"keyName":"k","sig":"AA=="}]}`))
 	f.Fuzz(func(t *testing.T, name string, doc []byte) {
-		r, out, err := format.ParseRealisation(name, doc)
+		r, out, err := format.ParseRealisation(doi(name), doc)
 		if err != nil {
 			return
 		}
-		again, out2, err := format.ParseRealisation(name, []byte(r.JSON(out)))
+		again, out2, err := format.ParseRealisation(doi(name), []byte(r.JSON(out)))
 		if err != nil || out2 != out || !again.Equal(r) {
 			t.Errorf("%q %q: got %+v of %s, %v", name, doc, again, out2, err)
 		}

@@ -9,6 +9,7 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
+	"github.com/org/nixoci-action/bincache"
 	"github.com/org/nixoci-action/internal/storepath"
 )
 
@@ -17,11 +18,10 @@ import (
 //
 //	{"k":"<hash part, 32>","n":"<NAR hash, 52>","f":"<file hash, 52>",…}
 const (
-	HashLen   = 52
 	keyPos    = len(`{"k":"`)
 	narPos    = keyPos + storepath.HashPartLen + len(`","n":"`)
-	filePos   = narPos + HashLen + len(`","f":"`)
-	prefixLen = filePos + HashLen + len(`",`)
+	filePos   = narPos + bincache.HashLen + len(`","f":"`)
+	prefixLen = filePos + bincache.HashLen + len(`",`)
 )
 
 // entryLine is the JSON form. The order of the fields is part of the format.
@@ -54,7 +54,7 @@ func AppendLine(b []byte, e *Entry) ([]byte, error) {
 		return b, err
 	}
 	l := entryLine{
-		K: e.Path.HashPart, N: e.NarHash[len("sha256:"):], F: e.FileHash[len("sha256:"):],
+		K: e.Path.HashPart, N: bincache.HashDigits(e.NarHash), F: bincache.HashDigits(e.FileHash),
 		Name: e.Path.Name, NS: e.NarSize, Refs: e.References, Drv: e.Deriver, Sigs: e.Signatures, CA: e.CA,
 		Comp: e.Compression, Blob: e.NAR.Blob, BlobSz: e.NAR.BlobSize, Off: e.NAR.Offset,
 		Added: e.Added.UTC().Truncate(time.Second),
@@ -79,8 +79,8 @@ func DecodeLine(line []byte, storeDir string) (Entry, error) {
 	}
 	e := Entry{
 		Path:    storepath.Path{Dir: storeDir, HashPart: l.K, Name: l.Name},
-		NarHash: "sha256:" + l.N, NarSize: l.NS, References: l.Refs, Deriver: l.Drv, Signatures: l.Sigs, CA: l.CA,
-		Compression: l.Comp, FileHash: "sha256:" + l.F,
+		NarHash: bincache.HashOf(l.N), NarSize: l.NS, References: l.Refs, Deriver: l.Drv, Signatures: l.Sigs, CA: l.CA,
+		Compression: l.Comp, FileHash: bincache.HashOf(l.F),
 		NAR:   Location{Blob: l.Blob, BlobSize: l.BlobSz, Offset: l.Off, Size: l.Size},
 		Added: l.Added,
 	}
@@ -103,7 +103,7 @@ func LineKeys(line []byte) (hashPart, narHash, fileHash []byte, ok bool) {
 		string(line[prefixLen-2:prefixLen]) != `",` {
 		return nil, nil, nil, false
 	}
-	return line[keyPos : keyPos+storepath.HashPartLen], line[narPos : narPos+HashLen], line[filePos : filePos+HashLen], true
+	return line[keyPos : keyPos+storepath.HashPartLen], line[narPos : narPos+bincache.HashLen], line[filePos : filePos+bincache.HashLen], true
 }
 
 // LineBlob returns the digest of a line's blob, in hexadecimal, and its size.

@@ -11,6 +11,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
+	"github.com/org/nixoci-action/bincache"
 	"github.com/org/nixoci-action/internal/registry"
 )
 
@@ -187,7 +188,7 @@ func DigestOf(b []byte) v1.Hash {
 func EmptyLayers() []v1.Descriptor {
 	layers := []v1.Descriptor{
 		{MediaType: MediaEntries},
-		{MediaType: LayerType(false, CompressionZstd)}, {MediaType: LayerType(true, CompressionZstd)}, {MediaType: MediaExtras},
+		{MediaType: LayerType(false, bincache.CompressionZstd)}, {MediaType: LayerType(true, bincache.CompressionZstd)}, {MediaType: MediaExtras},
 		{MediaType: mediaCompat}, {MediaType: mediaSegmentList}, {MediaType: mediaRetired},
 	}
 	for i := range layers {

@@ -2,7 +2,6 @@ package format
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"regexp"
 	"slices"
@@ -10,6 +9,7 @@ import (
 
 	"github.com/nix-community/go-nix/pkg/narinfo/signature"
 
+	"github.com/org/nixoci-action/bincache"
 	"github.com/org/nixoci-action/internal/storepath"
 )
 
@@ -143,19 +143,26 @@ func marshal(v any) string {
 	return string(b)
 }
 
-// ParseRealisation reads a realisation as Nix writes it into a binary cache.
-// name is what stands in the URL: "<id>.doi" behind "realisations/", or
-// "<drv>/<output>.doi" behind "build-trace-v2/". It returns the base name of
-// the path as well. What the realisation says of those it depends on is left
-// out, and so are signatures that cover it.
-func ParseRealisation(name string, doc []byte) (Realisation, string, error) {
+// RealisationOf is the realisation that a file of a binary cache is about,
+// without its signatures, nor checked. It is empty for other files.
+func RealisationOf(f bincache.File) Realisation {
+	switch f.Kind {
+	case bincache.Realisation:
+		return Realisation{ID: f.Name}
+	case bincache.BuildTrace:
+		return Realisation{Drv: f.Name, Output: f.Detail}
+	}
+	return Realisation{}
+}
+
+// ParseRealisation reads a realisation as Nix writes it into a binary cache, as
+// the file f. It returns the base name of the path as well. What the realisation
+// says of those it depends on is left out, and so are signatures that cover it.
+func ParseRealisation(f bincache.File, doc []byte) (Realisation, string, error) {
 	fail := func(err error) (Realisation, string, error) {
-		return Realisation{}, "", fmt.Errorf("reading the realisation %q: %w", name, err)
+		return Realisation{}, "", fmt.Errorf("reading the realisation %q: %w", f.Path(), err)
 	}
-	key, ok := strings.CutSuffix(name, ".doi")
-	if !ok {
-		return fail(errors.New("its name does not end in .doi"))
-	}
+	r := RealisationOf(f)
 	var d struct {
 		ID         string                     `json:"id"`
 		OutPath    string                     `json:"outPath"`
@@ -165,10 +172,7 @@ func ParseRealisation(name string, doc []byte) (Realisation, string, error) {
 	if err := json.Unmarshal(doc, &d); err != nil {
 		return fail(err)
 	}
-	r := Realisation{ID: key}
-	if drv, output, ok := strings.Cut(key, "/"); ok {
-		r = Realisation{Drv: drv, Output: output}
-	} else if d.ID != key {
+	if d.ID != r.ID && r.ID != "" {
 		return fail(fmt.Errorf("it is about %q", d.ID))
 	}
 	if _, err := storepath.ParseBase(d.OutPath); err != nil {

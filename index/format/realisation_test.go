@@ -17,7 +17,7 @@ func TestRealisationFormats(t *testing.T) {
 	)
 	sig := strings.Repeat("A", 86) + "=="
 	old := `{"dependentRealisations":{},"id":"` + id + `","outPath":"` + out + `","signatures":["k-1:` + sig + `"]}`
-	r, path, err := format.ParseRealisation(id+".doi", []byte(old))
+	r, path, err := format.ParseRealisation(doi(id+".doi"), []byte(old))
 	if err != nil || path != out || r.JSON(path) != old {
 		t.Errorf("got %+v of %q, %v: %s", r, path, err, r.JSON(path))
 	}
@@ -26,7 +26,7 @@ func TestRealisationFormats(t *testing.T) {
 	}
 	// what it depends on is left out, and the signature covers that
 	depends := strings.Replace(old, `{}`, `{"`+id+`":"`+out+`"}`, 1)
-	if r, _, err := format.ParseRealisation(id+".doi", []byte(depends)); err != nil || r.Signatures != nil {
+	if r, _, err := format.ParseRealisation(doi(id+".doi"), []byte(depends)); err != nil || r.Signatures != nil {
 		t.Errorf("got %+v, %v", r, err)
 	}
 	unsigned := format.Realisation{ID: id}
@@ -35,7 +35,7 @@ func TestRealisationFormats(t *testing.T) {
 	}
 
 	trace := `{"outPath":"` + out + `","signatures":[{"keyName":"k-1","sig":"` + sig + `"}]}`
-	r, path, err = format.ParseRealisation(drv+"/out.doi", []byte(trace))
+	r, path, err = format.ParseRealisation(doi(drv+"/out.doi"), []byte(trace))
 	if err != nil || path != out || r.JSON(path) != trace || !slices.Equal(r.Signatures, []string{"k-1:" + sig}) {
 		t.Errorf("got %+v of %q, %v: %s", r, path, err, r.JSON(path))
 	}
@@ -48,7 +48,7 @@ func TestRealisationFormats(t *testing.T) {
 		{id + ".doi", strings.Replace(old, out, "../"+out, 1)}, {id + ".doi", strings.Replace(old, "k-1:", "", 1)},
 		{drv + "/../out.doi", trace}, {drv + "/.doi", trace}, {out + "/out.doi", trace}, {"/out.doi", trace},
 	} {
-		if r, path, err := format.ParseRealisation(bad[0], []byte(bad[1])); err == nil {
+		if r, path, err := format.ParseRealisation(doi(bad[0]), []byte(bad[1])); err == nil {
 			t.Errorf("%q: got %+v of %q", bad, r, path)
 		}
 	}

@@ -6,13 +6,13 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/org/nixoci-action/bincache"
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/oranc"
@@ -141,14 +141,14 @@ func Oranc(ctx context.Context, c *index.Cache, o ImportOptions) (*index.Snapsho
 func (im *importer) sort() {
 	for _, key := range slices.Sorted(maps.Keys(im.files)) {
 		hashPart, ok := oranc.HashPart(key)
-		switch {
+		switch kind := bincache.Parse(key).Kind; {
 		case ok:
 			if _, ok := im.base.Lookup(hashPart); ok {
 				im.result.Present++
 			} else {
 				im.todo = append(im.todo, hashPart)
 			}
-		case strings.HasPrefix(key, "realisations/"), strings.HasPrefix(key, "log/"), strings.HasPrefix(key, "debuginfo/"), strings.HasSuffix(key, ".ls"):
+		case kind != 0 && kind != bincache.Narinfo && kind != bincache.NAR && kind != bincache.CacheInfo:
 			im.result.Other++
 		}
 	}
@@ -162,10 +162,9 @@ func (im *importer) prepare(ctx context.Context) error {
 	}
 	conf := im.opts.Config
 	if im.base.Config().Priority == 0 && conf.Priority == 0 {
-		conf.Priority, _ = strconv.Atoi(info["Priority"]) // none is 0, too
-		conf.Priority = max(conf.Priority, 0)
+		conf.Priority = max(info.Priority, 0)
 	}
-	if im.dir = info["StoreDir"]; im.dir == "" {
+	if im.dir = info.StoreDir; im.dir == "" {
 		if im.dir, err = im.firstStoreDir(ctx); err != nil {
 			return err
 		}
@@ -186,15 +185,15 @@ func (im *importer) prepare(ctx context.Context) error {
 }
 
 // cacheInfo reads nix-cache-info, which need not be there.
-func (im *importer) cacheInfo(ctx context.Context) (map[string]string, error) {
-	const key = "nix-cache-info"
+func (im *importer) cacheInfo(ctx context.Context) (bincache.Info, error) {
+	key := bincache.File{Kind: bincache.CacheInfo}.Path()
 	text, err := im.text(ctx, key)
 	if err != nil && !errors.As(err, new(*unusableError)) {
-		return nil, err
+		return bincache.Info{}, err
 	}
-	info := narinfoFields(text)
-	if dir := info["StoreDir"]; dir != "" && !storepath.ValidDir(dir) {
-		return nil, fmt.Errorf("oranc's %s names the store directory %q", key, dir)
+	info := bincache.ParseInfo(text)
+	if dir := info.StoreDir; dir != "" && !storepath.ValidDir(dir) {
+		return info, fmt.Errorf("oranc's %s names the store directory %q", key, dir)
 	}
 	return info, nil
 }
@@ -202,11 +201,12 @@ func (im *importer) cacheInfo(ctx context.Context) (map[string]string, error) {
 // firstStoreDir is the store directory of the first narinfo that has one.
 func (im *importer) firstStoreDir(ctx context.Context) (string, error) {
 	for _, hashPart := range im.todo {
-		text, err := im.text(ctx, hashPart+".narinfo")
+		text, err := im.text(ctx, narinfoKey(hashPart))
 		if err != nil && !errors.As(err, new(*unusableError)) {
 			return "", err
 		}
-		if p, err := storepath.Parse(narinfoFields(text)["StorePath"]); err == nil {
+		fields, _ := bincache.ParseNarinfo(text)
+		if p, err := storepath.Parse(fields.Get("StorePath")); err == nil {
 			return p.Dir, nil
 		}
 	}
@@ -263,7 +263,7 @@ func (im *importer) load(ctx context.Context, hashPart string) ([]string, error)
 		}
 		return e.References, im.add(ctx, e) // or a collection might remove it
 	}
-	key := hashPart + ".narinfo"
+	key := narinfoKey(hashPart)
 	if im.files[key] != nil {
 		e, err := im.entry(ctx, key)
 		left := (*unusableError)(nil)

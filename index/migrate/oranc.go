@@ -9,14 +9,12 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
+	"github.com/org/nixoci-action/bincache"
 	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/oranc"
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/storepath"
 )
-
-// maxOrancNarinfo is the size in bytes up to which a narinfo is read.
-const maxOrancNarinfo = 1 << 20
 
 // orancFiles are the keys in a repository that oranc has written, each with its
 // tags, that of the newer encoding first.
@@ -51,7 +49,7 @@ func (im *importer) entry(ctx context.Context, key string) (format.Entry, error)
 		return format.Entry{}, err
 	}
 	e, url, err := parseOrancNarinfo(text)
-	if err == nil && (e.Path.HashPart+".narinfo" != key || e.Path.Dir != im.dir) {
+	if err == nil && (narinfoKey(e.Path.HashPart) != key || e.Path.Dir != im.dir) {
 		err = fmt.Errorf("it is for %s", e.Path)
 	}
 	if err != nil {
@@ -70,13 +68,17 @@ func (im *importer) entry(ctx context.Context, key string) (format.Entry, error)
 	// Two paths with the same contents share a NAR's key, and who came last may
 	// have compressed it in another way. So its blob tells the file hash.
 	e.NAR = format.Location{Blob: nar.Digest, BlobSize: nar.Size, Size: nar.Size}
-	if e.FileHash, err = format.NixBase32(nar.Digest.String()); err == nil {
+	if e.FileHash, err = bincache.ParseHash(nar.Digest.String()); err == nil {
 		err = e.Validate()
 	}
 	if err != nil {
 		return format.Entry{}, &unusableError{err: err}
 	}
 	return e, nil
+}
+
+func narinfoKey(hashPart string) string {
+	return bincache.File{Kind: bincache.Narinfo, Name: hashPart}.Path()
 }
 
 // parseOrancNarinfo is ParseNarinfo for what early versions of oranc wrote, too:
@@ -93,7 +95,7 @@ func (im *importer) text(ctx context.Context, key string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if d.Size > maxOrancNarinfo {
+	if d.Size > bincache.MaxNarinfo {
 		return "", &unusableError{err: fmt.Errorf("it has %d bytes", d.Size)}
 	}
 	b, err := registry.ReadBlob(ctx, im.cache.Repository(), d.Digest, d.Size)
@@ -136,14 +138,4 @@ func (im *importer) checkBlob(ctx context.Context, d v1.Descriptor) error {
 		return &unusableError{err: fmt.Errorf("it has %d bytes, and its manifest says %d", size, d.Size)}
 	}
 	return err
-}
-
-// narinfoFields returns the fields of a narinfo or of nix-cache-info.
-func narinfoFields(text string) map[string]string {
-	fields := map[string]string{}
-	for line := range strings.Lines(text) {
-		key, value, _ := strings.Cut(strings.TrimSpace(line), ":")
-		fields[key] = strings.TrimSpace(value)
-	}
-	return fields
 }

@@ -15,6 +15,7 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
+	"github.com/org/nixoci-action/bincache"
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/indextest"
@@ -36,7 +37,7 @@ func orancPath(t *testing.T, repo registry.Repository, tag func(string) string, 
 	}
 	e := indextest.EntryFor(name, v1.Descriptor{Digest: sum, Size: size}, refs...)
 	e.Signatures = []string{orancSig}
-	url := "nar/" + strings.TrimPrefix(e.NarHash, "sha256:") + ".nar.zst"
+	url := "nar/" + bincache.HashDigits(e.NarHash) + ".nar.zst"
 	oranctest.Put(t, repo, tag(url), url, "application/x-nix-nar", data)
 	key := e.Path.HashPart + ".narinfo"
 	oranctest.Put(t, repo, tag(key), key, "text/x-nix-narinfo", []byte(strings.Replace(e.Narinfo(), e.URL(), url, 1)))
@@ -491,9 +492,9 @@ func FuzzOrancNarinfo(f *testing.F) {
 	f.Add(strings.Replace(e.Narinfo(), orancSig, orancSig+" "+orancSig, 1))
 	f.Add("StorePath: /nix/store/x\nURL\nSig:\n")
 	f.Fuzz(func(t *testing.T, text string) {
-		narinfoFields(text)
+		bincache.ParseInfo(text)
 		e, _, err := parseOrancNarinfo(text)
-		e.FileHash, e.NAR = format.FileHash(make([]byte, 32)), format.Location{Blob: format.EmptyConfig.Digest, BlobSize: 2, Size: 2}
+		e.FileHash, e.NAR = bincache.FormatHash(make([]byte, 32)), format.Location{Blob: format.EmptyConfig.Digest, BlobSize: 2, Size: 2}
 		if err != nil || e.Validate() != nil {
 			return
 		}

@@ -29,24 +29,26 @@ const (
 // One below another is a room of its own if it stands here, else it is part of
 // the other.
 var domain = map[string][]string{
+	"bincache": nil,
+	"upstream": {"bincache"},
 	"discover": nil,
-	"closure":  nil,
-	"upload":   {"closure"},
-	"index":    {"index/format"},
-	"proxy":    {"index", "index/format", "proxy/blobs", "proxy/push"},
-	"page":     {"index", "index/collect", "index/format"},
+	"closure":  {"upstream"},
+	"upload":   {"bincache", "closure"},
+	"index":    {"bincache", "index/format"},
+	"proxy":    {"bincache", "index", "index/format", "proxy/blobs", "proxy/push", "upstream"},
+	"page":     {"bincache", "index", "index/collect", "index/format"},
 	"matrix":   {"discover"},
-	"publish":  {"closure", "discover", "index", "index/collect", "index/format", "index/migrate", "matrix", "report", "upload"},
+	"publish":  {"bincache", "closure", "discover", "index", "index/collect", "index/format", "index/migrate", "matrix", "report", "upload", "upstream"},
 	"report":   {"closure", "index", "index/collect", "index/format", "index/migrate", "matrix"},
-	"summary":  {"index/collect", "index/format", "matrix", "report"},
+	"summary":  {"index", "index/collect", "index/format", "matrix", "report"},
 
-	"index/format":  nil,
-	"index/collect": {"index", "index/format"},
-	"index/migrate": {"index", "index/format"},
+	"index/format":  {"bincache"},
+	"index/collect": {"bincache", "index", "index/format"},
+	"index/migrate": {"bincache", "index", "index/format"},
 
-	"proxy/blobs": {"index", "index/format"},
-	"proxy/push":  {"index", "index/format"},
-	"proxy/many":  {"index", "index/format", "proxy", "proxy/blobs"},
+	"proxy/blobs": {"bincache", "index", "index/format"},
+	"proxy/push":  {"bincache", "index", "index/format"},
+	"proxy/many":  {"bincache", "index", "index/format", "proxy", "proxy/blobs"},
 }
 
 // room is the domain package that a package is or belongs to, "" if it is none.
@@ -220,6 +222,11 @@ func TestRules(t *testing.T) {
 		{"index", "internal/command/gc", false},
 		{"internal/cli", "internal/command", false},
 		{"upload", "closure", true},
+		{"bincache", "index", false},
+		{"bincache", "internal/storepath", true},
+		{"upstream", "bincache", true},
+		{"upstream", "closure", false},
+		{"discover", "upstream", false},
 		{"upload", "index", false},
 		{"upload", "upload/internal/x", true},
 		{"index", "upload", false},

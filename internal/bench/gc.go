@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/org/nixoci-action/bincache"
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/registry"
@@ -387,7 +388,7 @@ func (h *history) add(ctx context.Context, n int) ([]format.Entry, error) {
 			nar = format.Location{Blob: desc.Digest, BlobSize: desc.Size, Size: desc.Size}
 		}
 		sum := sha256.Sum256(part)
-		e := h.describe(format.FileHash(sum[:]), nar)
+		e := h.describe(bincache.FormatHash(sum[:]), nar)
 		// each refers to the one before, so that the last refers to all
 		if i%lasting == 0 {
 			e.References = h.refer(h.keptNames, newest(h.keptNames)...)

@@ -17,6 +17,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/nix-community/go-nix/pkg/nixbase32"
 
+	"github.com/org/nixoci-action/bincache"
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/registry"
@@ -231,7 +232,7 @@ func (f *faker) publish(ctx context.Context, n int) error {
 
 func (f *faker) entry() format.Entry {
 	size := int64(4096 + f.rng.IntN(100_000))
-	e := f.describe(format.FileHash(f.random(32)), format.Location{
+	e := f.describe(bincache.FormatHash(f.random(32)), format.Location{
 		Blob: f.blob.Digest, BlobSize: f.blob.Size, Offset: f.rng.Int64N(f.blob.Size - size), Size: size,
 	})
 	e.References = f.refer(f.refs)
@@ -246,10 +247,10 @@ func (f *faker) describe(fileHash string, nar format.Location) format.Entry {
 		Name: fmt.Sprintf("%s-%d.%d", packageNames[f.rng.IntN(len(packageNames))], f.rng.IntN(20), f.rng.IntN(100)),
 	}
 	return format.Entry{
-		Path: p, NarHash: format.FileHash(f.random(32)), NarSize: 3 * nar.Size,
+		Path: p, NarHash: bincache.FormatHash(f.random(32)), NarSize: 3 * nar.Size,
 		Deriver:     nixbase32.EncodeToString(f.random(20)) + "-" + p.Name + ".drv",
 		Signatures:  []string{"cache.example.org-1:" + base64.StdEncoding.EncodeToString(f.random(64))},
-		Compression: format.CompressionZstd, FileHash: fileHash, NAR: nar,
+		Compression: bincache.CompressionZstd, FileHash: fileHash, NAR: nar,
 	}
 }
 

@@ -46,3 +46,31 @@ func TestBreaker(t *testing.T) {
 		expect("for all", true)
 	})
 }
+
+// What is for one run opens after a time of failures that are not counted, too,
+// and stays open.
+func TestBreakerForGood(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := Breaker{After: 3, Patience: time.Minute, ForGood: true}
+		for range 100 {
+			if b.Retry() {
+				t.Error("it opened at once")
+			}
+		}
+		b.Report(false)
+		time.Sleep(time.Minute)
+		b.Report(true)
+		if b.Retry() || b.Failing() != 0 {
+			t.Error("it opened though there was a success")
+		}
+		time.Sleep(time.Minute)
+		if b.Failing() != time.Minute || !b.Retry() {
+			t.Error("it did not open after a minute of failures")
+		}
+		b.Report(true)
+		time.Sleep(maxPause)
+		if !b.Open() || b.Allow() {
+			t.Error("it closed again")
+		}
+	})
+}

@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/org/nixoci-action/index/format"
+	"github.com/org/nixoci-action/bincache"
 	"github.com/org/nixoci-action/internal/registrytest"
 )
 
@@ -57,7 +57,7 @@ func (r *reader) nar(info map[string]string) error {
 	if _, err := io.Copy(sum, resp.Body); err != nil {
 		return fmt.Errorf("the NAR of %s: %w", info["StorePath"], err)
 	}
-	if got := format.FileHash(sum.Sum(nil)); got != info["FileHash"] {
+	if got := bincache.FormatHash(sum.Sum(nil)); got != info["FileHash"] {
 		return fmt.Errorf("the NAR of %s has the hash %s, want %s", info["StorePath"], got, info["FileHash"])
 	}
 	return nil

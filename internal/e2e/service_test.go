@@ -28,6 +28,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/nix-community/go-nix/pkg/nixbase32"
 
+	"github.com/org/nixoci-action/bincache"
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/registry"
@@ -141,7 +142,7 @@ func fill(t *testing.T, cache string, o registry.Options, nars ...[]byte) []form
 		sum, size := sha256.Sum256(nar), int64(len(nar))
 		e := format.Entry{
 			Path:    storepath.Path{Dir: storepath.DefaultDir, HashPart: nixbase32.EncodeToString(sum[:20]), Name: "x"},
-			NarHash: format.FileHash(sum[:]), NarSize: size, FileHash: format.FileHash(sum[:]), Compression: format.CompressionZstd,
+			NarHash: bincache.FormatHash(sum[:]), NarSize: size, FileHash: bincache.FormatHash(sum[:]), Compression: bincache.CompressionZstd,
 			NAR: format.Location{Blob: v1.Hash{Algorithm: "sha256", Hex: hex.EncodeToString(sum[:])}, BlobSize: size, Size: size},
 		}
 		if err := w.Add(t.Context(), e); err != nil {
@@ -637,7 +638,7 @@ func TestLoad(t *testing.T) {
 					}
 					defer resp.Body.Close()
 					sum := sha256.New()
-					if _, err := io.Copy(sum, resp.Body); err != nil || format.FileHash(sum.Sum(nil)) != entries[i%8].FileHash {
+					if _, err := io.Copy(sum, resp.Body); err != nil || bincache.FormatHash(sum.Sum(nil)) != entries[i%8].FileHash {
 						t.Errorf("a NAR: got %s, %v", resp.Status, err)
 					}
 				})

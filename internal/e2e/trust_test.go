@@ -13,6 +13,7 @@ import (
 
 	"github.com/nix-community/go-nix/pkg/nixbase32"
 
+	"github.com/org/nixoci-action/bincache"
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/nix/nixtest"
@@ -67,7 +68,7 @@ func (a *attacker) evil(path, contents string) format.Entry {
 	hash := "sha256:" + nixbase32.EncodeToString(sum[:])
 	size := int64(len(nar))
 	return format.Entry{
-		Path: parsed, NarHash: hash, NarSize: size, Compression: format.CompressionNone, FileHash: hash,
+		Path: parsed, NarHash: hash, NarSize: size, Compression: bincache.CompressionNone, FileHash: hash,
 		NAR: format.Location{Blob: blob.Digest, BlobSize: size, Size: size},
 	}
 }

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/org/nixoci-action/bincache"
+
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/nix-community/go-nix/pkg/nixbase32"
 
@@ -42,8 +44,8 @@ func EntryFor(name string, desc v1.Descriptor, refs ...string) format.Entry {
 	file := sha256.Sum256([]byte("compressed NAR of " + name))
 	return format.Entry{
 		Path:    storepath.Path{Dir: storepath.DefaultDir, HashPart: nixbase32.EncodeToString(sum[:20]), Name: name},
-		NarHash: format.FileHash(nar[:]), NarSize: 120, References: refs, Compression: format.CompressionZstd,
-		FileHash: format.FileHash(file[:]),
+		NarHash: bincache.FormatHash(nar[:]), NarSize: 120, References: refs, Compression: bincache.CompressionZstd,
+		FileHash: bincache.FormatHash(file[:]),
 		NAR:      format.Location{Blob: desc.Digest, BlobSize: desc.Size, Size: desc.Size},
 	}
 }
@@ -227,7 +229,7 @@ func BenchSnapshot(tb testing.TB, n int) *index.Snapshot {
 			name := fmt.Sprintf("package-%d-1.%d", i, i%10)
 			e := format.Entry{
 				Path:    storepath.Path{Dir: storepath.DefaultDir, HashPart: nixbase32.EncodeToString(sum[:20]), Name: name},
-				NarHash: format.FileHash(sum[:]), NarSize: 1 << 20, Compression: format.CompressionZstd, FileHash: format.FileHash(sum[:]),
+				NarHash: bincache.FormatHash(sum[:]), NarSize: 1 << 20, Compression: bincache.CompressionZstd, FileHash: bincache.FormatHash(sum[:]),
 				Signatures: []string{"cache.example.org-1:" + strings.Repeat("A", 86) + "=="},
 				Added:      end.Add(-time.Duration(n-i) * (90 * 24 * time.Hour / time.Duration(n))),
 			}

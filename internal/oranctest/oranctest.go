@@ -8,12 +8,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
+	"github.com/org/nixoci-action/bincache"
 	"github.com/org/nixoci-action/internal/registry"
 )
 
@@ -63,12 +63,12 @@ func Copy(tb testing.TB, repo registry.Repository, dir string, tag func(key stri
 			return err
 		}
 		contentType := "application/octet-stream"
-		switch {
-		case strings.HasSuffix(key, ".narinfo"):
+		switch bincache.Parse(key).Kind {
+		case bincache.Narinfo:
 			contentType = "text/x-nix-narinfo"
-		case strings.HasPrefix(key, "nar/"):
+		case bincache.NAR:
 			contentType = "application/x-nix-nar"
-		case key == "nix-cache-info":
+		case bincache.CacheInfo:
 			contentType = "text/x-nix-cache-info"
 		}
 		Put(tb, repo, tag(key), key, contentType, data)

@@ -15,10 +15,13 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/org/nixoci-action/bincache"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/nix-community/go-nix/pkg/nixbase32"
@@ -66,11 +69,11 @@ func FileEntry(name string, data []byte, refs ...string) format.Entry {
 	file := sha256.Sum256(data)
 	return format.Entry{
 		Path:        storepath.Path{Dir: storepath.DefaultDir, HashPart: nixbase32.EncodeToString(sum[:20]), Name: name},
-		NarHash:     format.FileHash(sum[:]),
+		NarHash:     bincache.FormatHash(sum[:]),
 		NarSize:     int64(len(data)),
 		References:  refs,
-		Compression: format.CompressionZstd,
-		FileHash:    format.FileHash(file[:]),
+		Compression: bincache.CompressionZstd,
+		FileHash:    bincache.FormatHash(file[:]),
 		NAR:         format.Location{Blob: DigestOf(data), BlobSize: int64(len(data)), Size: int64(len(data))},
 	}
 }
@@ -112,6 +115,43 @@ func Publish(tb testing.TB, repo registry.Repository, conf format.Config, entrie
 	if err != nil || r.Committed != len(entries) {
 		tb.Fatalf("publishing %d entries: got %d, %v", len(entries), r.Committed, err)
 	}
+}
+
+// PublishExtras publishes an entry that has everything, and returns it as it is
+// in the index.
+func PublishExtras(tb testing.TB, repo registry.Repository, log string) format.Entry {
+	tb.Helper()
+	ctx := context.Background()
+	data := RandomBytes(1, 1000)
+	PutBlob(tb, repo, data)
+	e := FileEntry("hello-1.0", data)
+	sig := "test-1:" + strings.Repeat("A", 86) + "=="
+	e.Deriver, e.BuildIDs = Drv, []string{BuildID}
+	e.Realisations = []format.Realisation{{ID: Realisation, Signatures: []string{sig}}, {Drv: Drv, Output: "out", Signatures: []string{sig}}}
+	c := index.Open(repo, index.Options{Settle: time.Millisecond})
+	base, err := c.Sweep(ctx)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	w, err := c.NewWriter(base, index.WriterOptions{})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if err := w.AddWith(ctx, e, index.Documents{Listing: []byte(Listing), Log: []byte(log)}); err != nil {
+		tb.Fatal(err)
+	}
+	if _, err := w.Close(ctx, nil); err != nil {
+		tb.Fatal(err)
+	}
+	s, err := c.Sweep(ctx)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	e, ok := s.Lookup(e.Path.HashPart)
+	if !ok || e.Listing.Size == 0 || e.Log.Size == 0 {
+		tb.Fatalf("got %+v", e)
+	}
+	return e
 }
 
 // LogTo sends what the server logs to the test's log.

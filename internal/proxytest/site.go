@@ -17,6 +17,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/org/nixoci-action/bincache"
+
 	ggcr "github.com/google/go-containerregistry/pkg/registry"
 
 	"github.com/org/nixoci-action/index/format"
@@ -109,8 +111,8 @@ func (s *Site) Entry(path string, content []byte, refs ...string) format.Entry {
 	}
 	sum := sha256.Sum256(nar)
 	return format.Entry{
-		Path: p, NarHash: format.FileHash(sum[:]), NarSize: int64(len(nar)), References: refs, Compression: format.CompressionNone,
-		FileHash: format.FileHash(sum[:]),
+		Path: p, NarHash: bincache.FormatHash(sum[:]), NarSize: int64(len(nar)), References: refs, Compression: bincache.CompressionNone,
+		FileHash: bincache.FormatHash(sum[:]),
 		NAR:      format.Location{Blob: DigestOf(nar), BlobSize: int64(len(nar)), Size: int64(len(nar))},
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/org/nixoci-action/bincache"
 	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/proxytest"
 )
@@ -24,7 +25,7 @@ func TestPackMemoryIsBounded(t *testing.T) {
 	c := NewPacks(fake, 20_000, proxytest.LogTo(t))
 	for range 3 {
 		for _, e := range entries {
-			if nar, ok := c.NAR(t.Context(), e.NAR, true); ok && format.FileHash(proxytest.Sum(nar)) != e.FileHash {
+			if nar, ok := c.NAR(t.Context(), e.NAR, true); ok && bincache.FormatHash(proxytest.Sum(nar)) != e.FileHash {
 				t.Fatalf("%s: wrong bytes", e.Path.Name)
 			}
 			c.mu.Lock()

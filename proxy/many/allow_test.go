@@ -5,7 +5,6 @@ import (
 	"testing"
 
 	"github.com/org/nixoci-action/internal/hint"
-	"github.com/org/nixoci-action/proxy"
 )
 
 func TestGrant(t *testing.T) {
@@ -127,36 +126,4 @@ func FuzzGrant(f *testing.F) {
 			t.Errorf("%q is opened as %+v", cache, a)
 		}
 	})
-}
-
-func TestSplitPath(t *testing.T) {
-	for path, want := range map[string][2]string{
-		"/ghcr.io/a/b/nix-cache-info":               {"ghcr.io/a/b", "/nix-cache-info"},
-		"/ghcr.io/a/b/c/d/x.narinfo":                {"ghcr.io/a/b/c/d", "/x.narinfo"},
-		"/ghcr.io/a/nar/x.nar.zst":                  {"ghcr.io/a", "/nar/x.nar.zst"},
-		"/ghcr.io/a/nar/nar/x.nar.zst":              {"ghcr.io/a/nar", "/nar/x.nar.zst"},
-		"/ghcr.io/a/nar/nix-cache-info":             {"ghcr.io/a/nar", "/nix-cache-info"},
-		"/localhost:5000/a/log/x.drv":               {"localhost:5000/a", "/log/x.drv"},
-		"/ghcr.io/a/realisations/sha256:00!out.doi": {"ghcr.io/a", "/realisations/sha256:00!out.doi"},
-		"/ghcr.io/a/upstream/0123/x.nar":            {"ghcr.io/a", "/upstream/0123/x.nar"},
-		"/ghcr.io/a/upstream/nar/x.nar.zst":         {"ghcr.io/a/upstream", "/nar/x.nar.zst"},
-		"/ghcr.io/a/b/_status":                      {"ghcr.io/a/b", "/_status"},
-		"/nix-cache-info":                           {"", "/nix-cache-info"},
-		"/nar/x.nar.zst":                            {"", "/nar/x.nar.zst"},
-		"/_status":                                  {"", "/_status"},
-		"/ghcr.io/../nix-cache-info":                {"ghcr.io/..", "/nix-cache-info"}, // refused by its name
-		"/ghcr.io/a/b/.narinfo":                     {"ghcr.io/a/b", "/.narinfo"},
-		"/ghcr.io/a/b/x.ls":                         {"ghcr.io/a/b", "/x.ls"},
-		"/ghcr.io/a/b/build-trace-v2/x.drv/out.doi": {"ghcr.io/a/b", "/build-trace-v2/x.drv/out.doi"},
-	} {
-		cache, rest, ok := proxy.SplitPath(path)
-		if !ok || cache != want[0] || rest != want[1] {
-			t.Errorf("%s: got %q, %q, %t; want %q", path, cache, rest, ok, want)
-		}
-	}
-	for _, path := range []string{"", "/ghcr.io/a/b", "//nix-cache-info", "/ghcr.io//a/nix-cache-info", "/ghcr.io/a/b/", "/nar", "/a/nar/b/c"} {
-		if cache, rest, ok := proxy.SplitPath(path); ok {
-			t.Errorf("%q: got %q, %q", path, cache, rest)
-		}
-	}
 }

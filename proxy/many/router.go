@@ -8,9 +8,11 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
+	"github.com/org/nixoci-action/bincache"
 	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/lru"
 	"github.com/org/nixoci-action/internal/reply"
@@ -244,22 +246,22 @@ func (r *Router) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	sw := &reply.Writer{ResponseWriter: w}
 	defer func() { reply.Survive(r.log, sw, req, recover()) }()
 
-	cache, rest, ok := proxy.SplitPath(req.URL.Path)
+	cache, f := bincache.Split(strings.TrimPrefix(req.URL.Path, "/"))
 	switch {
-	case ok && cache != "":
-		r.serveCache(sw, req, cache, rest)
-	case rest == proxy.PathStatus && reply.FromLoopback(req):
+	case cache != "":
+		r.serveCache(sw, req, cache, f)
+	case f.Kind == bincache.Status && reply.FromLoopback(req):
 		r.serveStatus(sw, req)
 	case r.opts.Home != nil:
 		r.opts.Home.ServeHTTP(sw, req)
-	case rest == proxy.PathStatus:
+	case f.Kind == bincache.Status:
 		http.Error(sw, "refused: only for programs on this machine", http.StatusForbidden)
 	default:
 		reply.Refuse(sw, req)
 	}
 }
 
-func (r *Router) serveCache(w http.ResponseWriter, req *http.Request, cache, rest string) {
+func (r *Router) serveCache(w http.ResponseWriter, req *http.Request, cache string, f bincache.File) {
 	access, err := grant(r.allow, cache)
 	if err != nil {
 		reply.Refuse(w, req)
@@ -279,8 +281,8 @@ func (r *Router) serveCache(w http.ResponseWriter, req *http.Request, cache, res
 		return
 	}
 	defer r.leave(c)
-	c.server.ServeHTTP(w, stripped(req, rest))
-	if rest == proxy.PathRefresh {
+	c.server.ServeHTTP(w, stripped(req, "/"+f.Path()))
+	if f.Kind == bincache.Refresh {
 		r.settle(c) // it may have grown
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/org/nixoci-action/bincache"
 	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/reply"
 	"github.com/org/nixoci-action/internal/storepath"
@@ -163,8 +164,8 @@ func (u *Union) serving(yield func(*member) bool) {
 func (u *Union) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	sw := &reply.Writer{ResponseWriter: w}
 	defer func() { reply.Survive(u.log, sw, r, recover()) }()
-	path := r.URL.Path
-	if path == proxy.PathRefresh && r.Method == http.MethodPost {
+	f := bincache.ParseURLPath(r.URL.Path)
+	if f.Kind == bincache.Refresh && r.Method == http.MethodPost {
 		u.serveRefresh(sw, r)
 		return
 	}
@@ -172,15 +173,15 @@ func (u *Union) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		reply.Refuse(sw, r)
 		return
 	}
-	switch path {
-	case proxy.PathCacheInfo:
+	switch f.Kind {
+	case bincache.CacheInfo:
 		c := u.Config()
-		reply.Text(sw, r, reply.TypeCacheInfo, proxy.CacheInfo(c.StoreDir, c.Priority))
+		reply.Text(sw, r, reply.TypeCacheInfo, bincache.Info{StoreDir: c.StoreDir, Priority: c.Priority}.String())
 		return
-	case proxy.PathPublicKey:
+	case bincache.PublicKey:
 		reply.PublicKeys(sw, r, u.Config().PublicKeys)
 		return
-	case proxy.PathStatus:
+	case bincache.Status:
 		u.serveStatus(sw, r)
 		return
 	}

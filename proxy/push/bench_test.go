@@ -9,8 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/org/nixoci-action/bincache"
 	"github.com/org/nixoci-action/index"
-	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/proxytest"
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/registrytest"
@@ -50,7 +50,7 @@ func BenchmarkPush(b *testing.B) {
 	}
 	made := func(b *testing.B, round int) (all []pushed) {
 		for i := range paths {
-			all = append(all, newPushed(b, fmt.Sprintf("p-%d-%d", round, i), format.CompressionNone, proxytest.RandomBytes(uint64(i), 3000)))
+			all = append(all, newPushed(b, fmt.Sprintf("p-%d-%d", round, i), bincache.CompressionNone, proxytest.RandomBytes(uint64(i), 3000)))
 		}
 		return all
 	}

@@ -7,7 +7,6 @@ import (
 
 const (
 	MaxDict       = maxDict
-	MaxNarinfo    = maxNarinfo
 	SmallNAR      = smallNAR
 	MaxLog        = maxLog
 	MaxSmallExtra = maxSmallExtra

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/org/nixoci-action/bincache"
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/signing"
@@ -143,12 +144,12 @@ func (p *Receiver) derived(drv string) []format.Entry {
 
 // putRealisation takes what an output of a content-addressed derivation is,
 // for a path that the cache has.
-func (p *Receiver) putRealisation(w http.ResponseWriter, r *http.Request, name string) (int, error) {
+func (p *Receiver) putRealisation(w http.ResponseWriter, r *http.Request, f bincache.File) (int, error) {
 	text, err := p.text(w, r, maxSmallExtra)
 	if err != nil {
 		return 0, err
 	}
-	real, base, err := format.ParseRealisation(name, []byte(text))
+	real, base, err := format.ParseRealisation(f, []byte(text))
 	if err != nil {
 		return 0, &refusal{http.StatusBadRequest, err.Error()}
 	}
@@ -185,7 +186,7 @@ func (p *Receiver) putRealisation(w http.ResponseWriter, r *http.Request, name s
 
 // putDebugInfo answers for what the listing says already.
 func (p *Receiver) putDebugInfo(w http.ResponseWriter, r *http.Request, name string) (int, error) {
-	id := strings.TrimSuffix(name, suffixDebug)
+	id := strings.TrimSuffix(name, ".debug")
 	if !format.ValidBuildID(id) {
 		return 0, &refusal{http.StatusBadRequest, "debug info is named by a build ID of 40 hex digits"}
 	}
@@ -218,7 +219,7 @@ func (p *Receiver) attach(ctx context.Context, e format.Entry, x index.Attachmen
 	case errors.Is(err, index.ErrChanged):
 		return &refusal{http.StatusConflict, fmt.Sprintf("%s: %v", e.Path.Base(), err)}
 	case errors.As(err, &lost):
-		p.lost.PutFor(strings.TrimPrefix(lost.FileHash, "sha256:"), struct{}{}, time.Hour)
+		p.lost.PutFor(bincache.HashDigits(lost.FileHash), struct{}{}, time.Hour)
 		return &refusal{http.StatusConflict, lost.Error() + ": copy the path again"}
 	case errors.As(err, &incomplete):
 		return missing(incomplete.Path, incomplete.Missing)

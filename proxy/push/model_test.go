@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -20,6 +19,7 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
+	"github.com/org/nixoci-action/bincache"
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/index/collect"
 	"github.com/org/nixoci-action/index/format"
@@ -186,7 +186,7 @@ func (h *history) client(n int, random *rand.Rand) {
 				}
 			}
 		}
-		how := []string{format.CompressionZstd, format.CompressionNone}[random.IntN(2)]
+		how := []string{bincache.CompressionZstd, bincache.CompressionNone}[random.IntN(2)]
 		p := newPushed(h.t, fmt.Sprintf("c%d-%d", n, i), how, proxytest.RandomBytes(random.Uint64(), size), refs...)
 		p.entry.References = slices.Compact(p.entry.References)
 		for try := 0; try < 3; try++ {
@@ -218,7 +218,7 @@ func (h *history) publisher(random *rand.Rand) {
 			h.t.Error(err)
 			return
 		}
-		p := newPushed(h.t, fmt.Sprintf("published-%d", i), format.CompressionNone, proxytest.RandomBytes(uint64(i), 500))
+		p := newPushed(h.t, fmt.Sprintf("published-%d", i), bincache.CompressionNone, proxytest.RandomBytes(uint64(i), 500))
 		proxytest.PutBlob(h.t, h.repo, p.file)
 		if err := w.Add(ctx, p.entry); err != nil {
 			h.t.Error(err)
@@ -286,7 +286,7 @@ func (h *history) check() {
 		}
 		b, err := io.ReadAll(body)
 		body.Close()
-		if format.FileHash(proxytest.Sum(b)) != e.FileHash {
+		if bincache.FormatHash(proxytest.Sum(b)) != e.FileHash {
 			h.t.Errorf("the NAR of %s is not what it should be: %v", e.Path, err)
 		}
 	}
@@ -376,5 +376,5 @@ func newHashOf(t *testing.T, size int64) string {
 	if _, err := io.Copy(sum, nar); err != nil {
 		t.Fatal(err)
 	}
-	return strings.TrimPrefix(format.FileHash(sum.Sum(nil)), "sha256:")
+	return bincache.HashDigits(bincache.FormatHash(sum.Sum(nil)))
 }

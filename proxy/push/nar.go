@@ -6,11 +6,9 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"strings"
 	"time"
 
-	"github.com/nix-community/go-nix/pkg/nixbase32"
-
+	"github.com/org/nixoci-action/bincache"
 	"github.com/org/nixoci-action/index/format"
 )
 
@@ -28,11 +26,10 @@ type pendingNAR struct {
 // narinfo right after it.
 const pendingFor = time.Hour
 
-// putNAR takes the NAR "<file hash>.nar.<extension>": what does not have that
-// hash, or is no NAR, is kept nowhere.
-func (p *Receiver) putNAR(w http.ResponseWriter, r *http.Request, name string) (int, error) {
-	hash, _, _ := strings.Cut(name, ".")
-	if len(hash) != 52 || nixbase32.ValidateString(hash) != nil {
+// putNAR takes the NAR with a file hash: what does not have that, or is no NAR, is
+// kept nowhere.
+func (p *Receiver) putNAR(w http.ResponseWriter, r *http.Request, hash string) (int, error) {
+	if !bincache.ValidDigits(hash) {
 		return 0, &refusal{http.StatusBadRequest, "a NAR is named by its SHA-256 in Nix base32"}
 	}
 	switch size := r.ContentLength; {
@@ -57,7 +54,7 @@ func (p *Receiver) putNAR(w http.ResponseWriter, r *http.Request, name string) (
 	if err := receive(io.MultiWriter(s, sum), w, r); err != nil {
 		return 0, err
 	}
-	if got := nixbase32.EncodeToString(sum.Sum(nil)); got != hash {
+	if got := bincache.HashDigits(bincache.FormatHash(sum.Sum(nil))); got != hash {
 		return 0, &refusal{http.StatusBadRequest, "the NAR that came is " + got + ", not what its name says"}
 	}
 	n, err := p.storeNAR(r.Context(), s)

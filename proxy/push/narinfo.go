@@ -11,17 +11,14 @@ import (
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/nix-community/go-nix/pkg/nixbase32"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/org/nixoci-action/bincache"
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/signing"
 	"github.com/org/nixoci-action/internal/storepath"
 )
-
-// maxNarinfo is the largest narinfo that is read, in bytes.
-const maxNarinfo = 1 << 20
 
 // commitTimeout is how long a client waits until its path is durable.
 const commitTimeout = 5 * time.Minute
@@ -29,7 +26,7 @@ const commitTimeout = 5 * time.Minute
 // putNarinfo takes a path whose NAR is here. It returns 201 when the path is
 // durable, 200 when it was before.
 func (p *Receiver) putNarinfo(w http.ResponseWriter, r *http.Request, hashPart string) (int, error) {
-	text, err := p.text(w, r, maxNarinfo)
+	text, err := p.text(w, r, bincache.MaxNarinfo)
 	if err != nil {
 		return 0, err
 	}
@@ -55,7 +52,7 @@ func (p *Receiver) putNarinfo(w http.ResponseWriter, r *http.Request, hashPart s
 		p.acknowledge(a.Entry)
 		return http.StatusCreated, nil
 	case errors.As(err, &lost):
-		gone := strings.TrimPrefix(lost.FileHash, "sha256:")
+		gone := bincache.HashDigits(lost.FileHash)
 		p.lost.PutFor(gone, struct{}{}, time.Hour)
 		if gone == hash {
 			p.forget(hash, n)
@@ -89,8 +86,9 @@ func (p *Receiver) addition(ctx context.Context, text, hashPart string, held *li
 	if e.Path.HashPart != hashPart || e.Path.Dir != p.server.StoreDir() {
 		return nil, "", nil, bad("the narinfo is of %s; %s in %s was announced", e.Path, hashPart, p.server.StoreDir())
 	}
-	hash, _, _ := strings.Cut(strings.TrimPrefix(url, "nar/"), ".")
-	if !strings.HasPrefix(url, "nar/") || len(hash) != 52 || nixbase32.ValidateString(hash) != nil {
+	f := bincache.Parse(url)
+	hash := f.Name
+	if f.Kind != bincache.NAR || !bincache.ValidDigits(hash) {
 		return nil, "", nil, bad("the narinfo's URL %q is not that of a NAR that was pushed here", url)
 	}
 	n, ok := p.nar(hash)
@@ -103,7 +101,7 @@ func (p *Receiver) addition(ctx context.Context, text, hashPart string, held *li
 	if e.NarHash != n.narHash || e.NarSize != n.narSize {
 		return nil, "", nil, bad("the narinfo says %s and %d bytes, its NAR has %s and %d", e.NarHash, e.NarSize, n.narHash, n.narSize)
 	}
-	e.FileHash, e.NAR = "sha256:"+hash, n.at
+	e.FileHash, e.NAR = bincache.HashOf(hash), n.at
 	a := &index.Addition{Entry: e}
 	if n.held != nil {
 		a.Data = n.held.data
@@ -155,7 +153,7 @@ func (p *Receiver) renew(a *index.Addition, old format.Entry) *index.Addition {
 		}
 		return a
 	}
-	if p.lost.Has(strings.TrimPrefix(old.FileHash, "sha256:")) {
+	if p.lost.Has(bincache.HashDigits(old.FileHash)) {
 		return a
 	}
 	sigs := slices.Clone(old.Signatures)

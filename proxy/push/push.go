@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sync/semaphore"
 
+	"github.com/org/nixoci-action/bincache"
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/hint"
@@ -204,24 +205,24 @@ func (p *Receiver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // put takes what is pushed. 201 means that it is durable, or for a NAR that it
 // is here. Nix knows no other successes than 200, 201, 204 and 206.
 func (p *Receiver) put(w http.ResponseWriter, r *http.Request) (int, error) {
-	path := r.URL.Path
-	switch {
-	case path == pathCacheInfo:
+	f := bincache.ParseURLPath(r.URL.Path)
+	switch f.Kind {
+	case bincache.CacheInfo:
 		return http.StatusOK, p.putCacheInfo(w, r)
-	case strings.HasPrefix(path, prefixNAR):
-		return p.putNAR(w, r, strings.TrimPrefix(path, prefixNAR))
-	case strings.HasSuffix(path, suffixNarinfo):
-		return p.putNarinfo(w, r, strings.TrimSuffix(path[1:], suffixNarinfo))
-	case strings.HasSuffix(path, suffixListing) && storepath.ValidHashPart(path[1:len(path)-len(suffixListing)]):
-		return p.putListing(w, r, strings.TrimSuffix(path[1:], suffixListing))
-	case strings.HasPrefix(path, prefixLog):
-		return p.putLog(w, r, strings.TrimPrefix(path, prefixLog))
-	case strings.HasPrefix(path, prefixRealisations):
-		return p.putRealisation(w, r, strings.TrimPrefix(path, prefixRealisations))
-	case strings.HasPrefix(path, prefixBuildTrace):
-		return p.putRealisation(w, r, strings.TrimPrefix(path, prefixBuildTrace))
-	case strings.HasPrefix(path, prefixDebugInfo):
-		return p.putDebugInfo(w, r, strings.TrimPrefix(path, prefixDebugInfo))
+	case bincache.NAR:
+		return p.putNAR(w, r, f.Name)
+	case bincache.Narinfo:
+		return p.putNarinfo(w, r, f.Name)
+	case bincache.Listing:
+		if storepath.ValidHashPart(f.Name) {
+			return p.putListing(w, r, f.Name)
+		}
+	case bincache.Log:
+		return p.putLog(w, r, f.Name)
+	case bincache.Realisation, bincache.BuildTrace:
+		return p.putRealisation(w, r, f)
+	case bincache.DebugInfo:
+		return p.putDebugInfo(w, r, f.Name)
 	}
 	return 0, &refusal{http.StatusMethodNotAllowed, "the proxy does not take this file"}
 }
@@ -259,10 +260,8 @@ func (p *Receiver) putCacheInfo(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	for line := range strings.Lines(text) {
-		if dir, ok := strings.CutPrefix(strings.TrimSpace(line), "StoreDir:"); ok && strings.TrimSpace(dir) != p.server.StoreDir() {
-			return &refusal{http.StatusConflict, "the cache is for the store directory " + p.server.StoreDir()}
-		}
+	if dir := bincache.ParseInfo(text).StoreDir; dir != "" && dir != p.server.StoreDir() {
+		return &refusal{http.StatusConflict, "the cache is for the store directory " + p.server.StoreDir()}
 	}
 	return nil
 }

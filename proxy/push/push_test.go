@@ -23,6 +23,7 @@ import (
 	"github.com/nix-community/go-nix/pkg/narinfo/signature"
 	"github.com/ulikunitz/xz"
 
+	"github.com/org/nixoci-action/bincache"
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/proxytest"
@@ -50,11 +51,11 @@ func compressed(tb testing.TB, how string, data []byte) []byte {
 	var w io.WriteCloser
 	var err error
 	switch how {
-	case format.CompressionZstd:
+	case bincache.CompressionZstd:
 		w, err = zstd.NewWriter(&b)
-	case format.CompressionXZ:
+	case bincache.CompressionXZ:
 		w, err = xz.NewWriter(&b)
-	case format.CompressionGzip:
+	case bincache.CompressionGzip:
 		w = gzip.NewWriter(&b)
 	default:
 		return data
@@ -83,7 +84,7 @@ func newPushed(tb testing.TB, name, how string, contents []byte, refs ...string)
 	file := compressed(tb, how, nar)
 	e := proxytest.FileEntry(name, file, refs...)
 	slices.Sort(e.References)
-	e.NarHash, e.NarSize, e.Compression = format.FileHash(proxytest.Sum(nar)), int64(len(nar)), how
+	e.NarHash, e.NarSize, e.Compression = bincache.FormatHash(proxytest.Sum(nar)), int64(len(nar)), how
 	return pushed{e, file}
 }
 
@@ -185,7 +186,7 @@ func TestPush(t *testing.T) {
 		go func() { defer close(ended); s.Run(ctx) }()
 		var all []pushed
 		var refs []string
-		for i, how := range []string{format.CompressionZstd, format.CompressionXZ, format.CompressionGzip, format.CompressionNone} {
+		for i, how := range []string{bincache.CompressionZstd, bincache.CompressionXZ, bincache.CompressionGzip, bincache.CompressionNone} {
 			for _, size := range []int{1000, push.SmallNAR + 1000} {
 				p := newPushed(t, fmt.Sprintf("p%d-%d", i, size), how, proxytest.RandomBytes(uint64(i), size), refs...)
 				refs = []string{p.base()}
@@ -228,7 +229,7 @@ func TestPush(t *testing.T) {
 		if len(pubs) != 1 || len(pubs[0].Roots) != 1 || pubs[0].Roots[0].Path != refs[0] || pubs[0].Selection != "package=p3" {
 			t.Errorf("got the publications %+v, want %s", pubs, refs[0])
 		}
-		if w := copyTo(s, newPushed(t, "late", format.CompressionNone, nil)); w.Code != http.StatusServiceUnavailable {
+		if w := copyTo(s, newPushed(t, "late", bincache.CompressionNone, nil)); w.Code != http.StatusServiceUnavailable {
 			t.Errorf("after the end: got %d", w.Code)
 		}
 	})
@@ -243,8 +244,8 @@ func TestPushComesToRest(t *testing.T) {
 	ended := make(chan struct{})
 	go func() { defer close(ended); s.Run(ctx) }()
 	defer func() { cancel(); <-ended }()
-	a := newPushed(t, "a", format.CompressionNone, []byte("a"))
-	b := newPushed(t, "b", format.CompressionNone, []byte("b"), a.base())
+	a := newPushed(t, "a", bincache.CompressionNone, []byte("a"))
+	b := newPushed(t, "b", bincache.CompressionNone, []byte("b"), a.base())
 	for _, p := range []pushed{a, b} {
 		if w := copyTo(s, p); w.Code != http.StatusCreated {
 			t.Fatalf("got %d, %s", w.Code, w.Body)
@@ -274,7 +275,7 @@ func TestPushComesToRest(t *testing.T) {
 
 func TestPushIsOffByDefault(t *testing.T) {
 	s := newServer(t, proxytest.OpenRepo(t, "oci:"+t.TempDir()))
-	p := newPushed(t, "p", format.CompressionNone, nil)
+	p := newPushed(t, "p", bincache.CompressionNone, nil)
 	for _, path := range []string{p.url(), p.narinfo(), "/nix-cache-info", "/x"} {
 		if w := proxytest.Request(s, http.MethodPut, path, []byte("x")); w.Code != http.StatusMethodNotAllowed || w.Header().Get("Allow") != "GET, HEAD" {
 			t.Errorf("%s: got %d, %v", path, w.Code, w.Header())
@@ -311,7 +312,7 @@ func TestPushAuthorization(t *testing.T) {
 		{"the token in a page", closed, "10.0.0.1:1", []string{"Authorization", basic(token), "Origin", "null"}, 403},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			p := newPushed(t, tc.name[:2], format.CompressionNone, []byte(tc.name))
+			p := newPushed(t, tc.name[:2], bincache.CompressionNone, []byte(tc.name))
 			r := httptest.NewRequest(http.MethodPut, p.url(), bytes.NewReader(p.file))
 			r.RemoteAddr = tc.from
 			for i := 0; i < len(tc.header); i += 2 {
@@ -345,7 +346,7 @@ func TestPushRefuses(t *testing.T) {
 	tmp := filepath.Join(t.TempDir(), "tmp")
 	s := newPushServer(t, repo, func(o *options) { o.Push.Dir = tmp; o.Push.MaxBlobSize = 2 << 20 })
 	big := proxytest.RandomBytes(1, push.SmallNAR+1)
-	there := newPushed(t, "there", format.CompressionNone, []byte("there"))
+	there := newPushed(t, "there", bincache.CompressionNone, []byte("there"))
 	if w := copyTo(s, there); w.Code != http.StatusCreated {
 		t.Fatalf("got %d, %s", w.Code, w.Body)
 	}
@@ -360,7 +361,7 @@ func TestPushRefuses(t *testing.T) {
 	}
 	raw := func(data []byte) (string, []byte) {
 		e := proxytest.FileEntry("x", data)
-		e.Compression = format.CompressionNone
+		e.Compression = bincache.CompressionNone
 		return "/" + e.URL(), data
 	}
 	nars := map[string]struct {
@@ -393,17 +394,17 @@ func TestPushRefuses(t *testing.T) {
 	}
 	t.Run("another hash", func(t *testing.T) {
 		for _, data := range [][]byte{narOf(nil), narOf(big)} {
-			p := newPushed(t, "x", format.CompressionNone, []byte("y"))
+			p := newPushed(t, "x", bincache.CompressionNone, []byte("y"))
 			refused(t, proxytest.Request(s, http.MethodPut, p.url(), data), 400, "not what its name says")
 		}
 	})
 	t.Run("no hash", func(t *testing.T) {
-		for _, path := range []string{"/nar/x.nar", "/nar/", "/nar/../x", "/nar/" + strings.Repeat("e", 52) + ".nar"} {
+		for _, path := range []string{"/nar/x.nar", "/nar/", "/nar/" + strings.Repeat("e", 52) + ".nar"} {
 			refused(t, proxytest.Request(s, http.MethodPut, path, narOf(nil)), 400, "named by its SHA-256")
 		}
 	})
 	t.Run("no length", func(t *testing.T) {
-		p := newPushed(t, "x", format.CompressionNone, []byte("y"))
+		p := newPushed(t, "x", bincache.CompressionNone, []byte("y"))
 		r := httptest.NewRequest(http.MethodPut, p.url(), io.MultiReader(bytes.NewReader(p.file)))
 		r.RemoteAddr = "127.0.0.1:1"
 		w := httptest.NewRecorder()
@@ -411,13 +412,13 @@ func TestPushRefuses(t *testing.T) {
 		refused(t, w, 411, "length")
 	})
 
-	p := newPushed(t, "p", format.CompressionZstd, []byte("p"), there.base())
+	p := newPushed(t, "p", bincache.CompressionZstd, []byte("p"), there.base())
 	if w := proxytest.Request(s, http.MethodPut, p.url(), p.file); w.Code != http.StatusCreated {
 		t.Fatalf("got %d, %s", w.Code, w.Body)
 	}
 	info := p.entry.Narinfo()
 	replace := func(pairs ...string) string { return strings.NewReplacer(pairs...).Replace(info) }
-	unknown := newPushed(t, "unknown", format.CompressionZstd, []byte("z"))
+	unknown := newPushed(t, "unknown", bincache.CompressionZstd, []byte("z"))
 	for name, tc := range map[string]struct {
 		info string
 		want int
@@ -425,7 +426,7 @@ func TestPushRefuses(t *testing.T) {
 	}{
 		"not a narinfo":          {"<html>", 400, "has the line"},
 		"empty":                  {"", 400, "StorePath"},
-		"too long":               {info + strings.Repeat("X: y\n", push.MaxNarinfo/5), 413, "longer"},
+		"too long":               {info + strings.Repeat("X: y\n", bincache.MaxNarinfo/5), 413, "longer"},
 		"another path":           {replace(p.entry.Path.HashPart, there.entry.Path.HashPart), 400, "was announced"},
 		"another store":          {replace("StorePath: /nix/store", "StorePath: /gnu/store"), 400, "in /nix/store was announced"},
 		"two paths":              {info + "StorePath: /nix/store/" + there.base() + "\n", 400, "two lines"},
@@ -448,7 +449,7 @@ func TestPushRefuses(t *testing.T) {
 		})
 	}
 	for path, text := range map[string]string{
-		"/x": "this file", "/_status": "this file", "/x.ls": "this file",
+		"/x": "this file", "/_status": "this file", "/x.ls": "this file", "/nar/../x": "this file",
 	} {
 		refused(t, proxytest.Request(s, http.MethodPut, path, []byte("{}")), 405, text)
 	}
@@ -486,9 +487,9 @@ func TestPushBzip2(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := newPushed(t, "p", format.CompressionNone, []byte("x"))
+	p := newPushed(t, "p", bincache.CompressionNone, []byte("x"))
 	e := proxytest.FileEntry("p", file)
-	p.file, p.entry.FileHash, p.entry.NAR, p.entry.Compression = file, e.FileHash, e.NAR, format.CompressionBzip2
+	p.file, p.entry.FileHash, p.entry.NAR, p.entry.Compression = file, e.FileHash, e.NAR, bincache.CompressionBzip2
 	s := newPushServer(t, proxytest.OpenRepo(t, "oci:"+t.TempDir()))
 	if w := copyTo(s, p); w.Code != http.StatusCreated {
 		t.Fatalf("got %d, %s", w.Code, w.Body)
@@ -503,7 +504,7 @@ func TestPushSignatures(t *testing.T) {
 	ours, public := newKeys(t, "cache-1")
 	theirs, theirPublic := newKeys(t, "other-1")
 	strict := func(o *options) { o.Push.RequireSignatures, o.Push.TrustedKeys = true, []string{public} }
-	p := newPushed(t, "p", format.CompressionNone, []byte("p"))
+	p := newPushed(t, "p", bincache.CompressionNone, []byte("p"))
 	proxytest.PutBlob(t, repo, []byte("x"))
 	// whoever can write to the cache can make it name his key
 	proxytest.Publish(t, repo, format.Config{PublicKeys: []string{public, theirPublic}}, proxytest.FileEntry("first", []byte("x")))
@@ -537,7 +538,7 @@ func TestPushSignatures(t *testing.T) {
 	}
 
 	// the same path, built with other contents
-	other := newPushed(t, "p", format.CompressionNone, []byte("another build"))
+	other := newPushed(t, "p", bincache.CompressionNone, []byte("another build"))
 	if !s.push.Settle(context.Background(), false, time.Minute) {
 		t.Fatal("not settled")
 	}
@@ -548,7 +549,7 @@ func TestPushSignatures(t *testing.T) {
 	if e := served(t, lax, p); e.NarHash != p.entry.NarHash {
 		t.Error("what is signed has given way to what is not")
 	}
-	q, q2 := newPushed(t, "q", format.CompressionNone, []byte("q")), newPushed(t, "q", format.CompressionNone, []byte("q2"))
+	q, q2 := newPushed(t, "q", bincache.CompressionNone, []byte("q")), newPushed(t, "q", bincache.CompressionNone, []byte("q2"))
 	q2.entry.Signatures = sign(ours, q2.entry)
 	for _, x := range []pushed{q, q2} {
 		if w := copyTo(lax, x); w.Code != http.StatusCreated {
@@ -562,7 +563,7 @@ func TestPushSignatures(t *testing.T) {
 
 // What an upstream has is not asked for, and may be referred to.
 func TestPushUpstream(t *testing.T) {
-	dep := newPushed(t, "dep", format.CompressionNone, []byte("dep"))
+	dep := newPushed(t, "dep", bincache.CompressionNone, []byte("dep"))
 	up := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != dep.narinfo() {
 			http.NotFound(w, r)
@@ -572,7 +573,7 @@ func TestPushUpstream(t *testing.T) {
 	}))
 	defer up.Close()
 	repo := proxytest.OpenRepo(t, "oci:"+t.TempDir())
-	p := newPushed(t, "p", format.CompressionNone, []byte("p"), dep.base())
+	p := newPushed(t, "p", bincache.CompressionNone, []byte("p"), dep.base())
 	s := newPushServer(t, repo)
 	refused(t, copyTo(s, p), 409, dep.base())
 	s = newPushServer(t, repo, func(o *options) { o.Upstreams = []string{up.URL} })
@@ -587,7 +588,7 @@ func TestPushUpstream(t *testing.T) {
 	}
 	// from now on the cache itself names the upstream
 	s = newPushServer(t, repo)
-	q := newPushed(t, "q", format.CompressionNone, []byte("q"), dep.base(), p.base())
+	q := newPushed(t, "q", bincache.CompressionNone, []byte("q"), dep.base(), p.base())
 	if w := copyTo(s, q); w.Code != http.StatusCreated {
 		t.Errorf("got %d, %s", w.Code, w.Body)
 	}
@@ -598,8 +599,8 @@ func TestPushUpstream(t *testing.T) {
 func TestPushWithoutTheRegistry(t *testing.T) {
 	k := &killable{Repository: proxytest.OpenRepo(t, "oci:"+t.TempDir())}
 	s := newPushServer(t, k)
-	small := newPushed(t, "small", format.CompressionNone, []byte("x"))
-	large := newPushed(t, "large", format.CompressionNone, proxytest.RandomBytes(1, 2*push.SmallNAR))
+	small := newPushed(t, "small", bincache.CompressionNone, []byte("x"))
+	large := newPushed(t, "large", bincache.CompressionNone, proxytest.RandomBytes(1, 2*push.SmallNAR))
 	k.dead.Store(true)
 	for _, p := range []pushed{small, large} {
 		if w := copyTo(s, p); w.Code != http.StatusBadGateway || !strings.Contains(w.Body.String(), errKilled.Error()) {
@@ -634,7 +635,7 @@ func TestPushAfterALoss(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	p := newPushed(t, "p", format.CompressionNone, proxytest.RandomBytes(1, 2*push.SmallNAR))
+	p := newPushed(t, "p", bincache.CompressionNone, proxytest.RandomBytes(1, 2*push.SmallNAR))
 	if w := proxytest.Request(s, http.MethodPut, p.url(), p.file); w.Code != http.StatusCreated {
 		t.Fatalf("got %d, %s", w.Code, w.Body)
 	}
@@ -647,7 +648,7 @@ func TestPushAfterALoss(t *testing.T) {
 		t.Fatalf("got %d, %s", w.Code, w.Body)
 	}
 	lose(p)
-	same := newPushed(t, "same", format.CompressionNone, proxytest.RandomBytes(1, 2*push.SmallNAR))
+	same := newPushed(t, "same", bincache.CompressionNone, proxytest.RandomBytes(1, 2*push.SmallNAR))
 	refused(t, copyTo(s, same), 502, "copy it again")
 	if w := copyTo(s, same); w.Code != http.StatusCreated {
 		t.Errorf("got %d, %s", w.Code, w.Body)

@@ -1,9 +1,6 @@
 package push
 
 import (
-	"bytes"
-	"compress/bzip2"
-	"compress/gzip"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -11,10 +8,7 @@ import (
 	"io"
 	"net/http"
 
-	"github.com/klauspost/compress/zstd"
-	"github.com/ulikunitz/xz"
-
-	"github.com/org/nixoci-action/index/format"
+	"github.com/org/nixoci-action/bincache"
 	"github.com/org/nixoci-action/internal/secret"
 )
 
@@ -23,33 +17,15 @@ const (
 	// the same uncompressed.
 	maxFile = 10_000_000_000
 	maxNAR  = 64 << 30
-	// maxWindow is the largest window of zstd that is decoded: that of
-	// `zstd --long`.
-	maxWindow = 128 << 20
 )
-
-// narMagic begins every NAR.
-const narMagic = "\x0d\x00\x00\x00\x00\x00\x00\x00nix-archive-1\x00\x00\x00"
-
-// magics of compressions, by their names in a narinfo. The name of a NAR does
-// not tell: Nix gives gzip no extension.
-var magics = map[string]string{
-	format.CompressionZstd:  "\x28\xb5\x2f\xfd",
-	format.CompressionXZ:    "\xfd7zXZ\x00",
-	format.CompressionBzip2: "BZh",
-	format.CompressionGzip:  "\x1f\x8b",
-	format.CompressionNone:  narMagic,
-}
 
 var errCompression = &refusal{http.StatusUnsupportedMediaType, "the cache takes NARs compressed with zstd, xz, bzip2, gzip or none: append ?compression=zstd to its URL"}
 
 func compressionOf(r io.Reader) (string, error) {
-	head := make([]byte, len(narMagic))
+	head := make([]byte, len(bincache.NARMagic))
 	n, _ := io.ReadFull(r, head)
-	for name, magic := range magics {
-		if bytes.HasPrefix(head[:n], []byte(magic)) {
-			return name, nil
-		}
+	if c, ok := bincache.CompressionOf(head[:n]); ok {
+		return c.Name, nil
 	}
 	return "", errCompression
 }
@@ -77,20 +53,20 @@ func (p *Receiver) verify(ctx context.Context, s *spool) (contents, error) {
 	if err != nil {
 		return contents{}, err
 	}
-	if compression == format.CompressionXZ {
+	if compression == bincache.CompressionXZ {
 		if err := checkXZ(s.reader()); err != nil {
 			return contents{}, bad(err)
 		}
 	}
-	r, done, err := decompress(&cancellable{ctx, s.reader()}, compression)
+	r, done, err := bincache.Decompress(&cancellable{ctx, s.reader()}, compression)
 	if err != nil {
 		return contents{}, bad(err)
 	}
 	defer done()
 	sum := sha256.New()
-	head := make([]byte, len(narMagic))
+	head := make([]byte, len(bincache.NARMagic))
 	_, err = io.ReadFull(r, head)
-	if err == nil && string(head) != narMagic {
+	if err == nil && string(head) != bincache.NARMagic {
 		err = errors.New("it is no NAR")
 	}
 	sum.Write(head)
@@ -114,28 +90,7 @@ func (p *Receiver) verify(ctx context.Context, s *spool) (contents, error) {
 	case err != nil:
 		return contents{}, bad(err)
 	}
-	return contents{compression, format.FileHash(sum.Sum(nil)), n + int64(len(head))}, nil
-}
-
-func decompress(r io.Reader, compression string) (io.Reader, func(), error) {
-	nothing := func() {}
-	switch compression {
-	case format.CompressionZstd:
-		d, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxWindow))
-		if err != nil {
-			return nil, nothing, err
-		}
-		return d, d.Close, nil
-	case format.CompressionXZ:
-		d, err := xz.ReaderConfig{SingleStream: true}.NewReader(r)
-		return d, nothing, err
-	case format.CompressionBzip2:
-		return bzip2.NewReader(r), nothing, nil
-	case format.CompressionGzip:
-		d, err := gzip.NewReader(r)
-		return d, nothing, err
-	}
-	return r, nothing, nil
+	return contents{compression, bincache.FormatHash(sum.Sum(nil)), n + int64(len(head))}, nil
 }
 
 // cancellable ends a decoder that makes much of little.

@@ -6,6 +6,7 @@ import (
 
 	"github.com/ulikunitz/xz"
 
+	"github.com/org/nixoci-action/bincache"
 	"github.com/org/nixoci-action/internal/proxytest"
 )
 
@@ -48,7 +49,7 @@ func FuzzCheckXZ(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	_, _ = w.Write([]byte(narMagic))
+	_, _ = w.Write([]byte(bincache.NARMagic))
 	if err := w.Close(); err != nil {
 		f.Fatal(err)
 	}

@@ -139,11 +139,13 @@ func TestAnnotateMany(t *testing.T) {
 func TestConfText(t *testing.T) {
 	t.Parallel()
 	const url = "http://127.0.0.1:1"
-	if got, want := confText(url, []string{"a:1", "b:2"}), "extra-substituters = "+url+"\nextra-trusted-public-keys = a:1 b:2\nnarinfo-cache-negative-ttl = 0\n"; got != want {
-		t.Errorf("got %q, want %q", got, want)
-	}
-	if got, want := confText(url, nil), "extra-substituters = "+url+"?trusted=1\nnarinfo-cache-negative-ttl = 0\n"; got != want {
-		t.Errorf("got %q, want %q", got, want)
+	for want, keys := range map[string][]string{
+		"extra-substituters = " + url + "\nextra-trusted-public-keys = a:1 b:2\nnarinfo-cache-negative-ttl = 0\n": {"a:1", "b:2"},
+		"extra-substituters = " + url + "?trusted=1\nnarinfo-cache-negative-ttl = 0\n":                            nil,
+	} {
+		if got, err := confText(url, keys); err != nil || got != want {
+			t.Errorf("got %q, %v; want %q", got, err, want)
+		}
 	}
 }
 

@@ -19,6 +19,7 @@ import (
 
 	"github.com/nix-community/go-nix/pkg/nixbase32"
 
+	"github.com/org/nixoci-action/bincache"
 	"github.com/org/nixoci-action/internal/hint"
 	"github.com/org/nixoci-action/internal/signing"
 )
@@ -44,7 +45,10 @@ func (s *session) substitute(ctx context.Context) error {
 	if err := s.saveState(); err != nil {
 		return err
 	}
-	conf := confText(s.state.URL, keys)
+	conf, err := confText(s.state.URL, keys)
+	if err != nil {
+		return err
+	}
 	if err := os.WriteFile(s.confFile(), []byte(conf), 0o644); err != nil { //nolint:gosec // a daemon's user may read it
 		return fmt.Errorf("writing Nix's configuration: %w", err)
 	}
@@ -81,7 +85,7 @@ func (s *session) startProxy(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { _ = out.SetReadDeadline(time.Now()) })
 	defer stop()
 	line, err := bufio.NewReader(out).ReadString('\n')
-	url, ok := strings.CutPrefix(strings.TrimSpace(line), "extra-substituters = ")
+	url, ok := strings.CutPrefix(strings.TrimSpace(line), bincache.SettingSubstituters+" = ")
 	if err != nil || !ok {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
@@ -125,13 +129,10 @@ func (s *session) publicKeys(ctx context.Context) ([]string, error) {
 
 // confText are the lines for Nix. A cache without keys is trusted, because it
 // would be of no use to the job otherwise; the README says so.
-func confText(url string, keys []string) string {
+func confText(url string, keys []string) (string, error) {
+	lines, err := bincache.Substituter{URL: url, PublicKeys: keys}.Lines()
 	// what another job publishes meanwhile must not stay unseen for an hour
-	const common = "narinfo-cache-negative-ttl = 0\n"
-	if len(keys) == 0 {
-		return "extra-substituters = " + url + "?trusted=1\n" + common
-	}
-	return "extra-substituters = " + url + "\nextra-trusted-public-keys = " + strings.Join(keys, " ") + "\n" + common
+	return lines + "narinfo-cache-negative-ttl = 0\n", err
 }
 
 // configureNix has Nix read the file with the lines, in this step and the later
@@ -241,10 +242,8 @@ func (s *session) sameStore(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
-	for line := range strings.Lines(body) {
-		if of, ok := strings.CutPrefix(line, "StoreDir: "); ok && strings.TrimSpace(of) != dir {
-			return fmt.Errorf("the cache is for the store %s, and Nix's store is %s", strings.TrimSpace(of), dir)
-		}
+	if of := bincache.ParseInfo(body).StoreDir; of != "" && of != dir {
+		return fmt.Errorf("the cache is for the store %s, and Nix's store is %s", of, dir)
 	}
 	return nil
 }

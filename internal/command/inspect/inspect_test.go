@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/org/nixoci-action/bincache"
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/cli"
@@ -44,7 +45,7 @@ func sample(t *testing.T) (cache string, app, lib format.Entry) {
 	entry := func(c, name string, refs ...string) format.Entry {
 		return format.Entry{
 			Path: storepath.Path{Dir: storepath.DefaultDir, HashPart: strings.Repeat(c, 32), Name: name}, NarHash: "sha256:0" + hash(c)[1:], NarSize: 3000, References: refs,
-			Compression: format.CompressionZstd, FileHash: "sha256:1" + hash(c)[1:], NAR: format.Location{Blob: blob.Digest, BlobSize: 1000, Size: 500},
+			Compression: bincache.CompressionZstd, FileHash: "sha256:1" + hash(c)[1:], NAR: format.Location{Blob: blob.Digest, BlobSize: 1000, Size: 500},
 		}
 	}
 	lib = entry("a", "lib-1")

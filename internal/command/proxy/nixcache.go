@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/org/nixoci-action/internal/cli"
+	"github.com/org/nixoci-action/upstream"
 )
 
 // nixcacheVariables are those of nixcache-oci's proxy that are understood.
@@ -71,7 +72,7 @@ func parseNixcache(getenv func(string) string) (nixcacheSettings, error) {
 		if urls := strings.Fields(getenv("NIXCACHE_UPSTREAM")); len(urls) > 0 {
 			set("upstream", strings.Join(urls, " "), "NIXCACHE_UPSTREAM")
 		} else if repo != "" { // its clients may have no other substituter
-			set("upstream", "https://cache.nixos.org", "nixcache-oci's default")
+			set("upstream", upstream.Default, "nixcache-oci's default")
 		}
 	}
 	if ttl := getenv("NIXCACHE_INDEX_TTL"); ttl != "" && wanted("refresh") {

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/org/nixoci-action/bincache"
 	"github.com/org/nixoci-action/internal/cli"
 	"github.com/org/nixoci-action/internal/hint"
 	"github.com/org/nixoci-action/internal/httpd"
@@ -121,12 +122,18 @@ func announce(s proxy.Service, c config, listeners []net.Listener, stdout io.Wri
 		m.Printf("ready: %d store paths of %s on %s", s.Len(), names, listeners[0].Addr())
 		return "serving " + names, nil
 	}
-	lines := "extra-substituters = " + url + "\n"
-	if len(c.caches) == 0 {
-		lines = "# extra-substituters = " + url + "/HOST/NAME\n" // for those that wait for it
+	lines := "# " + bincache.SettingSubstituters + " = " + url + "/HOST/NAME\n" // for those that wait for it
+	if len(c.caches) > 0 {
+		if lines, err = bincache.Setting(bincache.SettingSubstituters, url); err != nil {
+			return "", err
+		}
 	}
 	if len(keys) > 0 {
-		lines += "extra-trusted-public-keys = " + strings.Join(keys, " ") + "\n"
+		trusted, err := bincache.Setting(bincache.SettingKeys, keys...)
+		if err != nil {
+			return "", err
+		}
+		lines += trusted
 	}
 	if len(c.caches) > 0 {
 		m.Printf("ready: %d store paths of %s on %s", s.Len(), names, url)

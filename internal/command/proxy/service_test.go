@@ -18,6 +18,7 @@ import (
 	"github.com/nix-community/go-nix/pkg/nixbase32"
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 
+	"github.com/org/nixoci-action/bincache"
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/cli"
@@ -41,7 +42,7 @@ func cacheWith(t *testing.T, nar []byte) (cache string, e format.Entry) {
 	size := int64(len(nar))
 	e = format.Entry{
 		Path:    storepath.Path{Dir: storepath.DefaultDir, HashPart: nixbase32.EncodeToString(sum[:20]), Name: "x"},
-		NarHash: format.FileHash(sum[:]), NarSize: size, FileHash: format.FileHash(sum[:]), Compression: format.CompressionZstd,
+		NarHash: bincache.FormatHash(sum[:]), NarSize: size, FileHash: bincache.FormatHash(sum[:]), Compression: bincache.CompressionZstd,
 		NAR: format.Location{Blob: v1.Hash{Algorithm: "sha256", Hex: hex.EncodeToString(sum[:])}, BlobSize: size, Size: size},
 	}
 	c := index.Open(repo, index.Options{Settle: time.Millisecond})

@@ -11,7 +11,6 @@ import (
 	"os"
 	"slices"
 
-	"github.com/org/nixoci-action/closure"
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/internal/ci"
 	"github.com/org/nixoci-action/internal/cli"
@@ -23,6 +22,7 @@ import (
 	"github.com/org/nixoci-action/matrix"
 	"github.com/org/nixoci-action/publish"
 	"github.com/org/nixoci-action/report"
+	"github.com/org/nixoci-action/upstream"
 )
 
 // Run is the command. It returns the exit status.
@@ -110,12 +110,11 @@ func options(cfg config, getenv func(string) string, stdin io.Reader, msg *ui.Me
 	}
 	o.Log = msg.Logger(level)
 	own, _ := o.Job.Own(cfg.Cache)
-	o.Repo, err = registry.Open(cfg.Cache, registry.Options{
-		Push:      !cfg.DryRun && cfg.Matrix != matrix.Planning,
-		Keychain:  cli.Remember(cli.Keychain(getenv), o.Secrets),
-		Advice:    own.Advice,
-		UserAgent: "nixoci-action/" + cli.Version(),
-		Logger:    o.Log,
+	o.Repo, err = cli.OpenRepository(cfg.Cache, registry.Options{
+		Push:     !cfg.DryRun && cfg.Matrix != matrix.Planning,
+		Keychain: cli.Remember(cli.Keychain(getenv), o.Secrets),
+		Advice:   own.Advice,
+		Logger:   o.Log,
 	})
 	if err != nil {
 		return o, err
@@ -126,7 +125,7 @@ func options(cfg config, getenv func(string) string, stdin io.Reader, msg *ui.Me
 	}
 	o.Index = index.Open(o.Repo, index.Options{Dir: dir, Logger: o.Log})
 	for _, u := range cfg.UpstreamURLs {
-		up, err := closure.NewUpstream(u, closure.UpstreamOptions{Logger: o.Log})
+		up, err := upstream.New(u, upstream.Options{Logger: o.Log})
 		if err != nil {
 			return o, err
 		}

@@ -8,13 +8,14 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/org/nixoci-action/closure"
+	"github.com/org/nixoci-action/bincache"
 	"github.com/org/nixoci-action/discover"
 	"github.com/org/nixoci-action/internal/cli"
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/signing"
 	"github.com/org/nixoci-action/matrix"
 	"github.com/org/nixoci-action/publish"
+	"github.com/org/nixoci-action/upstream"
 )
 
 // config is what the command line and the environment ask for.
@@ -71,7 +72,7 @@ func parseConfig(args []string, getenv func(string) string) (config, error) {
 	f := Command.Flags(getenv)
 	f.String(&c.Flake, "flake", "", "the `FLAKE` to publish: a folder or any flake reference (default \".\", unless store paths are given)")
 	f.Cache(&c.Cache)
-	f.Strings(&c.UpstreamURLs, "upstream", []string{closure.DefaultUpstream}, "`URL` of a cache whose paths are not published again; \"none\" for no such cache")
+	f.Strings(&c.UpstreamURLs, "upstream", []string{upstream.Default}, "`URL` of a cache whose paths are not published again; \"none\" for no such cache")
 	f.Strings(&c.Systems, "system", nil, "`SYSTEM` to publish, as in x86_64-linux (default: this machine's)")
 	f.Strings(&kinds, "kinds", nil, "`KINDS` of flake outputs, separated by commas (default: all but hydraJobs)")
 	f.Strings(&c.Include, "include", nil, "publish only attributes that match the `GLOB`, as in packages.*.hello-*")
@@ -88,7 +89,7 @@ func parseConfig(args []string, getenv func(string) string) (config, error) {
 	f.String(&c.Series, "series", "", "`NAME` of a series of publications of store paths: the newer ones take the place of the older ones, whatever packages they have (default: by the names of the packages)")
 	f.Strings(&c.KeyFiles, "sign-key-file", nil, "`FILE` with a secret key to sign with; keep it outside of the flake's folder")
 	f.Strings(&c.TrustedKeys, "trusted-key", nil, "public `KEY`, NAME:BASE64, beside those of --sign-key-file: what was not built here is signed only if one of them has signed it")
-	f.Choice(&c.Compression, "compression", []string{"zstd", "xz", "none"}, "`HOW` to compress NARs: zstd, xz or none")
+	f.Choice(&c.Compression, "compression", []string{bincache.CompressionZstd, bincache.CompressionXZ, bincache.CompressionNone}, "`HOW` to compress NARs: zstd, xz or none")
 	f.Int(&c.Level, "compression-level", 3, "zstd's compression level, `1..22`")
 	f.Choice(&compat, "compat-index", []string{compatAuto, compatOn, compatOff}, "`WHETHER` nixcache-oci's proxy can use the cache, too: on or off from now on, or auto for as it was")
 	f.Int(&c.Jobs, "jobs", 0, "`NUMBER` of uploads at a time (default: twice the processors, at least 4)")
@@ -214,7 +215,7 @@ func (c *config) validate() error {
 		c.UpstreamURLs = nil
 	}
 	for _, u := range c.UpstreamURLs {
-		if _, err := closure.NewUpstream(u, closure.UpstreamOptions{}); err != nil {
+		if _, err := upstream.New(u, upstream.Options{}); err != nil {
 			errs = append(errs, err)
 		}
 	}

@@ -1,4 +1,4 @@
-package closure
+package upstream
 
 import (
 	"bytes"
@@ -29,7 +29,7 @@ const (
 	hitsMagic    = "nixoci-hits 1 "
 )
 
-// hits are the paths that an upstream cache is known to have, kept in a file
+// Hits are the paths that an upstream cache is known to have, kept in a file
 // between runs:
 //
 //	nixoci-hits 1 <SHA-256 of all that follows, in hex>
@@ -38,18 +38,19 @@ const (
 //	…
 //
 // Misses are not kept: they may be published at any time. The checksum is
-// there because a damaged line could be read as a path nobody has.
-type hits struct {
+// there because a damaged line could be read as a path nobody has. They are not
+// for concurrent use.
+type Hits struct {
 	file  string
 	url   string
 	seen  map[string]int64
 	dirty bool
 }
 
-// loadHits reads the hits of the upstream cache at url. A file that is missing,
+// LoadHits reads the hits of the upstream cache at url. A file that is missing,
 // damaged or another upstream's counts as empty.
-func loadHits(dir, upstream string, now time.Time) *hits {
-	h := &hits{file: filepath.Join(dir, hitsName(upstream)), url: upstream, seen: map[string]int64{}}
+func LoadHits(dir, upstream string, now time.Time) *Hits {
+	h := &Hits{file: filepath.Join(dir, hitsName(upstream)), url: upstream, seen: map[string]int64{}}
 	h.merge(now)
 	return h
 }
@@ -70,17 +71,19 @@ func hitsName(upstream string) string {
 	return host[:min(len(host), 64)] + "-" + hex.EncodeToString(sum[:8]) + ".hits"
 }
 
-func (h *hits) has(hashPart string) bool {
+// Has reports whether a path is among them.
+func (h *Hits) Has(hashPart string) bool {
 	_, ok := h.seen[hashPart]
 	return ok
 }
 
-func (h *hits) add(hashPart string, now time.Time) {
+// Add adds a path that the cache has now.
+func (h *Hits) Add(hashPart string, now time.Time) {
 	h.seen[hashPart], h.dirty = now.Unix(), true
 }
 
 // merge adds what the file has and is not too old.
-func (h *hits) merge(now time.Time) {
+func (h *Hits) merge(now time.Time) {
 	f, err := os.Open(h.file)
 	if err != nil {
 		return
@@ -102,10 +105,10 @@ func (h *hits) merge(now time.Time) {
 	}
 }
 
-// save writes the file, if there is anything new, together with what other
+// Save writes the file, if there is anything new, together with what other
 // processes have written since it was read. If two write at the same moment,
 // the hits of one are lost, which costs requests and nothing else.
-func (h *hits) save(now time.Time) error {
+func (h *Hits) Save(now time.Time) error {
 	if !h.dirty {
 		return nil
 	}
@@ -117,7 +120,7 @@ func (h *hits) save(now time.Time) error {
 }
 
 // format returns the file, with the newest hits if there are too many.
-func (h *hits) format() []byte {
+func (h *Hits) format() []byte {
 	type hit struct {
 		hashPart string
 		at       int64

@@ -1,4 +1,4 @@
-package closure
+package upstream
 
 import (
 	"bytes"
@@ -11,75 +11,93 @@ import (
 	"strings"
 	"time"
 
+	"github.com/org/nixoci-action/bincache"
 	"github.com/org/nixoci-action/internal/retry"
 )
 
 const (
 	maxRedirects = 5
-	// maxNarinfoSize bounds the body of an answer, in bytes. Only caches that
-	// refuse HEAD send one.
-	maxNarinfoSize = 256 << 10
 	// maxAlone is how long other requests wait for the first.
-	maxAlone  = time.Second
-	userAgent = "nixoci-action"
+	maxAlone = time.Second
 )
 
+func (u *Cache) narinfoURL(hashPart string) string {
+	return u.String() + "/" + bincache.File{Kind: bincache.Narinfo, Name: hashPart}.Path()
+}
+
+// request is one to the cache, or to where it keeps its NARs, which gets no
+// credentials.
+func (u *Cache) request(ctx context.Context, method, at string) (*http.Request, error) {
+	req, err := http.NewRequestWithContext(ctx, method, at, nil)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("User-Agent", u.opts.Agent)
+	if u.user != nil && strings.HasPrefix(at, u.base.String()) {
+		password, _ := u.user.Password()
+		req.SetBasicAuth(u.user.Username(), password)
+	}
+	return req, nil
+}
+
 // ask sends one request, which ends after the timeout or at end.
-func (u *Upstream) ask(ctx context.Context, hashPart string, end time.Time) (bool, error) {
+func (u *Cache) ask(ctx context.Context, hashPart string, end time.Time) (bool, error) {
 	timeout := min(u.opts.Timeout, time.Until(end))
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	if !u.useGET.Load() {
-		resp, _, err := u.send(ctx, http.MethodHead, hashPart)
+		r, err := u.send(ctx, http.MethodHead, hashPart)
 		if err != nil {
 			return false, unanswered(err, timeout)
 		}
-		if c := resp.StatusCode; c != http.StatusMethodNotAllowed && c != http.StatusNotImplemented {
-			return answer(resp)
+		if r.status != http.StatusMethodNotAllowed && r.status != http.StatusNotImplemented {
+			return r.answer()
 		}
 		u.useGET.Store(true)
 	}
-	resp, body, err := u.send(ctx, http.MethodGet, hashPart)
+	r, err := u.send(ctx, http.MethodGet, hashPart)
 	if err != nil {
 		return false, unanswered(err, timeout)
 	}
-	has, err := answer(resp)
+	has, err := r.answer()
 	// a compressed body cannot be looked into
-	if has && resp.Header.Get("Content-Encoding") == "" && !bytes.Contains(body, []byte("/"+hashPart+"-")) {
+	if has && r.header.Get("Content-Encoding") == "" && !bytes.Contains(r.body, []byte("/"+hashPart+"-")) {
 		return false, errors.New("answered 200 with something else than the narinfo")
 	}
 	return has, err
 }
 
+// reply is an answer that was read to its end.
+type reply struct {
+	status int
+	header http.Header
+	body   []byte
+}
+
 // send sends a request and reads the answer, so that the connection can be
-// used again. A body longer than maxNarinfoSize is cut off.
-func (u *Upstream) send(ctx context.Context, method, hashPart string) (*http.Response, []byte, error) {
-	req, err := http.NewRequestWithContext(ctx, method, u.url+"/"+hashPart+".narinfo", nil)
+// used again. A body longer than bincache.MaxNarinfo is cut off.
+func (u *Cache) send(ctx context.Context, method, hashPart string) (reply, error) {
+	req, err := u.request(ctx, method, u.narinfoURL(hashPart))
 	if err != nil {
-		return nil, nil, err
-	}
-	req.Header.Set("User-Agent", userAgent)
-	if u.user != nil {
-		password, _ := u.user.Password()
-		req.SetBasicAuth(u.user.Username(), password)
+		return reply{}, err
 	}
 	done := u.turn(ctx)
 	resp, err := u.client.Do(req)
 	done()
 	if err != nil {
-		u.opts.Logger.Debug("upstream cache did not answer", "method", method, "upstream", u.url, "hashPart", hashPart)
-		return nil, nil, err
+		u.opts.Logger.Debug("upstream cache did not answer", "method", method, "upstream", u.String(), "hashPart", hashPart)
+		return reply{}, err
 	}
 	defer func() { _ = resp.Body.Close() }() // nothing is left to lose
-	u.opts.Logger.Debug("asked upstream cache", "method", method, "upstream", u.url, "hashPart", hashPart, "status", resp.StatusCode)
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxNarinfoSize))
-	return resp, body, err
+	u.opts.Logger.Debug("asked upstream cache", "method", method, "upstream", u.String(), "hashPart", hashPart, "status", resp.StatusCode)
+	body, err := io.ReadAll(io.LimitReader(resp.Body, bincache.MaxNarinfo))
+	return reply{resp.StatusCode, resp.Header, body}, err
 }
 
 // turn lets the first request go ahead alone, for a while: sent together, each
 // would open a connection before the transport learns that HTTP/2 needs only
 // one. The caller calls done after the request.
-func (u *Upstream) turn(ctx context.Context) (done func()) {
+func (u *Cache) turn(ctx context.Context) (done func()) {
 	if u.started.CompareAndSwap(false, true) {
 		return func() { close(u.connected) }
 	}
@@ -92,11 +110,11 @@ func (u *Upstream) turn(ctx context.Context) (done func()) {
 }
 
 // answer turns a status into an answer.
-func answer(resp *http.Response) (bool, error) {
-	switch code := resp.StatusCode; code {
+func (r *reply) answer() (bool, error) {
+	switch code := r.status; code {
 	case http.StatusOK:
 		// A login page or a web application that knows every address.
-		if strings.HasPrefix(resp.Header.Get("Content-Type"), "text/html") {
+		if strings.HasPrefix(r.header.Get("Content-Type"), "text/html") {
 			return false, errors.New("answered 200 with a web page instead of a narinfo")
 		}
 		return true, nil
@@ -109,7 +127,7 @@ func answer(resp *http.Response) (bool, error) {
 	default:
 		err := fmt.Errorf("answered %d %s", code, http.StatusText(code))
 		if retry.Transient(code) {
-			return false, &temporary{err, retryAfter(resp.Header.Get("Retry-After"), time.Now())}
+			return false, &temporary{err, retryAfter(r.header.Get("Retry-After"), time.Now())}
 		}
 		return false, err
 	}
@@ -137,7 +155,10 @@ func checkRedirect(req *http.Request, via []*http.Request) error {
 	return nil
 }
 
-func newTransport() *http.Transport {
+// NewTransport returns what a Cache sends its requests with, unless Options have
+// a Transport: the settings of http.DefaultTransport, and enough idle connections
+// to keep every one alive.
+func NewTransport() *http.Transport {
 	t, ok := http.DefaultTransport.(*http.Transport)
 	if !ok { // replaced by the program
 		t = &http.Transport{Proxy: http.ProxyFromEnvironment, ForceAttemptHTTP2: true}

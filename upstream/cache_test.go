@@ -1,9 +1,7 @@
-package closure_test
+package upstream_test
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -16,9 +14,22 @@ import (
 	"testing"
 	"time"
 
-	"github.com/org/nixoci-action/closure"
 	"github.com/org/nixoci-action/internal/hint"
+	"github.com/org/nixoci-action/internal/upstreamtest"
+	"github.com/org/nixoci-action/upstream"
 )
+
+// quick are options that keep tests short.
+var quick = upstream.Options{Timeout: 5 * time.Second, Backoff: time.Millisecond, Patience: 20 * time.Second}
+
+func open(t testing.TB, url string, opts upstream.Options) *upstream.Cache {
+	t.Helper()
+	u, err := upstream.New(url, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u
+}
 
 func TestHas(t *testing.T) {
 	t.Parallel()
@@ -58,7 +69,7 @@ func TestHas(t *testing.T) {
 			w.WriteHeader(http.StatusMethodNotAllowed)
 			return true
 		}
-		_, _ = fmt.Fprintf(w, "StorePath: /nix/store/%s-here\n", hashPart("here"))
+		_, _ = fmt.Fprintf(w, "StorePath: /nix/store/%s-here\n", upstreamtest.HashPart("here"))
 		for range 1 << 10 {
 			if _, err := w.Write(make([]byte, 1<<16)); err != nil {
 				return true
@@ -76,30 +87,30 @@ func TestHas(t *testing.T) {
 	}{
 		"present":                  {nil, "here", true, "", 1},
 		"absent":                   {nil, "gone", false, "", 1},
-		"403 of S3 is absent":      {status(403, 9), "here", false, "", 1},
-		"410 is absent":            {status(410, 9), "here", false, "", 1},
-		"401 is unknown":           {status(401, 9), "gone", false, "answered 401 Unauthorized", 1},
-		"400 is unknown":           {status(400, 9), "gone", false, "answered 400 Bad Request", 1},
-		"204 is unknown":           {status(204, 9), "here", false, "answered 204 No Content", 1},
-		"500 is tried again":       {status(500, 2), "here", true, "", 3},
-		"502 then absent":          {status(502, 4), "gone", false, "", 5},
-		"408 is tried again":       {status(408, 1), "here", true, "", 2},
-		"429 without header":       {status(429, 1), "here", true, "", 2},
-		"503 for good":             {status(503, 9), "here", false, "answered 503 Service Unavailable", 5},
+		"403 of S3 is absent":      {upstreamtest.Status(403, 9), "here", false, "", 1},
+		"410 is absent":            {upstreamtest.Status(410, 9), "here", false, "", 1},
+		"401 is unknown":           {upstreamtest.Status(401, 9), "gone", false, "answered 401 Unauthorized", 1},
+		"400 is unknown":           {upstreamtest.Status(400, 9), "gone", false, "answered 400 Bad Request", 1},
+		"204 is unknown":           {upstreamtest.Status(204, 9), "here", false, "answered 204 No Content", 1},
+		"500 is tried again":       {upstreamtest.Status(500, 2), "here", true, "", 3},
+		"502 then absent":          {upstreamtest.Status(502, 4), "gone", false, "", 5},
+		"408 is tried again":       {upstreamtest.Status(408, 1), "here", true, "", 2},
+		"429 without header":       {upstreamtest.Status(429, 1), "here", true, "", 2},
+		"503 for good":             {upstreamtest.Status(503, 9), "here", false, "answered 503 Service Unavailable", 5},
 		"dropped connection":       {reset, "here", true, "", 2},
 		"405 falls back to GET":    {getOnly(405), "here", true, "", 2},
 		"501 falls back to GET":    {getOnly(501), "here", true, "", 2},
 		"405 then absent":          {getOnly(405), "gone", false, "", 2},
-		"405 to GET as well":       {status(405, 9), "here", false, "answered 405", 2},
+		"405 to GET as well":       {upstreamtest.Status(405, 9), "here", false, "answered 405", 2},
 		"web page is not present":  {web, "here", false, "web page", 1},
 		"other text is no narinfo": {other, "here", false, "something else than the narinfo", 2},
 		"huge body is cut off":     {huge, "here", true, "", 2},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := serve(t, "here")
-			s.answer = tt.answer
-			has, err := upstream(t, s.URL+"/", quick).Has(t.Context(), hashPart(tt.path))
+			s := upstreamtest.Serve(t, "here")
+			s.Answer = tt.answer
+			has, err := open(t, s.URL+"/", quick).Has(t.Context(), upstreamtest.HashPart(tt.path))
 			if has != tt.has {
 				t.Errorf("got %t, want %t", has, tt.has)
 			}
@@ -109,7 +120,7 @@ func TestHas(t *testing.T) {
 			if err != nil && !strings.Contains(err.Error(), "upstream cache "+s.URL) {
 				t.Errorf("got error %v, want it to say which cache failed", err)
 			}
-			if got := s.count(); got != tt.requests {
+			if got := s.Count(); got != tt.requests {
 				t.Errorf("got %d requests, want %d", got, tt.requests)
 			}
 		})
@@ -118,28 +129,28 @@ func TestHas(t *testing.T) {
 
 func TestHasRefusesWhatIsNoHashPart(t *testing.T) {
 	t.Parallel()
-	s := serve(t)
-	if has, err := upstream(t, s.URL, quick).Has(t.Context(), "../secret"); has || err == nil || s.count() > 0 {
-		t.Errorf("got %t, %v after %d requests, want an error and none", has, err, s.count())
+	s := upstreamtest.Serve(t)
+	if has, err := open(t, s.URL, quick).Has(t.Context(), "../secret"); has || err == nil || s.Count() > 0 {
+		t.Errorf("got %t, %v after %d requests, want an error and none", has, err, s.Count())
 	}
 }
 
 func TestHasRemembersThatHEADIsRefused(t *testing.T) {
 	t.Parallel()
-	s := serve(t, "a", "b")
-	s.answer = func(w http.ResponseWriter, r *http.Request, _ int) bool {
+	s := upstreamtest.Serve(t, "a", "b")
+	s.Answer = func(w http.ResponseWriter, r *http.Request, _ int) bool {
 		if r.Method == http.MethodHead {
 			w.WriteHeader(http.StatusMethodNotAllowed)
 		}
 		return r.Method == http.MethodHead
 	}
-	u := upstream(t, s.URL, quick)
+	u := open(t, s.URL, quick)
 	for _, name := range []string{"a", "b"} {
-		if has, err := u.Has(t.Context(), hashPart(name)); !has || err != nil {
+		if has, err := u.Has(t.Context(), upstreamtest.HashPart(name)); !has || err != nil {
 			t.Errorf("%s: got %t, %v, want present", name, has, err)
 		}
 	}
-	if got := s.requests("a", "b"); got != "a a b" {
+	if got := s.Requests("a", "b"); got != "a a b" {
 		t.Errorf("got requests %q, want HEAD once only", got)
 	}
 }
@@ -152,9 +163,9 @@ func TestHasHonoursRetryAfter(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := serve(t, "a", "b")
+			s := upstreamtest.Serve(t, "a", "b")
 			var again atomic.Int64
-			s.answer = func(w http.ResponseWriter, _ *http.Request, n int) bool {
+			s.Answer = func(w http.ResponseWriter, _ *http.Request, n int) bool {
 				if n > 1 || again.Load() > 0 {
 					return false
 				}
@@ -163,11 +174,11 @@ func TestHasHonoursRetryAfter(t *testing.T) {
 				w.WriteHeader(http.StatusTooManyRequests)
 				return true
 			}
-			u := upstream(t, s.URL, quick)
+			u := open(t, s.URL, quick)
 			start := time.Now()
 			var wg sync.WaitGroup
 			wg.Go(func() { has(t, u, "a") })
-			for s.count() == 0 {
+			for s.Count() == 0 {
 				time.Sleep(time.Millisecond)
 			}
 			time.Sleep(50 * time.Millisecond)
@@ -177,24 +188,24 @@ func TestHasHonoursRetryAfter(t *testing.T) {
 			if d := time.Since(start); d < 900*time.Millisecond || d > 10*time.Second {
 				t.Errorf("took %s, want a wait of 1 to 2 s", d)
 			}
-			if got := s.requests("a", "b"); got != "a a b" {
+			if got := s.Requests("a", "b"); got != "a a b" {
 				t.Errorf("got requests %q, want two for a and, after the wait, one for b", got)
 			}
 		})
 	}
 }
 
-func has(t *testing.T, u *closure.Upstream, name string) {
+func has(t *testing.T, u *upstream.Cache, name string) {
 	t.Helper()
-	if has, err := u.Has(t.Context(), hashPart(name)); !has || err != nil {
+	if has, err := u.Has(t.Context(), upstreamtest.HashPart(name)); !has || err != nil {
 		t.Errorf("%s: got %t, %v, want present", name, has, err)
 	}
 }
 
 func TestHasDoesNotWaitLongerThanItsPatience(t *testing.T) {
 	t.Parallel()
-	s := serve(t, "a")
-	s.answer = func(w http.ResponseWriter, _ *http.Request, _ int) bool {
+	s := upstreamtest.Serve(t, "a")
+	s.Answer = func(w http.ResponseWriter, _ *http.Request, _ int) bool {
 		w.Header().Set("Retry-After", "20")
 		w.WriteHeader(http.StatusServiceUnavailable)
 		return true
@@ -202,7 +213,7 @@ func TestHasDoesNotWaitLongerThanItsPatience(t *testing.T) {
 	opts := quick
 	opts.Patience = 10 * time.Second
 	start := time.Now()
-	_, err := upstream(t, s.URL, opts).Has(t.Context(), hashPart("a"))
+	_, err := open(t, s.URL, opts).Has(t.Context(), upstreamtest.HashPart("a"))
 	if err == nil || !strings.Contains(err.Error(), "answered 503") || time.Since(start) > 5*time.Second {
 		t.Errorf("got %v after %s, want the 503 at once", err, time.Since(start))
 	}
@@ -210,8 +221,8 @@ func TestHasDoesNotWaitLongerThanItsPatience(t *testing.T) {
 
 func TestHasEveryTryHasADeadline(t *testing.T) {
 	t.Parallel()
-	s := serve(t, "a")
-	s.answer = func(_ http.ResponseWriter, r *http.Request, n int) bool {
+	s := upstreamtest.Serve(t, "a")
+	s.Answer = func(_ http.ResponseWriter, r *http.Request, n int) bool {
 		if n <= 2 {
 			<-r.Context().Done()
 		}
@@ -219,10 +230,10 @@ func TestHasEveryTryHasADeadline(t *testing.T) {
 	}
 	opts := quick
 	opts.Timeout = 100 * time.Millisecond
-	u := upstream(t, s.URL, opts)
+	u := open(t, s.URL, opts)
 	has(t, u, "a")
-	s.answer = func(_ http.ResponseWriter, r *http.Request, _ int) bool { <-r.Context().Done(); return true }
-	_, err := u.Has(t.Context(), hashPart("b"))
+	s.Answer = func(_ http.ResponseWriter, r *http.Request, _ int) bool { <-r.Context().Done(); return true }
+	_, err := u.Has(t.Context(), upstreamtest.HashPart("b"))
 	if err == nil || !strings.Contains(err.Error(), "no answer within 100ms") {
 		t.Errorf("got error %v, want the deadline in it", err)
 	}
@@ -232,18 +243,18 @@ func TestHasStopsWithItsContext(t *testing.T) {
 	t.Parallel()
 	for name, answer := range map[string]func(http.ResponseWriter, *http.Request, int) bool{
 		"in a request":  func(_ http.ResponseWriter, r *http.Request, _ int) bool { <-r.Context().Done(); return true },
-		"between tries": status(500, 1000),
+		"between tries": upstreamtest.Status(500, 1000),
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := serve(t)
-			s.answer = answer
+			s := upstreamtest.Serve(t)
+			s.Answer = answer
 			opts := quick
 			opts.Backoff, opts.Timeout = 5*time.Second, 10*time.Second
 			ctx, cancel := context.WithCancel(t.Context())
 			time.AfterFunc(100*time.Millisecond, cancel)
 			start := time.Now()
-			_, err := upstream(t, s.URL, opts).Has(ctx, hashPart("a"))
+			_, err := open(t, s.URL, opts).Has(ctx, upstreamtest.HashPart("a"))
 			if !errors.Is(err, context.Canceled) || time.Since(start) > 2*time.Second {
 				t.Errorf("got %v after %s, want to be cancelled at once", err, time.Since(start))
 			}
@@ -253,20 +264,20 @@ func TestHasStopsWithItsContext(t *testing.T) {
 
 func TestHasGivesUpAfterFailedLookUps(t *testing.T) {
 	t.Parallel()
-	s := serve(t, "p")
-	s.answer = status(500, 1000)
+	s := upstreamtest.Serve(t, "p")
+	s.Answer = upstreamtest.Status(500, 1000)
 	opts := quick
 	opts.Tries, opts.GiveUpAfter = 2, 3
-	u := upstream(t, s.URL, opts)
+	u := open(t, s.URL, opts)
 	for range 10 {
-		if has, err := u.Has(t.Context(), hashPart("p")); has || err == nil {
+		if has, err := u.Has(t.Context(), upstreamtest.HashPart("p")); has || err == nil {
 			t.Fatalf("got %t, %v, want a failure", has, err)
 		}
 	}
-	if got := s.count(); got != 6 {
+	if got := s.Count(); got != 6 {
 		t.Errorf("got %d requests, want 6: three look-ups of two tries", got)
 	}
-	_, err := u.Has(t.Context(), hashPart("p"))
+	_, err := u.Has(t.Context(), upstreamtest.HashPart("p"))
 	if err == nil || !strings.Contains(err.Error(), "given up") || !strings.Contains(err.Error(), "answered 500") {
 		t.Errorf("got error %v, want one that tells why it was given up", err)
 	}
@@ -274,10 +285,10 @@ func TestHasGivesUpAfterFailedLookUps(t *testing.T) {
 
 func TestHasWakesUpWhenTheUpstreamIsGivenUp(t *testing.T) {
 	t.Parallel()
-	s := serve(t)
-	s.answer = func(w http.ResponseWriter, r *http.Request, _ int) bool {
+	s := upstreamtest.Serve(t)
+	s.Answer = func(w http.ResponseWriter, r *http.Request, _ int) bool {
 		code := http.StatusBadRequest // for good
-		if strings.Contains(r.URL.Path, hashPart("slow")) {
+		if strings.Contains(r.URL.Path, upstreamtest.HashPart("slow")) {
 			code = http.StatusInternalServerError
 		}
 		w.WriteHeader(code)
@@ -285,18 +296,18 @@ func TestHasWakesUpWhenTheUpstreamIsGivenUp(t *testing.T) {
 	}
 	opts := quick
 	opts.Backoff, opts.GiveUpAfter = 10*time.Second, 2
-	u := upstream(t, s.URL, opts)
+	u := open(t, s.URL, opts)
 	start := time.Now()
 	done := make(chan error)
 	go func() {
-		_, err := u.Has(t.Context(), hashPart("slow"))
+		_, err := u.Has(t.Context(), upstreamtest.HashPart("slow"))
 		done <- err
 	}()
-	for s.count() == 0 {
+	for s.Count() == 0 {
 		time.Sleep(time.Millisecond)
 	}
 	for range 2 {
-		if _, err := u.Has(t.Context(), hashPart("bad")); err == nil {
+		if _, err := u.Has(t.Context(), upstreamtest.HashPart("bad")); err == nil {
 			t.Error("got no error for a 400")
 		}
 	}
@@ -307,9 +318,9 @@ func TestHasWakesUpWhenTheUpstreamIsGivenUp(t *testing.T) {
 
 func TestHasForgetsFailuresAfterASuccess(t *testing.T) {
 	t.Parallel()
-	s := serve(t, "good")
-	s.answer = func(w http.ResponseWriter, r *http.Request, _ int) bool {
-		bad := !strings.Contains(r.URL.Path, hashPart("good"))
+	s := upstreamtest.Serve(t, "good")
+	s.Answer = func(w http.ResponseWriter, r *http.Request, _ int) bool {
+		bad := !strings.Contains(r.URL.Path, upstreamtest.HashPart("good"))
 		if bad {
 			w.WriteHeader(http.StatusInternalServerError)
 		}
@@ -317,9 +328,9 @@ func TestHasForgetsFailuresAfterASuccess(t *testing.T) {
 	}
 	opts := quick
 	opts.Tries, opts.GiveUpAfter = 1, 2
-	u := upstream(t, s.URL, opts)
+	u := open(t, s.URL, opts)
 	for range 5 {
-		if _, err := u.Has(t.Context(), hashPart("bad")); err == nil || strings.Contains(err.Error(), "given up") {
+		if _, err := u.Has(t.Context(), upstreamtest.HashPart("bad")); err == nil || strings.Contains(err.Error(), "given up") {
 			t.Errorf("got error %v, want 500", err)
 		}
 		has(t, u, "good")
@@ -328,11 +339,11 @@ func TestHasForgetsFailuresAfterASuccess(t *testing.T) {
 
 func TestHasFollowsRedirectsUpToABound(t *testing.T) {
 	t.Parallel()
-	target := serve(t, "a")
-	s := serve(t)
-	s.answer = func(w http.ResponseWriter, r *http.Request, _ int) bool {
+	target := upstreamtest.Serve(t, "a")
+	s := upstreamtest.Serve(t)
+	s.Answer = func(w http.ResponseWriter, r *http.Request, _ int) bool {
 		to := target.URL + r.URL.Path + "?X-Amz-Signature=secret"
-		if strings.Contains(r.URL.Path, hashPart("loop")) {
+		if strings.Contains(r.URL.Path, upstreamtest.HashPart("loop")) {
 			to = r.URL.Path + "?X-Amz-Signature=secret"
 		}
 		http.Redirect(w, r, to, http.StatusFound)
@@ -340,13 +351,13 @@ func TestHasFollowsRedirectsUpToABound(t *testing.T) {
 	}
 	opts := quick
 	opts.Tries = 1
-	u := upstream(t, s.URL, opts)
+	u := open(t, s.URL, opts)
 	has(t, u, "a")
-	_, err := u.Has(t.Context(), hashPart("loop"))
+	_, err := u.Has(t.Context(), upstreamtest.HashPart("loop"))
 	if err == nil || !strings.Contains(err.Error(), "redirected more than") || strings.Contains(err.Error(), "secret") {
 		t.Errorf("got error %v, want one about redirects without the signature", err)
 	}
-	if got := s.requests("a", "loop"); got != "a"+strings.Repeat(" loop", 6) {
+	if got := s.Requests("a", "loop"); got != "a"+strings.Repeat(" loop", 6) {
 		t.Errorf("got requests %q, want five redirects", got)
 	}
 }
@@ -354,20 +365,20 @@ func TestHasFollowsRedirectsUpToABound(t *testing.T) {
 // The port that a redirect leads to is closed.
 func TestErrorsHideASignedRedirect(t *testing.T) {
 	t.Parallel()
-	gone := serve(t)
+	gone := upstreamtest.Serve(t)
 	gone.Close()
-	s := serve(t)
-	s.answer = func(w http.ResponseWriter, r *http.Request, _ int) bool {
+	s := upstreamtest.Serve(t)
+	s.Answer = func(w http.ResponseWriter, r *http.Request, _ int) bool {
 		http.Redirect(w, r, gone.URL+"/x?X-Amz-Signature=secret", http.StatusFound)
 		return true
 	}
-	_, err := upstream(t, s.URL, quick).Has(t.Context(), hashPart("a"))
+	_, err := open(t, s.URL, quick).Has(t.Context(), upstreamtest.HashPart("a"))
 	if err == nil || !strings.Contains(err.Error(), "refused") || strings.Contains(err.Error(), "secret") {
 		t.Errorf("got error %v, want the refused connection without the signature", err)
 	}
 }
 
-func TestNewUpstreamURL(t *testing.T) {
+func TestNewURL(t *testing.T) {
 	t.Parallel()
 	for in, want := range map[string]string{
 		"https://cache.nixos.org":                           "https://cache.nixos.org",
@@ -375,17 +386,17 @@ func TestNewUpstreamURL(t *testing.T) {
 		"https://user:secret@h.example:8443/a/b//?x=1#frag": "https://h.example:8443/a/b",
 		"http://h.example?priority=30&trusted=1":            "http://h.example",
 	} {
-		if got := upstream(t, in, quick).String(); got != want {
+		if got := open(t, in, quick).String(); got != want {
 			t.Errorf("%q: got %q, want %q", in, got, want)
 		}
 	}
 	for _, in := range []string{"", "cache.nixos.org", "file:///srv/cache", "s3://bucket", "https://", "http://u:se/cret@h", "https://u:secret@h\x00"} {
-		_, err := closure.NewUpstream(in, quick)
+		_, err := upstream.New(in, quick)
 		if err == nil || strings.Contains(err.Error(), "cret") {
 			t.Errorf("%q: got error %v, want one without the password", in, err)
 		}
 	}
-	if _, err := closure.NewUpstream("cache.nixos.org", quick); hint.Of(err) == "" {
+	if _, err := upstream.New("cache.nixos.org", quick); hint.Of(err) == "" {
 		t.Error("an address without scheme: got no hint")
 	}
 }
@@ -393,13 +404,13 @@ func TestNewUpstreamURL(t *testing.T) {
 func TestHasSendsCredentialsToTheCacheOnly(t *testing.T) {
 	t.Parallel()
 	var elsewhere atomic.Bool
-	target := serve(t, "a")
-	target.answer = func(_ http.ResponseWriter, r *http.Request, _ int) bool {
+	target := upstreamtest.Serve(t, "a")
+	target.Answer = func(_ http.ResponseWriter, r *http.Request, _ int) bool {
 		elsewhere.Store(r.Header.Get("Authorization") != "")
 		return false
 	}
-	s := serve(t)
-	s.answer = func(w http.ResponseWriter, r *http.Request, _ int) bool {
+	s := upstreamtest.Serve(t)
+	s.Answer = func(w http.ResponseWriter, r *http.Request, _ int) bool {
 		user, password, _ := r.BasicAuth()
 		if user != "user" || password != "secret" {
 			w.WriteHeader(http.StatusUnauthorized)
@@ -414,7 +425,7 @@ func TestHasSendsCredentialsToTheCacheOnly(t *testing.T) {
 		t.Fatal(err)
 	}
 	u.User = url.UserPassword("user", "secret")
-	has(t, upstream(t, u.String(), quick), "a")
+	has(t, open(t, u.String(), quick), "a")
 	if elsewhere.Load() {
 		t.Error("credentials were sent to the redirect's target")
 	}
@@ -423,14 +434,15 @@ func TestHasSendsCredentialsToTheCacheOnly(t *testing.T) {
 func TestHasSendsCredentialsOverTLSOnly(t *testing.T) {
 	t.Parallel()
 	var plain atomic.Bool
-	target := serve(t, "a")
-	target.answer = func(_ http.ResponseWriter, r *http.Request, _ int) bool {
+	target := upstreamtest.Serve(t, "a")
+	target.Answer = func(_ http.ResponseWriter, r *http.Request, _ int) bool {
 		plain.Store(r.Header.Get("Authorization") != "")
 		return false
 	}
-	s := newServer()
-	tr, _ := startTLS(t, s)
-	s.answer = func(w http.ResponseWriter, r *http.Request, _ int) bool {
+	s := upstreamtest.New()
+	tr := upstream.NewTransport()
+	upstreamtest.StartTLS(t, s, tr)
+	s.Answer = func(w http.ResponseWriter, r *http.Request, _ int) bool {
 		if _, _, ok := r.BasicAuth(); !ok {
 			w.WriteHeader(http.StatusUnauthorized)
 			return true
@@ -440,38 +452,17 @@ func TestHasSendsCredentialsOverTLSOnly(t *testing.T) {
 	}
 	opts := quick
 	opts.Transport = tr
-	has(t, upstream(t, strings.Replace(s.URL, "//", "//user:secret@", 1), opts), "a")
+	has(t, open(t, strings.Replace(s.URL, "//", "//user:secret@", 1), opts), "a")
 	if plain.Load() {
 		t.Error("credentials were sent in plain text")
 	}
 }
 
-// startTLS serves s over TLS with HTTP/2 and returns a transport like an
-// Upstream's own, which trusts it, and the number of connections so far.
-func startTLS(t testing.TB, s *server) (*http.Transport, *atomic.Int64) {
-	t.Helper()
-	var conns atomic.Int64
-	s.Server = httptest.NewUnstartedServer(s)
-	s.EnableHTTP2 = true
-	s.Config.ConnState = func(_ net.Conn, state http.ConnState) {
-		if state == http.StateNew {
-			conns.Add(1)
-		}
-	}
-	s.StartTLS()
-	t.Cleanup(s.Close)
-	pool := x509.NewCertPool()
-	pool.AddCert(s.Certificate())
-	tr := closure.NewTransport()
-	tr.TLSClientConfig = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
-	return tr, &conns
-}
-
 func TestHasUsesOneConnectionWithHTTP2(t *testing.T) {
 	t.Parallel()
-	s := newServer("a")
+	s := upstreamtest.New("a")
 	var http1 atomic.Bool
-	s.answer = func(_ http.ResponseWriter, r *http.Request, _ int) bool {
+	s.Answer = func(_ http.ResponseWriter, r *http.Request, _ int) bool {
 		if r.ProtoMajor != 2 {
 			http1.Store(true)
 		}
@@ -479,9 +470,10 @@ func TestHasUsesOneConnectionWithHTTP2(t *testing.T) {
 		return false
 	}
 	opts := quick
-	tr, conns := startTLS(t, s)
+	tr := upstream.NewTransport()
+	conns := upstreamtest.StartTLS(t, s, tr)
 	opts.Transport = tr
-	u := upstream(t, s.URL, opts)
+	u := open(t, s.URL, opts)
 	var wg sync.WaitGroup
 	for range 64 {
 		wg.Go(func() { has(t, u, "a") })
@@ -506,8 +498,8 @@ func TestHasKeepsConnectionsAlive(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			var conns atomic.Int64
-			s := newServer("a")
-			s.answer = answer
+			s := upstreamtest.New("a")
+			s.Answer = answer
 			s.Server = httptest.NewUnstartedServer(s)
 			s.Config.ConnState = func(_ net.Conn, state http.ConnState) {
 				if state == http.StateNew {
@@ -516,7 +508,7 @@ func TestHasKeepsConnectionsAlive(t *testing.T) {
 			}
 			s.Start()
 			t.Cleanup(s.Close)
-			u := upstream(t, s.URL, quick)
+			u := open(t, s.URL, quick)
 			var wg sync.WaitGroup
 			for range 16 {
 				wg.Go(func() {
@@ -538,14 +530,15 @@ func TestHasKeepsConnectionsAlive(t *testing.T) {
 // that forgot) must not take all tries.
 func TestHasLeavesADeadHTTP2Connection(t *testing.T) {
 	t.Parallel()
-	s := newServer("a")
-	tr, _ := startTLS(t, s)
+	s := upstreamtest.New("a")
+	tr := upstream.NewTransport()
+	upstreamtest.StartTLS(t, s, tr)
 	tr.HTTP2.SendPingTimeout, tr.HTTP2.PingTimeout = 100*time.Millisecond, 100*time.Millisecond
 	var dead atomic.Bool
 	relay, conns := startRelay(t, s.Listener.Addr().String(), &dead)
 	opts := quick
 	opts.Transport = tr
-	u := upstream(t, "https://"+relay, opts)
+	u := open(t, "https://"+relay, opts)
 	has(t, u, "a")
 	dead.Store(true)
 	start := time.Now()

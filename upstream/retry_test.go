@@ -1,10 +1,10 @@
-package closure_test
+package upstream_test
 
 import (
 	"testing"
 	"time"
 
-	"github.com/org/nixoci-action/closure"
+	"github.com/org/nixoci-action/upstream"
 )
 
 func TestRetryAfter(t *testing.T) {
@@ -16,13 +16,13 @@ func TestRetryAfter(t *testing.T) {
 		"7":                             7 * time.Second,
 		"-7":                            0,
 		"soon":                          0,
-		"3600":                          closure.MaxRetryAfter,
-		"99999999999999999999":          closure.MaxRetryAfter,
+		"3600":                          upstream.MaxRetryAfter,
+		"99999999999999999999":          upstream.MaxRetryAfter,
 		"Fri, 02 Jan 2026 03:04:15 GMT": 10 * time.Second,
 		"Fri, 02 Jan 2026 03:04:00 GMT": 0,
-		"Sat, 03 Jan 2026 03:04:00 GMT": closure.MaxRetryAfter,
+		"Sat, 03 Jan 2026 03:04:00 GMT": upstream.MaxRetryAfter,
 	} {
-		if got := closure.RetryAfter(header, now); got != want {
+		if got := upstream.RetryAfter(header, now); got != want {
 			t.Errorf("Retry-After %q: got %s, want %s", header, got, want)
 		}
 	}
@@ -30,9 +30,9 @@ func TestRetryAfter(t *testing.T) {
 
 func TestBackoffDoublesUpToItsBound(t *testing.T) {
 	t.Parallel()
-	for try, full := range map[int]time.Duration{1: time.Second, 2: 2 * time.Second, 3: 4 * time.Second, 5: closure.MaxBackoff, 80: closure.MaxBackoff} {
+	for try, full := range map[int]time.Duration{1: time.Second, 2: 2 * time.Second, 3: 4 * time.Second, 5: upstream.MaxBackoff, 80: upstream.MaxBackoff} {
 		for range 100 {
-			if d := closure.Backoff(time.Second, try); d < full/2 || d > full {
+			if d := upstream.Backoff(time.Second, try); d < full/2 || d > full {
 				t.Errorf("try %d: got %s, want %s to %s", try, d, full/2, full)
 			}
 		}

@@ -1,4 +1,4 @@
-package closure_test
+package upstream_test
 
 import (
 	"bytes"
@@ -12,19 +12,20 @@ import (
 	"testing"
 	"time"
 
-	"github.com/org/nixoci-action/closure"
 	"github.com/org/nixoci-action/internal/storepath"
+	"github.com/org/nixoci-action/internal/upstreamtest"
+	"github.com/org/nixoci-action/upstream"
 )
 
 const cacheURL = "https://cache.example/x"
 
 var someTime = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
-func saveHits(t testing.TB, dir string, at time.Time, names ...string) *closure.Hits {
+func saveHits(t testing.TB, dir string, at time.Time, names ...string) *upstream.Hits {
 	t.Helper()
-	h := closure.LoadHits(dir, cacheURL, at)
+	h := upstream.LoadHits(dir, cacheURL, at)
 	for _, n := range names {
-		h.Add(hashPart(n), at)
+		h.Add(upstreamtest.HashPart(n), at)
 	}
 	if err := h.Save(at); err != nil {
 		t.Fatal(err)
@@ -42,16 +43,16 @@ func TestHitsAreKeptForAWeek(t *testing.T) {
 		old, new bool
 	}{
 		{time.Hour, true, false}, // "new" is from the future: a clock was wrong
-		{closure.HitsMaxAge - time.Second, true, true},
-		{closure.HitsMaxAge, false, true},
-		{closure.HitsMaxAge + 24*time.Hour, false, false},
+		{upstream.HitsMaxAge - time.Second, true, true},
+		{upstream.HitsMaxAge, false, true},
+		{upstream.HitsMaxAge + 24*time.Hour, false, false},
 	} {
-		h := closure.LoadHits(dir, cacheURL, someTime.Add(tt.after))
-		if h.Has(hashPart("old")) != tt.old || h.Has(hashPart("new")) != tt.new {
+		h := upstream.LoadHits(dir, cacheURL, someTime.Add(tt.after))
+		if h.Has(upstreamtest.HashPart("old")) != tt.old || h.Has(upstreamtest.HashPart("new")) != tt.new {
 			t.Errorf("after %s: got old %t, new %t; want %t, %t", tt.after, !tt.old, !tt.new, tt.old, tt.new)
 		}
 	}
-	if h := closure.LoadHits(dir, "https://cache.example/y", someTime); h.Len() != 0 {
+	if h := upstream.LoadHits(dir, "https://cache.example/y", someTime); h.Len() != 0 {
 		t.Errorf("another upstream's file: got %d hits, want 0", h.Len())
 	}
 }
@@ -67,24 +68,24 @@ func TestHitsIgnoreADamagedFile(t *testing.T) {
 	for i := range good {
 		bad := bytes.Clone(good)
 		bad[i] ^= 1
-		if _, err := closure.ParseHits(bad, cacheURL); err == nil {
+		if _, err := upstream.ParseHits(bad, cacheURL); err == nil {
 			t.Errorf("byte %d changed: got no error", i)
 		}
-		if _, err := closure.ParseHits(good[:i], cacheURL); err == nil {
+		if _, err := upstream.ParseHits(good[:i], cacheURL); err == nil {
 			t.Errorf("cut to %d bytes: got no error", i)
 		}
 	}
-	if _, err := closure.ParseHits(good, cacheURL+"/other"); err == nil {
+	if _, err := upstream.ParseHits(good, cacheURL+"/other"); err == nil {
 		t.Error("another upstream's file: got no error")
 	}
 	if err := os.WriteFile(file, good[:len(good)-3], 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if h := closure.LoadHits(dir, cacheURL, someTime); h.Len() != 0 {
+	if h := upstream.LoadHits(dir, cacheURL, someTime); h.Len() != 0 {
 		t.Errorf("damaged: got %d hits, want 0", h.Len())
 	}
 	saveHits(t, dir, someTime, "c")
-	if h := closure.LoadHits(dir, cacheURL, someTime); h.Len() != 1 || !h.Has(hashPart("c")) {
+	if h := upstream.LoadHits(dir, cacheURL, someTime); h.Len() != 1 || !h.Has(upstreamtest.HashPart("c")) {
 		t.Errorf("replaced: got %d hits, want c", h.Len())
 	}
 }
@@ -92,17 +93,17 @@ func TestHitsIgnoreADamagedFile(t *testing.T) {
 func TestHitsAreBounded(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	h := closure.LoadHits(dir, cacheURL, someTime)
-	for i := range closure.MaxHits {
-		h.Add(hashPart(strconv.Itoa(i)), someTime.Add(-time.Hour))
+	h := upstream.LoadHits(dir, cacheURL, someTime)
+	for i := range upstream.MaxHits {
+		h.Add(upstreamtest.HashPart(strconv.Itoa(i)), someTime.Add(-time.Hour))
 	}
-	h.Add(hashPart("newest"), someTime)
+	h.Add(upstreamtest.HashPart("newest"), someTime)
 	if err := h.Save(someTime); err != nil {
 		t.Fatal(err)
 	}
-	h = closure.LoadHits(dir, cacheURL, someTime)
-	if h.Len() != closure.MaxHits || !h.Has(hashPart("newest")) {
-		t.Errorf("got %d hits, newest %t; want %d with the newest", h.Len(), h.Has(hashPart("newest")), closure.MaxHits)
+	h = upstream.LoadHits(dir, cacheURL, someTime)
+	if h.Len() != upstream.MaxHits || !h.Has(upstreamtest.HashPart("newest")) {
+		t.Errorf("got %d hits, newest %t; want %d with the newest", h.Len(), h.Has(upstreamtest.HashPart("newest")), upstream.MaxHits)
 	}
 }
 
@@ -110,13 +111,13 @@ func TestHitsOfSeveralProcesses(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	// read before the other writes, written after
-	first := closure.LoadHits(dir, cacheURL, someTime)
+	first := upstream.LoadHits(dir, cacheURL, someTime)
 	saveHits(t, dir, someTime, "second")
-	first.Add(hashPart("first"), someTime)
+	first.Add(upstreamtest.HashPart("first"), someTime)
 	if err := first.Save(someTime); err != nil {
 		t.Fatal(err)
 	}
-	if h := closure.LoadHits(dir, cacheURL, someTime); !h.Has(hashPart("first")) || !h.Has(hashPart("second")) {
+	if h := upstream.LoadHits(dir, cacheURL, someTime); !h.Has(upstreamtest.HashPart("first")) || !h.Has(upstreamtest.HashPart("second")) {
 		t.Errorf("got %d hits, want both", h.Len())
 	}
 
@@ -126,7 +127,7 @@ func TestHitsOfSeveralProcesses(t *testing.T) {
 			for j := range 20 {
 				name := strconv.Itoa(100*i + j)
 				saveHits(t, dir, someTime, name)
-				if h := closure.LoadHits(dir, cacheURL, someTime); h.Len() < 1 {
+				if h := upstream.LoadHits(dir, cacheURL, someTime); h.Len() < 1 {
 					t.Error("a reader found a damaged file")
 				}
 			}
@@ -141,12 +142,12 @@ func TestHitsOfSeveralProcesses(t *testing.T) {
 
 // The checksum is made right, or no input would come past it.
 func FuzzParseHits(f *testing.F) {
-	f.Add([]byte(cacheURL + "\n" + hashPart("a") + " 1767322000\n" + hashPart("b") + " 1\n"))
+	f.Add([]byte(cacheURL + "\n" + upstreamtest.HashPart("a") + " 1767322000\n" + upstreamtest.HashPart("b") + " 1\n"))
 	f.Add([]byte(cacheURL + "\n"))
-	f.Add([]byte(cacheURL + "\n\n " + hashPart("a")))
+	f.Add([]byte(cacheURL + "\n\n " + upstreamtest.HashPart("a")))
 	f.Fuzz(func(t *testing.T, body []byte) {
 		sum := sha256.Sum256(body)
-		hits, err := closure.ParseHits(append([]byte("nixoci-hits 1 "+hex.EncodeToString(sum[:])+"\n"), body...), cacheURL)
+		hits, err := upstream.ParseHits(append([]byte("nixoci-hits 1 "+hex.EncodeToString(sum[:])+"\n"), body...), cacheURL)
 		if err != nil && hits != nil {
 			t.Errorf("got %d hits with error %v", len(hits), err)
 		}

@@ -1,4 +1,4 @@
-package closure
+package upstream
 
 import (
 	"context"
@@ -7,49 +7,38 @@ import (
 	"sync"
 	"time"
 
+	"github.com/org/nixoci-action/internal/breaker"
 	"github.com/org/nixoci-action/internal/retry"
 )
 
 // errPatience means that a look-up's time is too short for the wait ahead.
 var errPatience = errors.New("no time left to wait for the upstream cache")
 
-// health is what the look-ups on one upstream cache know together: how long it
-// has been failing, whether it asked for a pause, whether it was given up.
+// health is what the requests to one cache know together: whether it fails,
+// whether it asked for a pause, whether it was given up.
 type health struct {
-	giveUpAfter int           // failed look-ups in a row
-	patience    time.Duration // of nothing but failures
-	gone        chan struct{} // closed when given up
+	breaker breaker.Breaker
+	gone    chan struct{} // closed when given up
 
-	mu           sync.Mutex
-	failures     int
-	failingSince time.Time // zero: the last try succeeded
-	notBefore    time.Time // no request before then
-	err          error     // why it was given up, or nil
-}
-
-// succeeded ends a row of failures.
-func (h *health) succeeded() {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.failures, h.failingSince = 0, time.Time{}
+	mu        sync.Mutex
+	notBefore time.Time // no request before then
+	err       error     // why it was given up for good, or nil
 }
 
 // failed counts a failed try; final is a look-up's last. Single tries give an
 // upstream up only after a time, because many of them fail in one short
 // outage.
 func (h *health) failed(cause error, final bool) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	now := time.Now()
-	if h.failingSince.IsZero() {
-		h.failingSince = now
-	}
+	var opened bool
 	if final {
-		h.failures++
+		opened = h.breaker.Report(false)
+	} else {
+		opened = h.breaker.Retry()
 	}
-	failing := now.Sub(h.failingSince)
-	if h.err == nil && (h.failures >= h.giveUpAfter || failing >= h.patience) {
-		h.err = fmt.Errorf("given up after %s without a good answer: %w", failing.Round(time.Millisecond), cause)
+	if opened && h.breaker.ForGood {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.err = fmt.Errorf("given up after %s without a good answer: %w", h.breaker.Failing().Round(time.Millisecond), cause)
 		close(h.gone)
 	}
 }
