@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -278,7 +279,7 @@ func TestHasGivesUpAfterFailedLookUps(t *testing.T) {
 		t.Errorf("got %d requests, want 6: three look-ups of two tries", got)
 	}
 	_, err := u.Has(t.Context(), upstreamtest.HashPart("p"))
-	if err == nil || !strings.Contains(err.Error(), "given up") || !strings.Contains(err.Error(), "answered 500") {
+	if !errors.Is(err, upstream.ErrGivenUp) || !strings.Contains(err.Error(), "given up") || !strings.Contains(err.Error(), "answered 500") {
 		t.Errorf("got error %v, want one that tells why it was given up", err)
 	}
 }
@@ -399,6 +400,11 @@ func TestNewURL(t *testing.T) {
 	if _, err := upstream.New("cache.nixos.org", quick); hint.Of(err) == "" {
 		t.Error("an address without scheme: got no hint")
 	}
+	public := upstream.Options{Public: true}
+	if _, err := upstream.New("https://u:secret@h", public); err == nil || strings.Contains(err.Error(), "secret") {
+		t.Errorf("credentials where others would see them: got error %v, want one without the password", err)
+	}
+	open(t, "https://h", public)
 }
 
 func TestHasSendsCredentialsToTheCacheOnly(t *testing.T) {
@@ -455,6 +461,68 @@ func TestHasSendsCredentialsOverTLSOnly(t *testing.T) {
 	has(t, open(t, strings.Replace(s.URL, "//", "//user:secret@", 1), opts), "a")
 	if plain.Load() {
 		t.Error("credentials were sent in plain text")
+	}
+}
+
+// The narinfo and the NAR are asked for with the credentials; storage elsewhere,
+// to which the narinfo may lead, gets none. A service's cache that fails is left
+// alone for a while, and a miss is no failure.
+func TestNarinfoAndNAR(t *testing.T) {
+	t.Parallel()
+	var fail atomic.Bool
+	storage := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") != "" {
+			t.Error("the storage got the credentials")
+		}
+		_, _ = w.Write([]byte("stored"))
+	}))
+	t.Cleanup(storage.Close)
+	key := upstreamtest.HashPart("a")
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, password, _ := r.BasicAuth()
+		switch {
+		case fail.Load() || password != "secret":
+			w.WriteHeader(http.StatusInternalServerError)
+		case r.URL.Path == "/c/"+key+".narinfo":
+			_, _ = fmt.Fprintf(w, "StorePath: /nix/store/%s-a\nURL: nar/x.nar\nNarHash: sha256:x\nNarSize: 6\n", key)
+		case r.URL.Path == "/c/nar/x.nar":
+			_, _ = w.Write([]byte("as NAR"))
+		default:
+			w.WriteHeader(http.StatusNotFound)
+		}
+	}))
+	t.Cleanup(s.Close)
+	u := open(t, strings.Replace(s.URL, "//", "//user:secret@", 1)+"/c/", upstream.Options{Service: true})
+	fields, err := u.Narinfo(t.Context(), key, "/nix/store")
+	if err != nil || fields.Get("URL") != s.URL+"/c/nar/x.nar" {
+		t.Fatalf("got %q, %v", fields, err)
+	}
+	for at, want := range map[string]string{fields.Get("URL"): "as NAR", storage.URL + "/x.nar": "stored"} {
+		resp, err := u.NAR(t.Context(), http.MethodGet, at, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if body, err := io.ReadAll(resp.Body); err != nil || string(body) != want {
+			t.Errorf("%s: got %q, %v", at, body, err)
+		}
+		_ = resp.Body.Close()
+	}
+	if fields, err := u.Narinfo(t.Context(), upstreamtest.HashPart("b"), "/nix/store"); fields != nil || err != nil {
+		t.Errorf("got %q, %v, want a miss", fields, err)
+	}
+	if resp, err := u.NAR(t.Context(), http.MethodGet, s.URL+"/c/nar/y.nar", ""); !errors.Is(err, upstream.ErrMiss) {
+		t.Errorf("got %+v, %v, want a miss", resp, err)
+	}
+	fail.Store(true)
+	for range 2 {
+		if !u.Allow() {
+			t.Error("it is left alone too early")
+		}
+		_, err := u.Narinfo(t.Context(), key, "/nix/store")
+		u.Report(err == nil)
+	}
+	if u.Allow() {
+		t.Error("it is not left alone")
 	}
 }
 
