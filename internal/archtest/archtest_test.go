@@ -40,7 +40,7 @@ var domain = map[string][]string{
 	"matrix":   {"discover"},
 	"publish":  {"bincache", "closure", "discover", "index", "index/collect", "index/format", "index/migrate", "matrix", "report", "upload", "upstream"},
 	"report":   {"closure", "index", "index/collect", "index/format", "index/migrate", "matrix"},
-	"summary":  {"index", "index/collect", "index/format", "matrix", "report"},
+	"summary":  {"bincache", "index", "index/collect", "index/format", "matrix", "report"},
 
 	"index/format":  {"bincache"},
 	"index/collect": {"bincache", "index", "index/format"},
