@@ -102,7 +102,7 @@ func (f *Flags) Strings(p *[]string, name string, value []string, usage string) 
 // default is empty: there are no copies then, which costs time only.
 func (f *Flags) CacheDir(p *string) {
 	dir, _ := CacheDir(f.getenv)
-	f.String(p, "cache-dir", dir, "the `DIR` for local copies of the cache's index")
+	f.String(p, "cache-dir", dir, "`DIR` for local copies of the cache's index")
 	f.defined[len(f.defined)-1].local = true
 }
 
@@ -111,7 +111,7 @@ func (f *Flags) CacheDir(p *string) {
 func (f *Flags) Cache(p *string) {
 	value, err := DefaultCache(f.getenv)
 	f.cacheErr = err
-	f.String(p, "cache", value, "the `CACHE`: HOST/NAME in a registry, or oci:DIR for a directory in the OCI image layout")
+	f.String(p, "cache", value, "`CACHE`: HOST/NAME in a registry, or oci:DIR for a directory in the OCI image layout")
 	f.defined[len(f.defined)-1].local = true
 }
 

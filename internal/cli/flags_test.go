@@ -149,7 +149,7 @@ Flags (a flag wins over its environment variable, which wins over the default):
   --flake FLAKE
       the FLAKE to publish [NIXOCI_FLAKE] (default .)
   --cache CACHE
-      the CACHE: HOST/NAME in a registry, or oci:DIR for a directory in the OCI
+      CACHE: HOST/NAME in a registry, or oci:DIR for a directory in the OCI
       image layout [NIXOCI_CACHE] (default oci:/data/nixoci/cache)
   --upstream URL
       an upstream cache's URL, or none (repeatable) [NIXOCI_UPSTREAM] (default

@@ -42,9 +42,9 @@ func parseConfig(args []string, getenv func(string) string) (config, error) {
 	c := config{}
 	f := Command.Flags(getenv)
 	f.Cache(&c.cache)
-	f.String(&c.export, "export", "", "write web pages into the `DIR`, which is made, or replaced if an export has made it")
+	f.String(&c.export, "export", "", "`DIR` to write web pages into. It is made, or replaced if an export has made it")
 	f.Bool(&c.json, "json", "print the result as JSON on standard output")
-	f.Duration(&c.deadline, "timeout", 5*time.Minute, "the `TIME` that reading the cache may take")
+	f.Duration(&c.deadline, "timeout", 5*time.Minute, "`TIME` that reading the cache may take")
 	f.Bool(&c.verbose, "verbose", "log every request")
 	f.CacheDir(&c.cacheDir)
 	rest, err := f.Parse(args)
