@@ -278,7 +278,7 @@ func (x *agedCache) gc(ctx context.Context, cache, local string, flags ...string
 		return c, err
 	}
 	flags = append([]string{"gc", "--cache", cache, "--cache-dir", local, "--json"}, flags...)
-	if c.finished, err = execute(ctx, x.store.env, "", x.bench.program, flags...); err != nil {
+	if c.finished, err = execute(ctx, x.store.env, "", x.program, flags...); err != nil {
 		return c, err
 	}
 	after, err := x.registry.requests(ctx)
