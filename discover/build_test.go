@@ -177,9 +177,10 @@ func TestBuildGoesAroundInterrupted(t *testing.T) {
 	var count runs
 	client := nix.New(nix.Options{Env: e.Vars, Logger: slog.New(&count)})
 	go func() {
-		for ctx.Err() == nil {
-			// in a later run than the one that found out
-			if _, err := os.Stat(mark); err == nil && count.n.Load() > 0 {
+		for begun := time.Now(); ctx.Err() == nil; {
+			// In a later run than the one that found out. But that one sometimes
+			// waits for the slow build, which Nix has started and fails to kill.
+			if _, err := os.Stat(mark); err == nil && (count.n.Load() > 0 || time.Since(begun) > 20*time.Second) {
 				cancel()
 			}
 			time.Sleep(5 * time.Millisecond)

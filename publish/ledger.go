@@ -125,12 +125,17 @@ func (l *ledger) plan(p *closure.Plan, beside []closure.Decision) {
 			l.LeftOut = append(l.LeftOut, path)
 		}
 	}
+	for _, path := range l.LeftOut {
+		l.leaveOut(path.Path, path.Reason)
+	}
+}
+
+// leaveOut tells that a path is not published: then no output is that has it.
+func (l *ledger) leaveOut(path, reason string) {
 	for i := range l.Outputs {
 		o := &l.Outputs[i]
-		for _, path := range l.LeftOut {
-			if o.Status == report.OutputBuilt && slices.Contains(o.Paths, path.Path) {
-				o.Status, o.Reason = report.OutputLeftOut, path.Reason
-			}
+		if (o.Status == report.OutputBuilt || o.Status == report.OutputCached) && slices.Contains(o.Paths, path) {
+			o.Status, o.Reason = report.OutputLeftOut, reason
 		}
 	}
 }
@@ -226,5 +231,8 @@ func (l *ledger) committed(res index.Result, err error) {
 		if !slices.ContainsFunc(l.Failures, func(f report.Failure) bool { return f.Path == p }) {
 			l.Failures = append(l.Failures, report.Failure{Path: p, Error: why})
 		}
+	}
+	for _, f := range l.Failures {
+		l.leaveOut(f.Path, f.Error)
 	}
 }

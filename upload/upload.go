@@ -122,7 +122,7 @@ func (e *SecretError) Error() string {
 }
 
 const secretHint = "a flake that is a plain folder is copied into the store with all that is in it: keep secrets elsewhere, and in a Git repository do not add them; " +
-	"every user of this machine can read the store, so delete the path (nix store delete PATH) or make a new secret"
+	"every user of this machine can read the store, so make a new secret"
 
 func secretFound(path, kind string) error {
 	return hint.Wrap(&SecretError{path, kind}, secretHint)

@@ -21,6 +21,7 @@ import (
 
 	"github.com/org/nixoci-action/internal/nix/nixtest"
 	"github.com/org/nixoci-action/internal/registrytest"
+	"github.com/org/nixoci-action/report"
 )
 
 // jobToken is a token that a job has.
@@ -176,8 +177,13 @@ func TestSecretsAreNotPublished(t *testing.T) {
 			}
 			var good []string
 			for _, o := range r.Outputs {
+				want := report.OutputLeftOut // no client gets it
 				if strings.HasSuffix(o.Attr, ".good") || strings.HasSuffix(o.Attr, ".bigger") {
 					good = append(good, o.Paths...)
+					want = report.OutputBuilt
+				}
+				if o.Status != want || (want == report.OutputLeftOut) != (o.Reason != "") {
+					t.Errorf("%s, %s: got %s (%q), want %s", compression, o.Attr, o.Status, o.Reason, want)
 				}
 			}
 			w.newClient(w.proxy(cache)).substitute(good...)

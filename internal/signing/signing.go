@@ -60,7 +60,7 @@ func parse(text string) (Keys, error) {
 		name, _, _ := strings.Cut(line, ":")
 		if err != nil || name == "" || name == line {
 			// the library's error could quote the key
-			return nil, hint.Wrap(fmt.Errorf("it is no secret key"), "make one with `nix key generate-secret --key-name NAME`")
+			return nil, hint.Wrap(fmt.Errorf("it is no secret key"), "make one with `nix-store --generate-binary-cache-key NAME SECRET-FILE PUBLIC-FILE`")
 		}
 		keys = append(keys, k)
 	}

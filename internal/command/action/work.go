@@ -78,6 +78,9 @@ func (s *session) publishWith(ctx context.Context, paths []string) error {
 		return s.mayWarn(ctx, err)
 	}
 	took := time.Since(begun)
+	if r.DryRun {
+		s.showPlan(r.PlanText())
+	}
 	s.annotate(&r, s.lenient(ctx, status, r.Denied))
 	s.warn(errors.Join(s.publishOutputs(&r), s.summarise(func(o summary.Options) string {
 		o.Flake, o.OfJob, o.Took = s.cfg.text["flake"], paths != nil, took
@@ -164,6 +167,13 @@ func (s *session) publishOutputs(r *report.Publish) error {
 	return errors.Join(errs...)
 }
 
+// showPlan prints what a dry run would do, for runners that show no summary.
+func (s *session) showPlan(text string) {
+	if text != "" {
+		s.msg.Printf("%s", strings.TrimSuffix(text, "\n"))
+	}
+}
+
 // collect removes from the cache what nothing needs.
 func (s *session) collect(ctx context.Context) error {
 	var r report.GC
@@ -171,6 +181,9 @@ func (s *session) collect(ctx context.Context) error {
 	if err != nil {
 		out.finish(false)
 		return s.mayWarn(ctx, err)
+	}
+	if s.cfg.dryRun {
+		s.showPlan(r.PlanText())
 	}
 	s.warn(errors.Join(s.output("report", s.reportFile()), s.summarise(func(o summary.Options) string { return summary.GC(&r, o) })))
 	return s.verdict(ctx, status, r.Denied, out)
