@@ -50,6 +50,17 @@ test: ## lint the workflows, vet, check the format, run all tests with the race 
 	GOBIN='$(CURDIR)/.cache/bin' go install $(ACT)
 	PATH="$(CURDIR)/.cache/bin:$$PATH" scripts/with-nix scripts/test
 
+# Packages whose tests need minutes, with real registries, real Nix and injected faults.
+SLOW := discover index index/collect index/migrate internal/bench internal/e2e internal/nix internal/registry internal/registrytest proxy proxy/many proxy/push upload
+
+.PHONY: check
+check: ## what to run every few minutes: format, vet, lint, the quick tests
+	scripts/install-deps --for test
+	@test -z "$$(gofmt -l .)" || { gofmt -l . && echo 'these files are not formatted: run gofmt -w .' && exit 1; } >&2
+	go vet ./...
+	go run $(GOLANGCI_LINT) run
+	scripts/with-nix go test -race $$(go list ./... | grep -vxF "$$(printf 'github.com/org/nixoci-action/%s\n' $(SLOW))")
+
 .PHONY: bench
 bench: ## measure publish and proxy against the machine; BENCH='-scale 0.05' and other flags
 	scripts/install-deps --for test
