@@ -134,7 +134,7 @@ func (l *ledger) plan(p *closure.Plan, beside []closure.Decision) {
 func (l *ledger) leaveOut(path, reason string) {
 	for i := range l.Outputs {
 		o := &l.Outputs[i]
-		if (o.Status == report.OutputBuilt || o.Status == report.OutputCached) && slices.Contains(o.Paths, path) {
+		if o.Status.Good() && slices.Contains(o.Paths, path) {
 			o.Status, o.Reason = report.OutputLeftOut, reason
 		}
 	}

@@ -170,6 +170,34 @@ func TestDocumentedCommands(t *testing.T) {
 	}
 }
 
+// Every test and benchmark that the documentation tells to run is in the package
+// that it names.
+func TestDocumentedTests(t *testing.T) {
+	n := 0
+	for name, text := range pages(t) {
+		for _, m := range regexp.MustCompile("go test ([^`|\n]*)").FindAllStringSubmatch(text, -1) {
+			dir := regexp.MustCompile(`\./[a-z0-9/]+`).FindString(m[1])
+			for _, f := range regexp.MustCompile(`-(?:run|bench) (\w+)`).FindAllStringSubmatch(m[1], -1) {
+				if n++; f[1] == "xxx" { // no test
+					continue
+				}
+				files, err := filepath.Glob(filepath.Join("../..", dir, "*_test.go"))
+				found := false
+				for _, file := range files {
+					text, readErr := os.ReadFile(file)
+					found = found || readErr == nil && regexp.MustCompile(`func \w*`+f[1]).Match(text)
+				}
+				if err != nil || !found {
+					t.Errorf("%s: there is no %s in %s", name, f[1], dir)
+				}
+			}
+		}
+	}
+	if n < 5 {
+		t.Errorf("found %d commands only", n)
+	}
+}
+
 // People finish a page that is short, and its lines fit their windows.
 func TestReadme(t *testing.T) {
 	if n := strings.Count(pages(t)["README.md"], "\n"); n > 200 {
