@@ -1,6 +1,7 @@
 package publish
 
 import (
+	"cmp"
 	"errors"
 	"slices"
 	"strings"
@@ -125,17 +126,22 @@ func (l *ledger) plan(p *closure.Plan, beside []closure.Decision) {
 			l.LeftOut = append(l.LeftOut, path)
 		}
 	}
+	why := map[string]string{}
 	for _, path := range l.LeftOut {
-		l.leaveOut(path.Path, path.Reason)
+		why[path.Path] = path.Reason
 	}
+	l.leaveOut(func(path string) string { return why[path] })
 }
 
-// leaveOut tells that a path is not published: then no output is that has it.
-func (l *ledger) leaveOut(path, reason string) {
+// leaveOut marks the outputs of which a path is not published. The function
+// tells why it is not, or "".
+func (l *ledger) leaveOut(why func(path string) string) {
 	for i := range l.Outputs {
 		o := &l.Outputs[i]
-		if o.Status.Good() && slices.Contains(o.Paths, path) {
-			o.Status, o.Reason = report.OutputLeftOut, reason
+		for _, path := range o.Paths {
+			if reason := why(path); reason != "" && o.Status.Good() {
+				o.Status, o.Reason = report.OutputLeftOut, reason
+			}
 		}
 	}
 }
@@ -219,20 +225,28 @@ func (l *ledger) imported(im migrate.Imported) {
 	}
 }
 
-// committed takes in what a Writer did, and the error that ended it.
-func (l *ledger) committed(res index.Result, err error) {
+// committed takes in what a Writer did, the error that ended it, and whether
+// clients can get a store path then.
+func (l *ledger) committed(res index.Result, err error, available func(path string) bool) {
 	l.Committed = res.Committed
-	why := "uploaded, but something it refers to is missing"
+	why := map[string]string{}
+	for _, f := range l.Failures {
+		why[f.Path] = f.Error
+	}
+	reason := "uploaded, but something it refers to is missing"
 	if err != nil {
-		why = "sent, but not published: the cache index could not be written"
+		reason = "sent, but not published: the cache index could not be written"
 	}
 	for _, e := range append(res.Incomplete, res.Lost...) {
-		p := e.Path.String()
-		if !slices.ContainsFunc(l.Failures, func(f report.Failure) bool { return f.Path == p }) {
-			l.Failures = append(l.Failures, report.Failure{Path: p, Error: why})
+		if p := e.Path.String(); why[p] == "" {
+			why[p] = reason
+			l.Failures = append(l.Failures, report.Failure{Path: p, Error: reason})
 		}
 	}
-	for _, f := range l.Failures {
-		l.leaveOut(f.Path, f.Error)
-	}
+	l.leaveOut(func(path string) string {
+		if available(path) {
+			return ""
+		}
+		return cmp.Or(why[path], "not uploaded")
+	})
 }

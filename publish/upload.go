@@ -90,7 +90,10 @@ func (p *publisher) upload(ctx context.Context, plan *closure.Plan, base *index.
 			break
 		}
 	}
-	p.report.committed(result, err)
+	p.report.committed(result, err, func(path string) bool {
+		parsed, err := storepath.Parse(path)
+		return err == nil && w.Available(parsed.HashPart)
+	})
 	p.adopted(result.Adopted)
 	if uploadErr == nil && err == nil && len(result.Incomplete)+len(result.Lost) > 0 && len(p.report.Failures) == 0 {
 		err = fmt.Errorf("%s not visible: something they refer to is missing", ui.Count(len(result.Incomplete)+len(result.Lost), "path"))

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/org/nixoci-action/internal/nix/nixtest"
 	"github.com/org/nixoci-action/internal/registrytest"
+	"github.com/org/nixoci-action/report"
 )
 
 // add puts files with the given contents into the store, one path each.
@@ -113,18 +115,17 @@ func TestEightPublishersAtOnce(t *testing.T) {
 	})
 }
 
-// An interruption commits what is complete, and says so.
+// An interruption commits what is complete, and says of each output whether
+// clients get it.
 func TestInterrupted(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	d := registrytest.NewDistribution(t)
-	random := rand.New(rand.NewPCG(1, 2))
-	var contents []string
-	for range 40 {
-		contents = append(contents, noise(random, 1_800_000))
-	}
-	paths := w.add("many", contents...)
-	cmd := w.command("publish", append([]string{"--json", "--cache", d.Addr + "/a/b", "--upstream", "none", "--jobs", "1", "--compression-level", "19"}, paths...)...)
+	flake := w.flake(fmt.Sprintf(`{ outputs = { self }: { packages.%[1]s = builtins.listToAttrs (builtins.genList (i: {
+  name = "many${toString i}";
+  value = derivation { name = "many"; inherit i; system = "%[1]s"; builder = "/bin/sh"; args = [ "-ec" "export PATH=/usr/bin:/bin; head -c 1800000 /dev/urandom > $out" ]; };
+}) 40); }; }`, system))
+	cmd := w.command("publish", "--json", "--cache", d.Addr+"/a/b", "--upstream", "none", "--jobs", "1", "--compression-level", "19", "--flake", flake)
 	var stdout, stderr syncBuffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Start(); err != nil {
@@ -145,10 +146,29 @@ func TestInterrupted(t *testing.T) {
 	if code := cmd.ProcessState.ExitCode(); code != 130 {
 		t.Errorf("got exit status %d, want 130\n%s", code, stderr.String())
 	}
-	r := w.tryPublish(d.Addr+"/a/b", append([]string{"--upstream", "none", "--dry-run"}, paths...)...)
-	if r.InCache.Paths < 3 || r.InCache.Paths == len(paths) {
-		t.Errorf("got %d of %d paths in the cache, want those that were complete\n%s", r.InCache.Paths, len(paths), stderr.String())
+	var r result
+	if err := json.Unmarshal([]byte(stdout.String()), &r); err != nil {
+		t.Fatal(err)
 	}
+	var sent, left []string
+	for _, o := range r.Outputs {
+		switch o.Status {
+		case report.OutputBuilt:
+			sent = append(sent, o.Paths...)
+		case report.OutputLeftOut:
+			left = append(left, o.Paths...)
+		default:
+			t.Errorf("%s: got %s", o.Attr, o.Status)
+		}
+	}
+	if r.Published() != len(sent) || len(sent) < 3 || len(left) == 0 || len(sent)+len(left) != 40 {
+		t.Errorf("got %d outputs published, %d left out\n%s", len(sent), len(left), stderr.String())
+	}
+	again := w.tryPublish(d.Addr+"/a/b", append([]string{"--upstream", "none", "--dry-run"}, r.paths()...)...)
+	if again.InCache.Paths != len(sent) {
+		t.Errorf("got %d paths in the cache, want %d\n%s", again.InCache.Paths, len(sent), stderr.String())
+	}
+	w.newClientUnsigned(d.Addr + "/a/b").substitute(sent...)
 }
 
 type syncBuffer struct {
