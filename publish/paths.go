@@ -29,6 +29,9 @@ func (p *publisher) given(ctx context.Context) ([]root, error) {
 			return nil, fmt.Errorf("reading store paths: %w", err)
 		}
 	}
+	if len(names) == 0 {
+		p.Messages.Printf("no store paths were given, so there is nothing to publish")
+	}
 	var paths []string
 	for _, name := range names {
 		path, err := storePath(name)

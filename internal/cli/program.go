@@ -136,7 +136,7 @@ func (p *Program) help(args []string) (string, error) {
 func (p *Program) unknown(name string) error {
 	err := fmt.Errorf("there is no command %q", name)
 	advice := "see " + Name + " help"
-	nearest, distance := "", 3 // more than two slips are another word
+	nearest, distance := "", min(3, len(name)) // more slips make another word
 	for _, n := range p.names() {
 		if d := editDistance(name, n); d < distance {
 			nearest, distance = n, d

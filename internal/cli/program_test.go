@@ -48,6 +48,8 @@ func TestProgram(t *testing.T) {
 		{"version", ExitDone, "nixoci ", ""},
 		{"--version", ExitDone, "nixoci ", ""},
 		{"puhlish x", ExitUsage, "", "hint: did you mean nixoci publish?"},
+		{"gx", ExitUsage, "", "hint: did you mean nixoci gc?"},
+		{"ls", ExitUsage, "", "hint: see nixoci help"},
 		{"substitute", ExitUsage, "", "hint: see nixoci help"},
 		{"completion tcsh", ExitUsage, "", "hint: give one of bash, zsh and fish"},
 	} {

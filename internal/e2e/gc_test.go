@@ -160,7 +160,7 @@ func TestCollectEmpty(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	dir := filepath.Join(t.TempDir(), "cache")
-	if c := w.gc("oci:"+dir, "--json"); c.code != 0 || c.Status != "done" || !strings.Contains(c.stderr, "is empty") {
+	if c := w.gc("oci:"+dir, "--json"); c.code != 0 || c.Status != "done" || !strings.Contains(c.stderr, "is empty, or there is none of this name") {
 		t.Errorf("got %d, %+v\n%s", c.code, c, c.stderr)
 	}
 	if left, _ := filepath.Glob(dir + "*"); left != nil {

@@ -261,6 +261,10 @@ func TestStorePaths(t *testing.T) {
 	if r = w.finish(cmd); r.code != 0 || r.InCache.Paths != 1 {
 		t.Errorf("from standard input: got %+v", r)
 	}
+	cmd = w.command("publish", "--json", "--cache", cache, "--upstream", "none", "-")
+	if r = w.finish(cmd); r.code != 0 || !strings.Contains(r.stderr, "no store paths were given") {
+		t.Errorf("from a command that printed nothing: got %d, %s", r.code, r.stderr)
+	}
 	if r = w.tryPublish(cache, "/etc/passwd"); r.code != 2 {
 		t.Errorf("no store path: got %d, %s", r.code, r.stderr)
 	}

@@ -120,11 +120,11 @@ func (c *collector) run(ctx context.Context) error {
 		return explain(err)
 	}
 	c.report.Plan(plan)
-	if c.cfg.DryRun {
-		return nil
+	empty := base.Digest() == "" && len(base.Segments()) == 0
+	if empty {
+		c.msg.Printf("the cache %s is empty, or there is none of this name", c.report.Cache)
 	}
-	if base.Digest() == "" && len(base.Segments()) == 0 {
-		c.msg.Printf("the cache %s is empty", c.report.Cache)
+	if empty || c.cfg.DryRun {
 		return nil
 	}
 	defer c.stages.Start("collect")()
