@@ -39,31 +39,12 @@ func readDocument(t *testing.T, repo registry.Repository, l format.Location) str
 	return string(b)
 }
 
-// PublishWith publishes entries with documents made of their names.
+// PublishWith is PublishAt with documents made of the entries' names.
 func PublishWith(t *testing.T, repo registry.Repository, days float64, ref string, entries ...format.Entry) index.Result {
 	t.Helper()
-	ctx := context.Background()
-	c := index.Open(repo, At(days))
-	base, err := c.Sweep(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	w, err := c.NewWriter(base, index.WriterOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := format.Publication{Time: c.Options().Now(), Ref: ref}
-	for _, e := range entries {
-		p.Roots = append(p.Roots, format.Root{Path: e.Path.Base()})
-		if err := w.AddWith(ctx, e, DocumentsFor(&e)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	r, err := w.Close(ctx, &p)
-	if err != nil || len(r.Incomplete)+len(r.Lost) > 0 {
-		t.Fatalf("got %+v, %v", r, err)
-	}
-	return r
+	return publish(t, repo, days, ref, entries, func(w *index.Writer, e format.Entry) error {
+		return w.AddWith(context.Background(), e, DocumentsFor(&e))
+	})
 }
 
 // DocumentsFor are documents made of an entry's names.

@@ -107,6 +107,11 @@ func At(days float64) index.Options {
 // all are.
 func PublishAt(t *testing.T, repo registry.Repository, days float64, ref string, entries ...format.Entry) {
 	t.Helper()
+	publish(t, repo, days, ref, entries, func(w *index.Writer, e format.Entry) error { return w.Add(context.Background(), e) })
+}
+
+func publish(t *testing.T, repo registry.Repository, days float64, ref string, entries []format.Entry, add func(*index.Writer, format.Entry) error) index.Result {
+	t.Helper()
 	ctx := context.Background()
 	c := index.Open(repo, At(days))
 	base, err := c.Sweep(ctx)
@@ -120,13 +125,15 @@ func PublishAt(t *testing.T, repo registry.Repository, days float64, ref string,
 	p := format.Publication{Time: c.Options().Now(), Ref: ref}
 	for _, e := range entries {
 		p.Roots = append(p.Roots, format.Root{Path: e.Path.Base()})
-		if err := w.Add(ctx, e); err != nil {
+		if err := add(w, e); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if r, err := w.Close(ctx, &p); err != nil || len(r.Incomplete)+len(r.Lost) > 0 {
+	r, err := w.Close(ctx, &p)
+	if err != nil || len(r.Incomplete)+len(r.Lost) > 0 {
 		t.Fatalf("got %+v, %v", r, err)
 	}
+	return r
 }
 
 // Sweep reads the index with the tag list.
