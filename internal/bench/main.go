@@ -36,7 +36,6 @@ type config struct {
 	quiet time.Duration
 	json  bool
 	doc   string
-	md    bool
 }
 
 // parts are what can be measured by itself.
@@ -89,7 +88,6 @@ func parseConfig(args []string, stderr io.Writer) (config, error) {
 	f.StringVar(&c.only, "only", "", "`PARTS` to measure, of "+strings.Join(names, ",")+" (default: all)")
 	f.DurationVar(&c.quiet, "quiet", 0, "the longest `TIME` to wait before each repetition until the machine has nothing else to do")
 	f.BoolVar(&c.json, "json", false, "print JSON")
-	f.BoolVar(&c.md, "markdown", false, "print Markdown")
 	f.StringVar(&c.doc, "doc", "", "`FILE` whose part between the bench marks is replaced by the result, as in docs/performance.md; with -only, those sections of it")
 	if err := f.Parse(args); err != nil {
 		return c, err
@@ -164,16 +162,13 @@ func measure(ctx context.Context, c config, stdout, stderr io.Writer) error {
 			return err
 		}
 	}
-	text := r.text()
-	switch {
-	case c.json:
+	text := r.markdown()
+	if c.json {
 		j, err := json.MarshalIndent(r, "", "  ")
 		if err != nil {
 			return err
 		}
 		text = string(j) + "\n"
-	case c.md:
-		text = r.markdown()
 	}
 	_, err = io.WriteString(stdout, text)
 	return err

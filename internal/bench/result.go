@@ -6,7 +6,6 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"unicode/utf8"
 )
 
 // result is what a run prints.
@@ -83,8 +82,6 @@ func plural(n int, what string) string {
 	return group(fmt.Sprint(n)) + " " + what + "s"
 }
 
-var columns = []string{"", "median", "", "min", "max"}
-
 func (f figure) cells() []string {
 	c := []string{f.Name, number(f.Median), f.Unit, "", ""}
 	if len(f.Samples) > 1 {
@@ -97,39 +94,7 @@ func (r result) intro() string {
 	return fmt.Sprintf("%s; %s, scale %s, took %.0f s.", r.Machine, plural(r.Repetitions, "repetition"), number(r.Scale), r.Seconds)
 }
 
-// text is the result for a terminal.
-func (r result) text() string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "%s\n", r.intro())
-	for _, s := range r.Sections {
-		rows := [][]string{columns}
-		for _, f := range s.Rows {
-			rows = append(rows, f.cells())
-		}
-		fmt.Fprintf(&b, "\n%s\n%s\n\n", s.Title, s.About)
-		width := make([]int, len(columns))
-		for _, row := range rows {
-			for i, c := range row {
-				width[i] = max(width[i], utf8.RuneCountInString(c))
-			}
-		}
-		for _, row := range rows {
-			line := "  "
-			for i, c := range row {
-				pad := strings.Repeat(" ", width[i]-utf8.RuneCountInString(c))
-				if i == 0 || i == 2 { // words; the rest are numbers
-					line += c + pad + "  "
-				} else {
-					line += pad + c + "  "
-				}
-			}
-			b.WriteString(strings.TrimRight(line, " ") + "\n")
-		}
-	}
-	return b.String()
-}
-
-// markdown is the result for a document.
+// markdown is the result, for a terminal and for a document.
 func (r result) markdown() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s\n", r.intro())
