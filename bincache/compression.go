@@ -6,7 +6,6 @@ import (
 	"compress/gzip"
 	"fmt"
 	"io"
-	"slices"
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/ulikunitz/xz"
@@ -45,9 +44,6 @@ var compressions = []Compression{
 	{CompressionGzip, ".nar.gz", "\x1f\x8b"},
 	{CompressionBzip2, ".nar.bz2", "BZh"},
 }
-
-// Compressions are all.
-func Compressions() []Compression { return slices.Clone(compressions) }
 
 // CompressionNamed returns the compression with a name, with which its Name
 // shares no memory.

@@ -18,8 +18,6 @@ func (e *partlyError) Unwrap() error  { return e.error }
 func (e *misusedError) Unwrap() error { return e.error }
 func (e *listedError) Unwrap() error  { return e.error }
 
-func (e *listedError) listed() {}
-
 // AsPartly marks an error in spite of which some of the work is done and
 // acknowledged.
 func AsPartly(err error) error {
@@ -59,7 +57,7 @@ func unlisted(err error) string {
 	walk = func(err error) {
 		text := err.Error()
 		for e := err; e != nil && e.Error() == text; e = errors.Unwrap(e) {
-			if _, ok := e.(interface{ listed() }); ok {
+			if _, ok := e.(*listedError); ok {
 				return
 			}
 			if j, ok := e.(interface{ Unwrap() []error }); ok && text == errors.Join(j.Unwrap()...).Error() {
