@@ -73,18 +73,6 @@ func (s *Set) NarSize() int64 { return s.narSize }
 // refers to them. The slice belongs to the set and must not be changed.
 func (s *Set) Paths() []Path { return s.paths }
 
-// Roots returns the roots in the order given, each once.
-func (s *Set) Roots() []*Path {
-	roots := make([]*Path, len(s.roots))
-	for i, at := range s.roots {
-		roots[i] = &s.paths[at]
-	}
-	return roots
-}
-
-// Lookup returns the path with this absolute store path, or nil.
-func (s *Set) Lookup(path string) *Path { return s.at(s.byPath, path) }
-
 // LookupHash returns the path with this hash part, or nil.
 func (s *Set) LookupHash(hashPart string) *Path { return s.at(s.byHash, hashPart) }
 
