@@ -16,6 +16,7 @@ import (
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/registry"
+	"github.com/org/nixoci-action/internal/ui"
 	"github.com/org/nixoci-action/report"
 )
 
@@ -81,7 +82,7 @@ type agedCache struct {
 	copies int
 }
 
-func (x *agedCache) String() string { return group(strconv.Itoa(x.entries)) + " entries" }
+func (x *agedCache) String() string { return ui.Number(x.entries) + " entries" }
 
 // measure makes the cache and runs gc on it.
 func (x *agedCache) measure(ctx context.Context, s *section) error {

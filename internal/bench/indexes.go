@@ -22,6 +22,7 @@ import (
 	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/storepath"
+	"github.com/org/nixoci-action/internal/ui"
 )
 
 // largeIndexes measures what grows with the number of entries.
@@ -83,7 +84,7 @@ type largeIndex struct {
 	traffic *traffic
 }
 
-func (x *largeIndex) String() string { return group(strconv.Itoa(x.entries)) + " entries" }
+func (x *largeIndex) String() string { return ui.Number(x.entries) + " entries" }
 
 func (x *largeIndex) make(ctx context.Context, s *section) error {
 	x.log("index: making %s", x)

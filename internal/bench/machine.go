@@ -7,6 +7,8 @@ import (
 	"runtime"
 	"strings"
 	"time"
+
+	"github.com/org/nixoci-action/internal/ui"
 )
 
 // machine is where the numbers come from.
@@ -54,7 +56,7 @@ func version(ctx context.Context, program string, args ...string) string {
 
 func (m machine) String() string {
 	return strings.Join([]string{
-		plural(m.Cores, "core") + " of " + m.CPU, m.System, m.Go, m.Nix, m.Registry, "load " + m.Load + " at the start", m.Date,
+		ui.Count(m.Cores, "core") + " of " + m.CPU, m.System, m.Go, m.Nix, m.Registry, "load " + m.Load + " at the start", m.Date,
 	}, ", ")
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/internal/registry"
+	"github.com/org/nixoci-action/internal/ui"
 )
 
 // nixConnections is how many connections Nix opens to a cache by default.
@@ -91,7 +92,7 @@ func proxyCIRun(ctx context.Context, b *bench) ([]section, error) {
 	}
 	defer r.stop()
 
-	narinfos := section{Title: "proxy: narinfos", About: plural(snap.Len(), "path") + "; the client shares the cores."}
+	narinfos := section{Title: "proxy: narinfos", About: ui.Count(snap.Len(), "path") + "; the client shares the cores."}
 	if err := b.narinfos(ctx, &narinfos, p, reference, d, repo, snap); err != nil {
 		return nil, err
 	}
@@ -184,7 +185,7 @@ func (b *bench) nars(ctx context.Context, p *servingProxy, reference string, d *
 		}
 	}
 	s := section{Title: "proxy: NARs", About: fmt.Sprintf("%s with a blob of their own, %.0f MB; %s in packs, %.0f MB.",
-		plural(len(large), "NAR"), float64(largeSize)/1e6, plural(len(small), "NAR"), float64(smallSize)/1e6)}
+		ui.Count(len(large), "NAR"), float64(largeSize)/1e6, ui.Count(len(small), "NAR"), float64(smallSize)/1e6)}
 	if len(large) == 0 || len(small) == 0 {
 		return s, errors.New("the cache lacks large or small NARs")
 	}

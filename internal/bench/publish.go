@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/org/nixoci-action/internal/ui"
 	"github.com/org/nixoci-action/report"
 )
 
@@ -27,7 +28,7 @@ func (b *bench) publishing(ctx context.Context, title string, sizes []int) ([]se
 		return nil, err
 	}
 	defer remove()
-	b.log("%s: making %s", title, plural(len(sizes), "path"))
+	b.log("%s: making %s", title, ui.Count(len(sizes), "path"))
 	w, err := b.newWorkload(ctx, dir, sizes, b.reps)
 	if err != nil {
 		return nil, err
@@ -95,7 +96,7 @@ func (b *bench) publishOnce(ctx context.Context, s *section, w *workload, dir st
 	gb := float64(w.size) / 1e9
 	rate := func(c cost) float64 { return gb * 1000 / c.wall.Seconds() }
 	s.About = fmt.Sprintf("%s, %.0f MB of NARs, %.0f MB compressed; %d at a time.",
-		plural(len(w.paths), "path"), gb*1000, float64(cold.fileSize)/1e6, b.jobs)
+		ui.Count(len(w.paths), "path"), gb*1000, float64(cold.fileSize)/1e6, b.jobs)
 	s.add("the limit: dump, hash, compress, hash", "MB/s", rate(lim))
 	s.add("publish into oci:", "MB/s", rate(layout.cost))
 	s.add("publish into the registry", "MB/s", rate(cold.cost))

@@ -6,6 +6,8 @@ import (
 	"os"
 	"slices"
 	"strings"
+
+	"github.com/org/nixoci-action/internal/ui"
 )
 
 // result is what a run prints.
@@ -59,27 +61,13 @@ func median(values []float64) float64 {
 func number(v float64) string {
 	switch a := math.Abs(v); {
 	case a >= 99.95 || v == math.Trunc(v):
-		return group(fmt.Sprintf("%.0f", v))
+		return ui.Number(int(math.RoundToEven(v)))
 	case a >= 9.995:
 		return fmt.Sprintf("%.1f", v)
 	case a >= 0.0995:
 		return fmt.Sprintf("%.2f", v)
 	}
 	return fmt.Sprintf("%.3f", v)
-}
-
-func group(s string) string {
-	for i := len(s) - 3; i > 0; i -= 3 {
-		s = s[:i] + "," + s[i:]
-	}
-	return s
-}
-
-func plural(n int, what string) string {
-	if n == 1 {
-		return "1 " + what
-	}
-	return group(fmt.Sprint(n)) + " " + what + "s"
 }
 
 func (f figure) cells() []string {
@@ -91,7 +79,7 @@ func (f figure) cells() []string {
 }
 
 func (r result) intro() string {
-	return fmt.Sprintf("%s; %s, scale %s, took %.0f s.", r.Machine, plural(r.Repetitions, "repetition"), number(r.Scale), r.Seconds)
+	return fmt.Sprintf("%s; %s, scale %s, took %.0f s.", r.Machine, ui.Count(r.Repetitions, "repetition"), number(r.Scale), r.Seconds)
 }
 
 // markdown is the result, for a terminal and for a document.
