@@ -37,7 +37,7 @@ func (s *session) plan(ctx context.Context) error {
 	var r report.Publish
 	status, out, err := s.run(ctx, publishCommand, nil, &r)
 	if err != nil {
-		out.finish(false)
+		out.Finish(false)
 		return s.mayWarn(ctx, err)
 	}
 	s.annotate(&r, s.lenient(ctx, status, r.Denied))

@@ -1,7 +1,6 @@
 package action
 
 import (
-	"bytes"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -34,23 +33,5 @@ func TestSet(t *testing.T) {
 	}
 	if err := set(env(), "GITHUB_OUTPUT", "name", value); err != nil {
 		t.Errorf("without a runner: got %v", err)
-	}
-}
-
-func TestRelay(t *testing.T) {
-	t.Parallel()
-	for warn, want := range map[bool]string{
-		true:  "one\ntwo\n::warning::bad\n::warning title=x::worse\n",
-		false: "one\ntwo\n::error::bad\n::error title=x::worse\n",
-	} {
-		var out bytes.Buffer
-		r := newRelay(&out)
-		for _, part := range []string{"on", "e\n::err", "or::bad\ntwo\n", "::error title=x::worse"} {
-			_, _ = r.Write([]byte(part))
-		}
-		r.finish(warn)
-		if out.String() != want {
-			t.Errorf("warn %t: got %q, want %q", warn, out.String(), want)
-		}
 	}
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/org/nixoci-action/internal/cli"
 	"github.com/org/nixoci-action/internal/nix"
+	"github.com/org/nixoci-action/internal/steplog"
 	"github.com/org/nixoci-action/internal/ui"
 )
 
@@ -22,7 +23,7 @@ type session struct {
 	cfg     config
 	getenv  func(string) string
 	env     []string // of this process, and what the step adds
-	stderr  *pulse
+	stderr  *steplog.Pulse
 	msg     *ui.Messages
 	program string // this one, whose other commands do the work
 	state   state
@@ -43,7 +44,7 @@ type state struct {
 const stateName = "nixoci"
 
 func newSession(getenv func(string) string, stderr io.Writer) (*session, error) {
-	out := newPulse(stderr, heartbeat)
+	out := steplog.NewPulse(stderr, steplog.Heartbeat)
 	msg := ui.New(out, getenv)
 	cfg, err := parseConfig(getenv)
 	for _, secret := range cfg.secrets().Texts() {
@@ -63,7 +64,7 @@ func (s *session) nix() *nix.Client { return nix.New(nix.Options{Env: s.env}) }
 
 // main is the step.
 func (s *session) main(ctx context.Context) error {
-	defer s.stderr.beat()()
+	defer s.stderr.Beat()()
 	m, reason, err := choose(s.cfg, s.getenv)
 	if err != nil {
 		return err
@@ -108,7 +109,7 @@ func (s *session) post(ctx context.Context) error {
 	if text == "" {
 		return nil // main did not come so far
 	}
-	defer s.stderr.beat()()
+	defer s.stderr.Beat()()
 	if err := json.Unmarshal([]byte(text), &s.state); err != nil {
 		return fmt.Errorf("reading the step's state: %w", err)
 	}
@@ -141,8 +142,8 @@ func (s *session) reportFile() string { return filepath.Join(s.state.Dir, "repor
 // run runs one of the other commands with --json and decodes its report. The
 // caller finishes the relay, which holds back the errors. The error is one of
 // running the command; that the command failed says its status.
-func (s *session) run(ctx context.Context, command string, stdin io.Reader, report any, args ...string) (int, *relay, error) {
-	out := newRelay(s.stderr)
+func (s *session) run(ctx context.Context, command string, stdin io.Reader, report any, args ...string) (int, *steplog.Relay, error) {
+	out := steplog.NewRelay(s.stderr)
 	file, err := os.OpenFile(s.reportFile(), os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o600)
 	if err != nil {
 		return 0, out, fmt.Errorf("making a file for the report: %w", err)
@@ -196,9 +197,9 @@ func (s *session) lenient(ctx context.Context, status int, denied bool) bool {
 }
 
 // verdict is what a command's end means for the step.
-func (s *session) verdict(ctx context.Context, status int, denied bool, out *relay) error {
+func (s *session) verdict(ctx context.Context, status int, denied bool, out *steplog.Relay) error {
 	warn := s.lenient(ctx, status, denied)
-	out.finish(warn)
+	out.Finish(warn)
 	if status == cli.ExitDone || warn {
 		return nil
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/org/nixoci-action/internal/cli"
+	"github.com/org/nixoci-action/internal/steplog"
 	"github.com/org/nixoci-action/internal/ui"
 	"github.com/org/nixoci-action/report"
 )
@@ -30,7 +31,7 @@ func newTestSession(t *testing.T, script string, inputs ...string) (*session, *b
 	}
 	var out bytes.Buffer
 	return &session{
-		cfg: cfg, getenv: getenv, env: os.Environ(), stderr: newPulse(&out, heartbeat), msg: ui.New(&out, getenv), program: program,
+		cfg: cfg, getenv: getenv, env: os.Environ(), stderr: steplog.NewPulse(&out, steplog.Heartbeat), msg: ui.New(&out, getenv), program: program,
 		state: state{Mode: modePublish, Dir: t.TempDir()},
 	}, &out
 }

@@ -24,7 +24,7 @@ func (s *session) mayWrite(ctx context.Context) error {
 	var r report.Publish
 	status, out, err := s.run(ctx, publishCommand, strings.NewReader(""), &r, "-")
 	loud := r.Denied || status == cli.ExitUsage || ctx.Err() != nil
-	out.finish(!loud)
+	out.Finish(!loud)
 	switch {
 	case err != nil:
 		return err
@@ -74,7 +74,7 @@ func (s *session) publishWith(ctx context.Context, paths []string) error {
 	begun := time.Now()
 	status, out, err := s.run(ctx, publishCommand, strings.NewReader(strings.Join(paths, "\n")), &r, args...)
 	if err != nil {
-		out.finish(false)
+		out.Finish(false)
 		return s.mayWarn(ctx, err)
 	}
 	took := time.Since(begun)
@@ -179,7 +179,7 @@ func (s *session) collect(ctx context.Context) error {
 	var r report.GC
 	status, out, err := s.run(ctx, gcCommand, nil, &r)
 	if err != nil {
-		out.finish(false)
+		out.Finish(false)
 		return s.mayWarn(ctx, err)
 	}
 	if s.cfg.dryRun {

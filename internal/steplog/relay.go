@@ -1,4 +1,4 @@
-package action
+package steplog
 
 import (
 	"bytes"
@@ -8,21 +8,23 @@ import (
 	"sync"
 )
 
-// relay passes on what a command prints, line by line. It holds back the
+// Relay passes on what a command prints, line by line. It holds back the
 // annotations of errors: how loud they are is known only at the end. A command
 // has made untrusted text harmless already.
-type relay struct {
+type Relay struct {
 	mu   sync.Mutex
 	w    io.Writer
 	line []byte
 	held []string
 }
 
-func newRelay(w io.Writer) *relay { return &relay{w: w} }
+// NewRelay passes on to w.
+func NewRelay(w io.Writer) *Relay { return &Relay{w: w} }
 
 const errorCommand = "::error"
 
-func (r *relay) Write(p []byte) (int, error) {
+// Write takes any part of what is printed.
+func (r *Relay) Write(p []byte) (int, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	n := len(p)
@@ -37,7 +39,7 @@ func (r *relay) Write(p []byte) (int, error) {
 	}
 }
 
-func (r *relay) pass(line string) {
+func (r *Relay) pass(line string) {
 	if strings.HasPrefix(line, errorCommand) {
 		r.held = append(r.held, line)
 		return
@@ -45,8 +47,8 @@ func (r *relay) pass(line string) {
 	fmt.Fprintln(r.w, line)
 }
 
-// finish passes on what was held back: as errors, or as warnings.
-func (r *relay) finish(warn bool) {
+// Finish passes on what was held back: as errors, or as warnings.
+func (r *Relay) Finish(warn bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if len(r.line) > 0 {

@@ -1,4 +1,6 @@
-package action
+// Package steplog is what a step of a job prints: it is never silent for long, and
+// the errors of the commands that it runs are as loud as the step decides.
+package steplog
 
 import (
 	"fmt"
@@ -11,12 +13,12 @@ import (
 	"github.com/org/nixoci-action/internal/ui"
 )
 
-// heartbeat is how long nothing may be printed.
-const heartbeat = 30 * time.Second
+// Heartbeat is how long nothing may be printed.
+const Heartbeat = 30 * time.Second
 
-// pulse is where all of a step's output goes. Where nothing was printed for a
+// Pulse is where all of a step's output goes. Where nothing was printed for a
 // while it says that the work goes on, and what it is.
-type pulse struct {
+type Pulse struct {
 	every time.Duration
 
 	mu     sync.Mutex
@@ -33,13 +35,14 @@ type mark struct {
 	at   time.Time
 }
 
-func newPulse(w io.Writer, every time.Duration) *pulse {
+// NewPulse prints to w, at the latest after every.
+func NewPulse(w io.Writer, every time.Duration) *Pulse {
 	now := time.Now()
-	return &pulse{w: w, every: every, begun: now, last: now}
+	return &Pulse{w: w, every: every, begun: now, last: now}
 }
 
 // Write takes whole lines.
-func (p *pulse) Write(text []byte) (int, error) {
+func (p *Pulse) Write(text []byte) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.last = time.Now()
@@ -58,7 +61,7 @@ const (
 	endGroupCommand = "::endgroup::"
 )
 
-func (p *pulse) see(line string) {
+func (p *Pulse) see(line string) {
 	if title, ok := strings.CutPrefix(line, groupCommand); ok {
 		p.stage, p.latest = mark{strings.ReplaceAll(title, "%25", "%"), p.last}, mark{}
 	} else if strings.HasPrefix(line, endGroupCommand) {
@@ -68,8 +71,8 @@ func (p *pulse) see(line string) {
 	}
 }
 
-// beat begins to watch. What it returns ends that.
-func (p *pulse) beat() (stop func()) {
+// Beat begins to watch. What it returns ends that.
+func (p *Pulse) Beat() (stop func()) {
 	quit, done := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(done)
@@ -87,7 +90,7 @@ func (p *pulse) beat() (stop func()) {
 	return func() { close(quit); <-done }
 }
 
-func (p *pulse) tick(now time.Time) {
+func (p *Pulse) tick(now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if now.Sub(p.last) < p.every {
