@@ -56,15 +56,10 @@ func (p *Pulse) Write(text []byte) (int, error) {
 // version. A builder can print the same; there is nothing else to be gained.
 var started = regexp.MustCompile(`^(building|copying path) '/[^' ]*/[0-9a-z]{32}-([0-9A-Za-z+._?=-]{1,211}?)(\.drv)?'`)
 
-const (
-	groupCommand    = "::group::"
-	endGroupCommand = "::endgroup::"
-)
-
 func (p *Pulse) see(line string) {
-	if title, ok := strings.CutPrefix(line, groupCommand); ok {
+	if title, ok := strings.CutPrefix(line, "::group::"); ok {
 		p.stage, p.latest = mark{strings.ReplaceAll(title, "%25", "%"), p.last}, mark{}
-	} else if strings.HasPrefix(line, endGroupCommand) {
+	} else if strings.HasPrefix(line, "::endgroup::") {
 		p.stage, p.latest = mark{}, mark{}
 	} else if m := started.FindStringSubmatch(line); m != nil {
 		p.latest = mark{m[1] + " " + m[2], p.last}

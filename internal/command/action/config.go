@@ -3,7 +3,6 @@ package action
 import (
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -134,6 +133,3 @@ func (c *config) environ(command string, env []string) []string {
 	}
 	return env
 }
-
-// environment is this process's. The commands need all of it.
-func environment() []string { return os.Environ() }

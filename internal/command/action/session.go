@@ -57,7 +57,7 @@ func newSession(getenv func(string) string, stderr io.Writer) (*session, error) 
 	if err != nil {
 		return nil, fmt.Errorf("looking for the program: %w", err)
 	}
-	return &session{cfg: cfg, getenv: getenv, env: environment(), stderr: out, msg: msg, program: self}, nil
+	return &session{cfg: cfg, getenv: getenv, env: os.Environ(), stderr: out, msg: msg, program: self}, nil
 }
 
 func (s *session) nix() *nix.Client { return nix.New(nix.Options{Env: s.env}) }
