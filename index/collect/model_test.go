@@ -109,7 +109,7 @@ type model struct {
 
 	versions map[string][]int // of the packages, by branch
 	actors   []*actor
-	held     *index.Snapshot // by a reader that does not look again
+	held     map[v1.Hash]string // blobs that a reader needs who does not look again, and what for
 
 	documented, undocumented int // documents seen, and not
 	heldAt                   time.Time
@@ -267,19 +267,20 @@ func (m *model) check() {
 func (m *model) checkHeld(s *index.Snapshot) {
 	m.t.Helper()
 	if m.held == nil || time.Since(m.heldAt) > m.policy.Delay-2*maxSkew {
-		m.held, m.heldAt = s, time.Now()
-	}
-	m.held.All(func(e format.Entry) bool {
-		if _, err := m.repo.BlobSize(context.Background(), e.NAR.Blob); err != nil {
-			m.t.Errorf("%s has lost its NAR for who has read the index %s ago", e.Path.Name, time.Since(m.heldAt))
-		}
-		for _, l := range e.DocumentLocations() {
-			if _, err := m.repo.BlobSize(context.Background(), l.Blob); err != nil {
-				m.t.Errorf("%s has lost a document for who has read the index %s ago", e.Path.Name, time.Since(m.heldAt))
+		m.held, m.heldAt = map[v1.Hash]string{}, time.Now()
+		s.All(func(e format.Entry) bool {
+			for _, l := range e.DocumentLocations() {
+				m.held[l.Blob] = "a document of " + e.Path.Name
 			}
+			m.held[e.NAR.Blob] = "the NAR of " + e.Path.Name
+			return true
+		})
+	}
+	for blob, what := range m.held {
+		if _, err := m.repo.BlobSize(context.Background(), blob); err != nil {
+			m.t.Errorf("%s is lost for who has read the index %s ago", what, time.Since(m.heldAt))
 		}
-		return true
-	})
+	}
 }
 
 func (m *model) checkEntry(s *index.Snapshot, e *format.Entry) {
