@@ -93,21 +93,6 @@ func TestHash(t *testing.T) {
 	}
 }
 
-func TestParseNarinfo(t *testing.T) {
-	const good = "StorePath: /nix/store/x\nURL: nar/x.nar\nReferences: \nSig: a:b\nSig: c:d\nNew: 1\n"
-	for _, text := range []string{good, strings.ReplaceAll(good, "\n", "\r\n"), strings.ReplaceAll(good, ": ", ":"), "\n" + good + "\nURL:  nar/x.nar\n"} {
-		fs, err := ParseNarinfo(text)
-		if err != nil || fs.String() != good || fs.Get("StorePath") != "/nix/store/x" || !fs.Has("References") || fs.Has("CA") || strings.Join(fs.All("Sig"), " ") != "a:b c:d" {
-			t.Errorf("%q: got %q, %v", text, fs, err)
-		}
-	}
-	for text, want := range map[string]string{"<html>\n": `the line "<html>"`, good + "URL: nar/y.nar\n": `two lines "URL"`} {
-		if fs, err := ParseNarinfo(text); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%q: got %q, %v", text, fs, err)
-		}
-	}
-}
-
 func TestInfo(t *testing.T) {
 	for text, want := range map[string]Info{
 		"":                              {},

@@ -76,7 +76,7 @@ func TestCompatIndexReadsBack(t *testing.T) {
 		b := indextest.NewEntry(t, repo, "b")
 		b.References = []string{a.Path.Base(), b.Path.Base(), "00000000000000000000000000000000-on-upstream"}
 		slices.Sort(b.References)
-		b.Signatures, b.Deriver, b.CA = []string{"k-1:" + strings.Repeat("A", 86) + "=="}, a.Path.Base(), "fixed:r:sha256:abc"
+		b.Signatures, b.Deriver, b.CA = []string{"k-1:" + strings.Repeat("A", 86) + "=="}, a.Path.Base(), "fixed:r:sha256:"+strings.Repeat("0", 52)
 		x := indextest.NewEntry(t, repo, "x")
 		x.Compression = bincache.CompressionXZ
 		upstream := func(hashPart string) bool { return hashPart[0] == '0' }

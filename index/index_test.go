@@ -27,7 +27,7 @@ func TestPublishAndRead(t *testing.T) {
 		a := indextest.NewEntry(t, repo, "a")
 		b := indextest.NewEntry(t, repo, "b", a.Path.Base())
 		b.Signatures = []string{"k-1:" + strings.Repeat("A", 86) + "=="}
-		b.Deriver, b.CA = a.Path.Base(), "fixed:r:sha256:abc"
+		b.Deriver, b.CA = a.Path.Base(), "fixed:r:sha256:"+strings.Repeat("0", 52)
 		indextest.MustPublish(t, repo, b, a)
 
 		reader := index.Open(open(), indextest.Quick())

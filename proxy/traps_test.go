@@ -6,8 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -127,6 +130,88 @@ func TestNixSubstitutesFromTheUpstream(t *testing.T) {
 	o.Upstreams = []string{upstreamURL}
 	if got := s.Build(d, s.proxy(o)); got != "substituted" {
 		t.Errorf("got %q, want substituted", got)
+	}
+}
+
+// Trap 1, for what the narinfos of upstream caches say: what would make Nix fail is
+// left out if nothing depends on it, else the path is built. The paths after these
+// are found all the same.
+func TestNixBuildsWhateverTheUpstreamsNarinfosSay(t *testing.T) {
+	eachSite(t, (*site).buildsWhateverNarinfosSay)
+}
+
+func (s *site) buildsWhateverNarinfosSay() {
+	const built, substituted = "built", "substituted"
+	edits := map[string]func(narinfo string) string{} // by hash part
+	type want struct {
+		what, word string
+		drv        proxytest.Derivation
+	}
+	var cases []want
+	add := func(what, word string, edit func(string) string) {
+		d := s.Drv(fmt.Sprintf("narinfo-%d", len(cases)))
+		s.Publish(d)
+		edits[strings.SplitN(filepath.Base(d.App), "-", 2)[0]] = edit
+		cases = append(cases, want{what, word, d})
+	}
+	for line, word := range map[string]string{
+		"FileHash: sha256:zzz": substituted, "FileHash: ": substituted, "FileHash: sha1:" + strings.Repeat("a", 40): substituted,
+		"FileSize: many": substituted, "FileSize: -1": substituted, "FileSize: +7": substituted,
+		"NarHash: sha256:zzz": built, "NarHash: md5:9dd4e461268c8034f5c8564e155c67a6": built,
+		"NarSize: many": built, "NarSize: 0": built,
+		"Compression: nonsense": built, // Nix 2.34 crashes
+		"References: nonsense":  built,
+		"URL: ":                 built,
+	} {
+		add(line, word, func(narinfo string) string {
+			key, _, _ := strings.Cut(line, ":")
+			return regexp.MustCompile("(?m)^"+key+": .*$").ReplaceAllLiteralString(narinfo, line)
+		})
+	}
+	hash := strings.Repeat("0", 52)
+	for line, word := range map[string]string{
+		"CA: what": built, "CA: text:md5:9dd4e461268c8034f5c8564e155c67a6": built, "CA: fixed:git:sha256:" + hash: built,
+		"CA: fixed:blake3:" + hash: built, "CA: ": substituted,
+		"Deriver: ": substituted, "Deriver: nonsense": substituted, "Deriver: unknown-deriver": substituted, "Deriver: /nix/store/" + hash[:32] + "-x.drv": substituted,
+		"Sig: nonsense": substituted, "Sig: ": substituted, "Sig: k-1:???": substituted, "Sig: :AAAA": substituted, "Sig: k-1:AAAA": substituted,
+		"New: field": substituted, "": substituted, "no field": built,
+	} {
+		add(line, word, func(narinfo string) string { return narinfo + line + "\n" })
+	}
+	add("CRLF", substituted, func(n string) string { return strings.ReplaceAll(n, "\n", "\r\n") })
+	add("without space", substituted, func(n string) string { return strings.ReplaceAll(n, ": ", ":") })
+	add("without end", substituted, func(n string) string { return strings.TrimSuffix(n, "\n") })
+	add("nothing", built, func(string) string { return "" })
+	add("as it is", substituted, func(n string) string { return n }) // after all that
+
+	s.proxy(s.options())
+	inner := s.server
+	up := proxytest.NewUpstreamCache(s.T, func(w http.ResponseWriter, r *http.Request) {
+		hashPart, ok := strings.CutSuffix(strings.TrimPrefix(r.URL.Path, "/"), ".narinfo")
+		edit := edits[hashPart]
+		if !ok || edit == nil {
+			inner.ServeHTTP(w, r)
+			return
+		}
+		got := httptest.NewRecorder()
+		inner.ServeHTTP(got, r)
+		fmt.Fprint(w, edit(got.Body.String()))
+	})
+	front := &site{Site: &proxytest.Site{T: s.T, Env: s.Env}}
+	front.Repo = proxytest.OpenRepo(s.T, "oci:"+s.TempDir()) // for the same store
+	proxytest.PutBlob(s.T, front.Repo, []byte("x"))
+	e := proxytest.FileEntry("x", []byte("x"))
+	e.Path.Dir = s.Env.Store
+	proxytest.Publish(s.T, front.Repo, format.Config{StoreDir: s.Env.Store}, e)
+	o := front.options()
+	o.Upstreams, o.UpstreamNARs = []string{up.URL}, StreamNARs
+	url := front.proxy(o)
+	for _, tc := range cases {
+		if _, err := s.Nix(url, "nix-store", "--realise", tc.drv.Path); err != nil {
+			s.Errorf("%q: the build broke: %v", tc.what, err)
+		} else if content, err := os.ReadFile(tc.drv.App); err != nil || !strings.HasPrefix(string(content), tc.word) {
+			s.Errorf("%q: got %.20q, %v, want it %s", tc.what, content, err, tc.word)
+		}
 	}
 }
 

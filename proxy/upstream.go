@@ -178,6 +178,10 @@ func (u *Upstreams) askOne(ctx context.Context, c *namedUpstream, hashPart, stor
 	if errors.Is(err, context.Canceled) {
 		return "", err // another upstream had it
 	}
+	if errors.Is(err, upstream.ErrUnusable) {
+		u.log.Info("an upstream cache's narinfo is not passed on, because Nix could not use it", "upstream", c.String(), "hashPart", hashPart, "error", err)
+		err = nil // the answer is a miss
+	}
 	if c.Report(err == nil) {
 		u.log.Warn("an upstream cache is unwell; what it may have is not found for a while", "upstream", c.String(), "error", err)
 	}

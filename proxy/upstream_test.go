@@ -18,7 +18,7 @@ func withUpstreams(tb testing.TB, urls ...string) *Server {
 
 func TestUpstreamAnswersMisses(t *testing.T) {
 	e := proxytest.FileEntry("elsewhere", proxytest.RandomBytes(20, 100), "00000000000000000000000000000000-ref")
-	e.Signatures = []string{"k-1:AAAA"}
+	e.Signatures = []string{"k-1:" + strings.Repeat("A", 86) + "=="}
 	has := proxytest.NewUpstreamCache(t, proxytest.NarinfoOf(e))
 	hasNot := proxytest.NewUpstreamCache(t, proxytest.NarinfoOf())
 	hangs := proxytest.NewUpstreamCache(t, proxytest.Hang)

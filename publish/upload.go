@@ -167,10 +167,17 @@ func (p *publisher) repeat(ctx context.Context, w *index.Writer, decisions []clo
 }
 
 // reuse adds the paths whose contents the cache has under another path, and
-// returns those that must be uploaded.
+// returns those that must be uploaded. Paths that would make some clients fail are
+// neither.
 func (p *publisher) reuse(ctx context.Context, w *index.Writer, paths []*closure.Path, base *index.Snapshot) ([]nix.PathInfo, error) {
 	var todo []nix.PathInfo
 	for _, path := range paths {
+		if path.CA != "" {
+			if err := bincache.CheckCA(path.CA); err != nil {
+				p.report.failed([]upload.Failure{{Path: path.Path, Err: err}})
+				continue
+			}
+		}
 		same, ok := base.LookupNARHash(path.NarHash)
 		if _, found := p.Secrets.Find([]byte(path.Path + " " + path.Deriver)); found {
 			ok = false // upload refuses it
@@ -244,7 +251,7 @@ func (p *publisher) entry(info nix.PathInfo) (format.Entry, error) {
 // record makes an entry of what the store records, with the signatures that it
 // has there.
 func record(store storepath.Path, info *nix.PathInfo) format.Entry {
-	e := format.Entry{Path: store, NarHash: info.NarHash, NarSize: info.NarSize, CA: info.CA, Signatures: info.Signatures}
+	e := format.Entry{Path: store, NarHash: info.NarHash, NarSize: info.NarSize, CA: info.CA, Signatures: bincache.Signatures(info.Signatures)}
 	for _, r := range info.References {
 		e.References = append(e.References, path.Base(r))
 	}

@@ -190,6 +190,10 @@ func (u *Cache) lookUp(ctx context.Context, hashPart string) (bool, error) {
 		if ctx.Err() != nil {
 			return false, ctx.Err()
 		}
+		if errors.Is(err, ErrUnusable) {
+			u.health.breaker.Report(true)
+			return false, err
+		}
 		var t *temporary
 		final := !errors.As(err, &t) || try == u.opts.Tries
 		u.health.failed(err, final)

@@ -104,7 +104,7 @@ func TestHas(t *testing.T) {
 		"405 then absent":          {getOnly(405), "gone", false, "", 2},
 		"405 to GET as well":       {upstreamtest.Status(405, 9), "here", false, "answered 405", 2},
 		"web page is not present":  {web, "here", false, "web page", 1},
-		"other text is no narinfo": {other, "here", false, "something else than the narinfo", 2},
+		"other text is no narinfo": {other, "here", false, "something else", 2},
 		"huge body is cut off":     {huge, "here", true, "", 2},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -317,6 +317,29 @@ func TestHasWakesUpWhenTheUpstreamIsGivenUp(t *testing.T) {
 	}
 }
 
+// An answer that was read, however odd, says nothing about other paths.
+func TestOddAnswersDoNotGiveUpAnUpstream(t *testing.T) {
+	t.Parallel()
+	s := upstreamtest.Serve(t, "good")
+	s.Answer = func(w http.ResponseWriter, r *http.Request, _ int) bool {
+		odd := !strings.Contains(r.URL.Path, upstreamtest.HashPart("good"))
+		if odd {
+			w.Header().Set("Content-Type", "text/html")
+			_, _ = w.Write([]byte("<html>"))
+		}
+		return odd
+	}
+	opts := quick
+	opts.Tries, opts.GiveUpAfter = 1, 2
+	u := open(t, s.URL, opts)
+	for range 3 {
+		if _, err := u.Has(t.Context(), upstreamtest.HashPart("odd")); !errors.Is(err, upstream.ErrUnusable) || errors.Is(err, upstream.ErrGivenUp) {
+			t.Errorf("got %v, want that the answer is unusable", err)
+		}
+	}
+	has(t, u, "good")
+}
+
 func TestHasForgetsFailuresAfterASuccess(t *testing.T) {
 	t.Parallel()
 	s := upstreamtest.Serve(t, "good")
@@ -484,7 +507,7 @@ func TestNarinfoAndNAR(t *testing.T) {
 		case fail.Load() || password != "secret":
 			w.WriteHeader(http.StatusInternalServerError)
 		case r.URL.Path == "/c/"+key+".narinfo":
-			_, _ = fmt.Fprintf(w, "StorePath: /nix/store/%s-a\nURL: nar/x.nar\nNarHash: sha256:x\nNarSize: 6\n", key)
+			_, _ = fmt.Fprintf(w, "StorePath: /nix/store/%s-a\nURL: nar/x.nar\nNarHash: sha256:%s\nNarSize: 6\n", key, strings.Repeat("0", 52))
 		case r.URL.Path == "/c/nar/x.nar":
 			_, _ = w.Write([]byte("as NAR"))
 		default:

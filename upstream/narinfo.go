@@ -7,8 +7,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"strconv"
-	"strings"
 
 	"github.com/org/nixoci-action/bincache"
 	"github.com/org/nixoci-action/internal/storepath"
@@ -26,8 +24,9 @@ func (u *Cache) Report(ok bool) (unwell bool) { return u.health.breaker.Report(o
 // Narinfo returns the narinfo of a path, of which everything is as it is in the
 // cache, but for the URL, which is absolute; nil if the cache does not have it.
 // It asks once, with GET. An answer that would make Nix fail, instead of look
-// elsewhere, is an error: a text that is no narinfo, such as a login page, one
-// with a field that Nix cannot parse, and one of another path or store.
+// elsewhere, is an error that wraps ErrUnusable: a text that is no narinfo, such as
+// a login page, one with a field that Nix cannot parse, and one of another path or
+// store.
 func (u *Cache) Narinfo(ctx context.Context, hashPart, storeDir string) (bincache.Fields, error) {
 	req, err := u.request(ctx, http.MethodGet, u.narinfoURL(hashPart))
 	if err != nil {
@@ -51,10 +50,18 @@ func (u *Cache) Narinfo(ctx context.Context, hashPart, storeDir string) (bincach
 		return nil, err
 	}
 	if len(body) > bincache.MaxNarinfo {
-		return nil, fmt.Errorf("the upstream's narinfo is longer than %d bytes", bincache.MaxNarinfo)
+		return nil, fmt.Errorf("%w: it is longer than %d bytes", ErrUnusable, bincache.MaxNarinfo)
 	}
-	return checkNarinfo(string(body), u.base, hashPart, storeDir)
+	fields, err := checkNarinfo(string(body), u.base, hashPart, storeDir)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrUnusable, err)
+	}
+	return fields, nil
 }
+
+// ErrUnusable means that a cache has answered about one path with something that is
+// of no use. That says nothing about other paths.
+var ErrUnusable = errors.New("the upstream's answer is no narinfo of the path")
 
 // ErrMiss means that the cache does not have a NAR, or not in the part that was
 // asked for.
@@ -94,7 +101,7 @@ func checkNAR(resp *http.Response, partial bool) error {
 		}
 	case status == http.StatusPartialContent:
 		if !partial || resp.Header.Get("Content-Range") == "" {
-			return fmt.Errorf("the upstream answered %s without a need", resp.Status)
+			return fmt.Errorf("%w: it answered %s without a need", ErrMiss, resp.Status)
 		}
 	case status == http.StatusRequestedRangeNotSatisfiable, absent(status):
 		return ErrMiss
@@ -102,7 +109,7 @@ func checkNAR(resp *http.Response, partial bool) error {
 		return fmt.Errorf("the upstream answered %s", resp.Status)
 	}
 	if e := resp.Header.Get("Content-Encoding"); e != "" && e != "identity" {
-		return fmt.Errorf("the upstream sends a NAR with the Content-Encoding %q", e)
+		return fmt.Errorf("%w without the Content-Encoding %q", ErrMiss, e)
 	}
 	return nil
 }
@@ -121,60 +128,15 @@ func absent(status int) bool {
 func checkNarinfo(text string, base *url.URL, hashPart, storeDir string) (bincache.Fields, error) {
 	fields, err := bincache.ParseNarinfo(text)
 	if err != nil {
-		return nil, fmt.Errorf("the upstream's answer: %w", err)
+		return nil, err
 	}
-	for _, key := range []string{"StorePath", "URL", "NarHash", "NarSize"} {
-		if !fields.Has(key) {
-			return nil, fmt.Errorf("the upstream's narinfo has no %s", key)
-		}
+	if p, err := storepath.Parse(fields.Get("StorePath")); err != nil || p.HashPart != hashPart || p.Dir != storeDir {
+		return nil, fmt.Errorf("the narinfo is of %s", fields.Get("StorePath"))
 	}
-	for i := range fields {
-		f := &fields[i]
-		if f.Value, err = checkField(f.Key, f.Value, base, hashPart, storeDir); err != nil {
-			return nil, err
-		}
+	at, err := base.Parse(fields.Get("URL"))
+	if err != nil || at.Host == "" || at.Scheme != "http" && at.Scheme != "https" {
+		return nil, errors.New("the narinfo has no usable URL")
 	}
+	fields.Set("URL", at.String())
 	return fields, nil
-}
-
-// checkField returns a field's value as it is to be served.
-func checkField(key, value string, base *url.URL, hashPart, storeDir string) (string, error) {
-	switch key {
-	case "StorePath":
-		p, err := storepath.Parse(value)
-		if err != nil {
-			return "", fmt.Errorf("the upstream's narinfo: %w", err)
-		}
-		if p.HashPart != hashPart || p.Dir != storeDir {
-			return "", fmt.Errorf("the upstream's narinfo is of %s", p)
-		}
-	case "URL":
-		u, err := base.Parse(value)
-		if err != nil || value == "" || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-			return "", errors.New("the upstream's narinfo has no usable URL")
-		}
-		return u.String(), nil
-	case "NarSize":
-		if n, err := strconv.ParseUint(value, 10, 63); err != nil || n == 0 {
-			return "", fmt.Errorf("the upstream's narinfo has the NarSize %q", value)
-		}
-	case "NarHash":
-		if value == "" {
-			return "", errors.New("the upstream's narinfo has no NarHash")
-		}
-	case "References":
-		for _, r := range strings.Fields(value) {
-			if _, err := storepath.ParseBase(r); err != nil {
-				return "", fmt.Errorf("the upstream's narinfo: reference %w", err)
-			}
-		}
-	case "Deriver":
-		if value == "unknown-deriver" {
-			break
-		}
-		if _, err := storepath.ParseBase(value); err != nil {
-			return "", fmt.Errorf("the upstream's narinfo: deriver %w", err)
-		}
-	}
-	return value, nil
 }

@@ -62,7 +62,7 @@ func (u *Cache) ask(ctx context.Context, hashPart string, end time.Time) (bool, 
 	has, err := r.answer()
 	// a compressed body cannot be looked into
 	if has && r.header.Get("Content-Encoding") == "" && !bytes.Contains(r.body, []byte("/"+hashPart+"-")) {
-		return false, errors.New("answered 200 with something else than the narinfo")
+		return false, fmt.Errorf("%w: answered 200 with something else", ErrUnusable)
 	}
 	return has, err
 }
@@ -115,7 +115,7 @@ func (r *reply) answer() (bool, error) {
 	case http.StatusOK:
 		// A login page or a web application that knows every address.
 		if strings.HasPrefix(r.header.Get("Content-Type"), "text/html") {
-			return false, errors.New("answered 200 with a web page instead of a narinfo")
+			return false, fmt.Errorf("%w: answered 200 with a web page", ErrUnusable)
 		}
 		return true, nil
 	case http.StatusNotFound, http.StatusGone,

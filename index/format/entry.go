@@ -8,7 +8,6 @@ import (
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/nix-community/go-nix/pkg/narinfo/signature"
 
 	"github.com/org/nixoci-action/bincache"
 	"github.com/org/nixoci-action/internal/storepath"
@@ -143,14 +142,12 @@ func (e *Entry) Validate() error {
 			return fail("deriver %v", err)
 		}
 	}
-	for _, s := range e.Signatures {
-		if _, err := signature.ParseSignature(s); err != nil || strings.ContainsAny(s, " \n\r\t") {
-			return fail("signature %q", s)
-		}
+	if !slices.Equal(e.Signatures, bincache.Signatures(e.Signatures)) {
+		return fail("signatures %q", e.Signatures)
 	}
-	for i := range len(e.CA) {
-		if c := e.CA[i]; c <= ' ' || c > '~' {
-			return fail("content address %q", e.CA)
+	if e.CA != "" {
+		if err := bincache.CheckCA(e.CA); err != nil {
+			return fail("%v", err)
 		}
 	}
 	if _, ok := bincache.CompressionNamed(e.Compression); !ok {

@@ -1,6 +1,7 @@
 package format_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -39,6 +40,7 @@ func TestValidateRefusesInjection(t *testing.T) {
 		"deriver":       func(e *format.Entry) { e.Deriver = "/nix/store/x.drv" },
 		"signature":     func(e *format.Entry) { e.Signatures = []string{"a:AAAA\nURL: x"} },
 		"CA":            func(e *format.Entry) { e.CA = "fixed:\nSig: x" },
+		"unknown CA":    func(e *format.Entry) { e.CA = "garbage" },
 		"compression":   func(e *format.Entry) { e.Compression = "zstd\nSig: x" },
 		"NAR hash":      func(e *format.Entry) { e.NarHash = "sha256:x" },
 		"NAR size":      func(e *format.Entry) { e.NarSize = 0 },
@@ -54,5 +56,22 @@ func TestValidateRefusesInjection(t *testing.T) {
 		if _, err := format.NewContent([]format.Entry{e}); err == nil {
 			t.Errorf("%s: written all the same", name)
 		}
+	}
+}
+
+// A signature that nobody can verify costs neither the path nor the others.
+func TestDecodeLineLeavesOutUnreadableSignatures(t *testing.T) {
+	e := indextest.EntryFor("x", v1.Descriptor{Digest: format.EmptyConfig.Digest, Size: 2})
+	sig := "k-1:" + strings.Repeat("A", 86) + "=="
+	e.Signatures = []string{sig}
+	e.Realisations = []format.Realisation{{ID: "sha256:" + strings.Repeat("0", 64) + "!out", Signatures: []string{sig}}}
+	line, err := format.AppendLine(nil, &e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	spoilt := strings.ReplaceAll(string(line), `["`+sig+`"]`, `["nonsense","k-1:AAAA",":","`+sig+`"]`)
+	got, err := format.DecodeLine([]byte(spoilt), e.Path.Dir)
+	if err != nil || !slices.Equal(got.Signatures, e.Signatures) || len(got.Realisations) != 1 || !got.Realisations[0].Equal(e.Realisations[0]) {
+		t.Errorf("got %+v, %v", got, err)
 	}
 }

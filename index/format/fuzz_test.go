@@ -46,7 +46,7 @@ func FuzzEntryLine(f *testing.F) {
 // that says the same.
 func FuzzParseNarinfo(f *testing.F) {
 	e := indextest.EntryFor("hello-1.0", v1.Descriptor{Digest: format.EmptyConfig.Digest, Size: 2}, "00000000000000000000000000000000-dep")
-	e.Deriver, e.CA = "00000000000000000000000000000000-hello-1.0.drv", "fixed:r:sha256:abc"
+	e.Deriver, e.CA = "00000000000000000000000000000000-hello-1.0.drv", "fixed:r:sha256:"+strings.Repeat("0", 52)
 	e.Signatures = []string{"k-1:" + strings.Repeat("A", 86) + "=="}
 	f.Add(e.Narinfo())
 	f.Add("StorePath: /nix/store/00000000000000000000000000000000-x\r\nNarHash: sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=\nNarSize: 1\nDeriver: unknown-deriver\nNew: 1\n")

@@ -79,13 +79,16 @@ func DecodeLine(line []byte, storeDir string) (Entry, error) {
 	}
 	e := Entry{
 		Path:    storepath.Path{Dir: storeDir, HashPart: l.K, Name: l.Name},
-		NarHash: bincache.HashOf(l.N), NarSize: l.NS, References: l.Refs, Deriver: l.Drv, Signatures: l.Sigs, CA: l.CA,
+		NarHash: bincache.HashOf(l.N), NarSize: l.NS, References: l.Refs, Deriver: l.Drv, Signatures: bincache.Signatures(l.Sigs), CA: l.CA,
 		Compression: l.Comp, FileHash: bincache.HashOf(l.F),
 		NAR:   Location{Blob: l.Blob, BlobSize: l.BlobSz, Offset: l.Off, Size: l.Size},
 		Added: l.Added,
 	}
 	if l.Size == 0 {
 		e.NAR.Size = l.BlobSz
+	}
+	for i := range l.Reals {
+		l.Reals[i].Signatures = bincache.Signatures(l.Reals[i].Signatures)
 	}
 	e.Extras = Extras{Listing: Location(l.LS), Log: Location(l.Log), BuildIDs: l.IDs, Realisations: l.Reals}
 	if e.ValidateExtras() != nil {

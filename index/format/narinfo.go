@@ -1,9 +1,6 @@
 package format
 
 import (
-	"errors"
-	"fmt"
-	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -12,38 +9,30 @@ import (
 	"github.com/org/nixoci-action/internal/storepath"
 )
 
-// ParseNarinfo reads a narinfo that somebody else has written. Like Nix it
-// passes over fields that it does not know, and takes hashes in any notation
-// and fields in any order.
+// ParseNarinfo makes an entry of a narinfo that somebody else has written, as
+// bincache.ParseNarinfo reads it.
 //
 // What it says of the compressed NAR is not trusted, except that url is its
-// URL: the entry has neither FileHash nor NAR. Only when they are filled in can
-// it pass Validate, which checks the rest as well.
+// URL: the entry has neither FileHash nor NAR. When they are filled in it
+// passes Validate, if the cache can store the compression.
 func ParseNarinfo(text string) (e Entry, url string, err error) {
 	fs, err := bincache.ParseNarinfo(text)
 	if err != nil {
 		return e, "", err
 	}
-	e.Compression = bincache.DefaultCompression
-	e.Signatures = fs.All("Sig")
-	var errs []error
-	try := func(key string, set func(value string) error) {
-		if err := set(fs.Get(key)); err != nil {
-			errs = append(errs, fmt.Errorf("a narinfo's %s: %w", key, err))
-		}
+	if e.Path, err = storepath.Parse(fs.Get("StorePath")); err != nil {
+		return e, "", err
 	}
-	try("StorePath", func(s string) (err error) { e.Path, err = storepath.Parse(s); return err })
-	try("NarHash", func(s string) (err error) { e.NarHash, err = bincache.ParseHash(s); return err })
-	try("NarSize", func(s string) (err error) { e.NarSize, err = strconv.ParseInt(s, 10, 64); return err })
-	if c := fs.Get("Compression"); c != "" {
-		e.Compression = c
+	if e.NarSize, err = strconv.ParseInt(fs.Get("NarSize"), 10, 64); err != nil {
+		return e, "", err
+	}
+	e.NarHash, e.Signatures = fs.Get("NarHash"), fs.All("Sig")
+	e.Deriver, e.CA = fs.Get("Deriver"), fs.Get("CA")
+	if e.Compression = fs.Get("Compression"); e.Compression == "" {
+		e.Compression = bincache.DefaultCompression
 	}
 	e.References = strings.Fields(fs.Get("References"))
 	slices.Sort(e.References)
 	e.References = slices.Compact(e.References)
-	if d := fs.Get("Deriver"); d != "unknown-deriver" && d != "" {
-		e.Deriver = path.Base(d)
-	}
-	e.CA = fs.Get("CA")
-	return e, fs.Get("URL"), errors.Join(errs...)
+	return e, fs.Get("URL"), nil
 }

@@ -7,8 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/nix-community/go-nix/pkg/narinfo/signature"
-
 	"github.com/org/nixoci-action/bincache"
 	"github.com/org/nixoci-action/internal/storepath"
 )
@@ -49,10 +47,8 @@ func (r *Realisation) Validate() error {
 	default:
 		return fmt.Errorf("realisation %q of %q", r.ID, r.Drv)
 	}
-	for _, s := range r.Signatures {
-		if _, err := signature.ParseSignature(s); err != nil || strings.ContainsAny(s, " \n\r\t") {
-			return fmt.Errorf("signature %q of a realisation", s)
-		}
+	if !slices.Equal(r.Signatures, bincache.Signatures(r.Signatures)) {
+		return fmt.Errorf("signatures %q of a realisation", r.Signatures)
 	}
 	return nil
 }
@@ -184,7 +180,7 @@ func ParseRealisation(f bincache.File, doc []byte) (Realisation, string, error) 
 			if err != nil {
 				return fail(err)
 			}
-			r.Signatures = append(r.Signatures, s)
+			r.Signatures = append(r.Signatures, bincache.Signatures([]string{s})...)
 		}
 	}
 	if err := r.Validate(); err != nil {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
@@ -48,7 +47,7 @@ func (im *importer) entry(ctx context.Context, key string) (format.Entry, error)
 	if err != nil {
 		return format.Entry{}, err
 	}
-	e, url, err := parseOrancNarinfo(text)
+	e, url, err := format.ParseNarinfo(text)
 	if err == nil && (narinfoKey(e.Path.HashPart) != key || e.Path.Dir != im.dir) {
 		err = fmt.Errorf("it is for %s", e.Path)
 	}
@@ -79,14 +78,6 @@ func (im *importer) entry(ctx context.Context, key string) (format.Entry, error)
 
 func narinfoKey(hashPart string) string {
 	return bincache.File{Kind: bincache.Narinfo, Name: hashPart}.Path()
-}
-
-// parseOrancNarinfo is ParseNarinfo for what early versions of oranc wrote, too:
-// all signatures in one line, and none as an empty one.
-func parseOrancNarinfo(text string) (format.Entry, string, error) {
-	e, url, err := format.ParseNarinfo(text)
-	e.Signatures = strings.Fields(strings.Join(e.Signatures, " "))
-	return e, url, err
 }
 
 // text reads a small file.

@@ -493,7 +493,7 @@ func FuzzOrancNarinfo(f *testing.F) {
 	f.Add("StorePath: /nix/store/x\nURL\nSig:\n")
 	f.Fuzz(func(t *testing.T, text string) {
 		bincache.ParseInfo(text)
-		e, _, err := parseOrancNarinfo(text)
+		e, _, err := format.ParseNarinfo(text)
 		e.FileHash, e.NAR = bincache.FormatHash(make([]byte, 32)), format.Location{Blob: format.EmptyConfig.Digest, BlobSize: 2, Size: 2}
 		if err != nil || e.Validate() != nil {
 			return

@@ -260,11 +260,6 @@ func (d *pathInfoDecoder) add(name string, e *pathInfoJSON) error {
 			return fail(fmt.Errorf("deriver: %w", err))
 		}
 	}
-	for _, s := range e.Signatures {
-		if !strings.Contains(s, ":") || !printable(s) {
-			return fail(fmt.Errorf("signature %q", s))
-		}
-	}
 	if info.CA, err = decodeCA(e.CA); err != nil {
 		return fail(err)
 	}

@@ -101,7 +101,6 @@ func TestParsePathInfoRefuses(t *testing.T) {
 		"size 0":              one(`,"narSize":0`),
 		"size negative":       one(`,"narSize":-1`),
 		"size huge":           one(`,"narSize":1e30`),
-		"signature":           one(`,"signatures":["a:b\nURL: x"]`),
 		"ca":                  one(`,"ca":"fixed:r:x\ny"`),
 		"ca method":           one(`,"ca":{"method":"new","hash":"` + hashSRI + `"}`),
 		"version 3":           `{"info":{},"storeDir":"/nix/store","version":3}`,

@@ -437,8 +437,7 @@ func TestPushRefuses(t *testing.T) {
 		"a NAR elsewhere":        {replace("URL: ", "URL: http://10.0.0.1/"), 400, "was pushed here"},
 		"a reference not here":   {replace(there.base(), unknown.base()), 409, unknown.base()},
 		"no reference":           {replace("References: ", "References: ../../x "), 400, "not the name of a store path"},
-		"no deriver":             {info + "Deriver: x\n", 400, "deriver"},
-		"a signature of lines":   {info + "Sig: a:b\x00c\n", 400, "signature"},
+		"a CA that Nix refuses":  {info + "CA: garbage\n", 400, "CA"},
 		"a strange CA":           {info + "CA: fixed:\x1b[31m\n", 400, "content address"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -459,6 +458,11 @@ func TestPushRefuses(t *testing.T) {
 	}
 	if w := copyTo(s, p); w.Code != http.StatusCreated {
 		t.Errorf("after all that: got %d, %s", w.Code, w.Body)
+	}
+	// what nobody needs and Nix would fail on is left out
+	again := proxytest.Request(s, http.MethodPut, p.narinfo(), []byte(info+"Sig: a:b\x00c\nSig: nonsense\nDeriver: x\n"))
+	if got := proxytest.Get(s, http.MethodGet, p.narinfo()).Body.String(); again.Code != http.StatusOK || got != p.entry.Narinfo() {
+		t.Errorf("got %d, %s: %s", again.Code, again.Body, got)
 	}
 
 	entries, err := os.ReadDir(tmp)
