@@ -39,7 +39,7 @@ func CheckHash(s string) error {
 // ParseHash reads a SHA-256 in any of Nix's notations, and writes it as
 // FormatHash does.
 func ParseHash(s string) (string, error) {
-	h, err := nixhash.ParseAny(s, nil)
+	h, err := parseHash(s)
 	if err != nil {
 		return "", err
 	}
@@ -47,4 +47,18 @@ func ParseHash(s string) (string, error) {
 		return "", fmt.Errorf("%q is no SHA-256", s)
 	}
 	return FormatHash(h.Digest()), nil
+}
+
+// parseHash reads a hash in any of Nix's notations, and of the algorithms that
+// every Nix knows.
+func parseHash(s string) (*nixhash.HashWithEncoding, error) {
+	h, err := nixhash.ParseAny(s, nil)
+	if err != nil {
+		return nil, err
+	}
+	// base64 without padding may have a byte more, and line ends in it
+	if len(h.Digest()) != h.Algo().Func().Size() || !printable(s) {
+		return nil, fmt.Errorf("%q is no hash", s)
+	}
+	return h, nil
 }

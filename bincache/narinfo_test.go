@@ -44,6 +44,7 @@ func TestParseNarinfo(t *testing.T) {
 		{with("Compression", "Compression:"), with("Compression", "")},
 		{with("Compression", "Compression: br"), with("Compression", "Compression: br")},
 		{with("FileHash", "FileHash: sha1:"+strings.Repeat("a", 40)), with("FileHash", "FileHash: sha1:"+strings.Repeat("a", 40))},
+		{with("FileHash", "FileHash: sha256:"+strings.Repeat("0", 44)), with("FileHash", "")},
 		{with("FileHash", "FileHash: sha256:zzz"), with("FileHash", "")},
 		{with("FileHash", "FileHash: "+testHex), with("FileHash", "")},
 		{with("FileSize", "FileSize: many"), with("FileSize", "")},
@@ -103,6 +104,7 @@ func TestCheckCA(t *testing.T) {
 	for _, ca := range []string{
 		"", "what", "fixed", "fixed:", "text:", "fixed:r:", "text:" + md5, "text:" + sha1, "text:r:" + testHash, "TEXT:" + testHash, "fixed:r:r:" + testHash, "fixed:x:" + testHash,
 		"fixed:git:" + sha1, "fixed:git:" + testHash, "fixed:blake3:" + testHex, "fixed:r:sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=",
+		"fixed:sha256:" + strings.Repeat("0", 44), // 33 bytes
 		"fixed:" + testHash + " ", "fixed:r:" + testHash + "\nSig: x", "text:sha256:zzz", "fixed:" + testHash[7:],
 	} {
 		if CheckCA(ca) == nil {

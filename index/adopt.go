@@ -70,6 +70,9 @@ func (c *Cache) Adopt(ctx context.Context, o AdoptOptions) (*Snapshot, Adopted, 
 	if err != nil || !s.foreign {
 		return s, Adopted{}, err
 	}
+	if err := s.Damage(); err != nil {
+		return nil, Adopted{}, err
+	}
 	if err := o.Config.Validate(); err != nil {
 		return nil, Adopted{}, err
 	}
@@ -144,7 +147,7 @@ func (s *Snapshot) theirs() int {
 // ours is a snapshot that is Foreign without nixcache-oci's index.
 func (s *Snapshot) ours() *Snapshot {
 	i := s.theirs()
-	return newSnapshot(s.digest, rootState{retired: s.retired}, slices.Delete(slices.Clone(s.segments), i, i+1), nil)
+	return newSnapshot(s.now, s.digest, rootState{retired: s.retired}, slices.Delete(slices.Clone(s.segments), i, i+1), nil)
 }
 
 // errOverwritten tells that the root has something that the one to be written

@@ -37,6 +37,10 @@ type Options struct {
 	// be called at the same time from several goroutines; nil means that there
 	// is memory enough.
 	Reserve func(bytes int64) error
+	// Memory bounds what the index may take, in bytes. What does not fit is damage
+	// of the Snapshot. 0 means DefaultMemory, or what
+	// GOMEMLIMIT says if that is more.
+	Memory int64
 }
 
 // Cache is the cache index of one repository. It is safe for concurrent use;
@@ -51,6 +55,8 @@ type Cache struct {
 	// taken is 1 more than the form in which manifests are written, because the
 	// registry has taken one; 0 if that is not known
 	taken atomic.Int32
+	// spent is what was reserved in this reading, and held before
+	spent atomic.Int64
 
 	mu      sync.Mutex
 	current *Snapshot                     // nil until something was read
@@ -117,11 +123,16 @@ func (c *Cache) Sweep(ctx context.Context) (*Snapshot, error) {
 // root, and makes the current snapshot of both.
 func (c *Cache) read(ctx context.Context, sweep bool) (*Snapshot, error) {
 	var known v1.Hash
-	if c.current != nil && !sweep {
+	if c.current != nil && !sweep && len(c.current.damage) == 0 {
 		known = c.current.digest
 	}
-	digest, list, err := readRoot(ctx, c.repo, known, sweep, c.opts.Reserve)
+	c.spent.Store(c.held())
+	digest, list, err := readRoot(ctx, c.repo, known, sweep, c.reserve)
+	var damage *DamageError
 	switch {
+	case errors.As(err, &damage):
+		// the tags say what the root would
+		sweep, list = true, rootState{retired: []format.Retired{}, damage: []*DamageError{damage}}
 	case errors.Is(err, registry.ErrNotFound):
 		sweep, list.retired = true, []format.Retired{}
 	case err != nil:
@@ -148,7 +159,7 @@ func (c *Cache) read(ctx context.Context, sweep bool) (*Snapshot, error) {
 	for _, r := range list.retired {
 		delete(c.swept, r.Tag)
 	}
-	if c.current != nil && digest == c.current.digest && sameSegments(c.swept, c.current.extra) && slices.EqualFunc(list.Segments, c.current.listed, format.SegmentInfo.Same) {
+	if c.current != nil && len(c.current.damage)+len(list.damage) == 0 && digest == c.current.digest && sameSegments(c.swept, c.current.extra) && slices.EqualFunc(list.Segments, c.current.listed, format.SegmentInfo.Same) {
 		if c.current.retired == nil && list.retired != nil {
 			// the same, but for what only a writer needs to know
 			s := *c.current
@@ -218,11 +229,15 @@ func (c *Cache) sweep(ctx context.Context, list *rootState) error {
 				c.opts.Logger.Warn("passing over a tag of another program", "tag", tag)
 				return nil
 			}
+			mu.Lock()
+			defer mu.Unlock()
+			if damage := (*DamageError)(nil); errors.As(err, &damage) {
+				list.damage = append(list.damage, damage)
+				return nil
+			}
 			if err != nil {
 				return err
 			}
-			mu.Lock()
-			defer mu.Unlock()
 			found[tag] = info
 			return nil
 		})
@@ -281,13 +296,13 @@ func (c *Cache) segmentInfo(ctx context.Context, tag string) (format.SegmentInfo
 	}
 	im, _, err := format.DecodeManifest(m.Raw)
 	if err != nil {
-		return format.SegmentInfo{}, fmt.Errorf("decoding segment %s: %w", tag, err)
+		return format.SegmentInfo{}, damaged(tag, err)
 	}
 	if len(im.Layers) == 0 || im.Layers[0].MediaType != format.MediaEntries {
 		return format.SegmentInfo{}, errNoSegment
 	}
 	if size := im.Layers[0].Size; size <= 0 || size > format.MaxEntriesBlob {
-		return format.SegmentInfo{}, fmt.Errorf("segment %s says that its entries take %d bytes", tag, size)
+		return format.SegmentInfo{}, damaged(tag, fmt.Errorf("it says that its entries take %d bytes", size))
 	}
 	return format.SegmentInfo{Tag: tag, Manifest: m.Digest, Entries: im.Layers[0].Digest, EntriesSize: im.Layers[0].Size, Layers: len(im.Layers) - 1}, nil
 }
@@ -296,11 +311,18 @@ func (c *Cache) segmentInfo(ctx context.Context, tag string) (format.SegmentInfo
 func (c *Cache) assemble(ctx context.Context, digest v1.Hash, list rootState) (*Snapshot, error) {
 	candidates := append(slices.Clone(list.Segments), slices.Collect(maps.Values(c.swept))...)
 	loaded := make([]*format.Segment, len(candidates))
+	var mu sync.Mutex
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(readJobs)
 	for i, info := range candidates {
 		g.Go(func() (err error) {
 			loaded[i], err = c.load(gctx, info)
+			if damage := (*DamageError)(nil); errors.As(err, &damage) {
+				mu.Lock()
+				defer mu.Unlock()
+				list.damage = append(list.damage, damage)
+				return nil
+			}
 			return err
 		})
 	}
@@ -342,7 +364,11 @@ func (c *Cache) assemble(ctx context.Context, digest v1.Hash, list rootState) (*
 			extra = append(extra, s.Info)
 		}
 	}
-	return newSnapshot(digest, list, loaded, extra), nil
+	slices.SortFunc(list.damage, func(a, b *DamageError) int { return strings.Compare(a.Tag, b.Tag) })
+	for _, d := range list.damage {
+		c.opts.Logger.Warn("a part of the cache index cannot be used; what only it says is not found", "tag", d.Tag, "error", d.Err)
+	}
+	return newSnapshot(c.opts.Now(), digest, list, loaded, extra), nil
 }
 
 // load returns a segment from memory, disk or the registry; nil if it has been
@@ -353,9 +379,9 @@ func (c *Cache) load(ctx context.Context, info format.SegmentInfo) (*format.Segm
 	}
 	blob, ok := c.disk.entries(info)
 	if !ok {
-		err := ask(c.opts.Reserve, info.EntriesSize)
+		err := c.reserve(info.EntriesSize)
 		if err != nil {
-			return nil, fmt.Errorf("reading segment %s: %w", info.Tag, err)
+			return nil, damaged(info.Tag, err)
 		}
 		blob, err = registry.ReadBlob(ctx, c.repo, info.Entries, info.EntriesSize)
 		if errors.Is(err, registry.ErrNotFound) {
@@ -365,16 +391,12 @@ func (c *Cache) load(ctx context.Context, info format.SegmentInfo) (*format.Segm
 			return nil, fmt.Errorf("reading segment %s: %w", info.Tag, err)
 		}
 	}
-	// with its tables an index takes half as much again as its text
-	if err := ask(c.opts.Reserve, int64(format.UnpackedSize(blob, format.MaxEntries))/2*3); err != nil { //nolint:gosec // at most maxEntries
-		return nil, fmt.Errorf("reading segment %s: %w", info.Tag, err)
+	s, err := format.ParseSegment(blob, c.reserve)
+	if err == nil {
+		err = s.Header.Config.Validate()
 	}
-	s, err := format.ParseSegment(blob)
 	if err != nil {
-		return nil, fmt.Errorf("reading segment %s: %w", info.Tag, err)
-	}
-	if err := s.Header.Config.Validate(); err != nil {
-		return nil, fmt.Errorf("reading segment %s: %w", info.Tag, err)
+		return nil, damaged(info.Tag, err)
 	}
 	info.Count, info.Created = s.Len(), s.Header.Created
 	s.Info = info
@@ -397,7 +419,7 @@ func (c *Cache) collected(ctx context.Context, info format.SegmentInfo, err erro
 		return tagErr
 	}
 	// the text, not the error: a damaged segment is not an absent cache
-	return fmt.Errorf("segment %s is damaged: %v", info.Tag, err) //nolint:errorlint // see above
+	return damaged(info.Tag, errors.New(err.Error()))
 }
 
 // Load returns the index as the disk copy has it, without any request. Its
@@ -409,13 +431,14 @@ func (c *Cache) Load() (*Snapshot, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the index's copy on disk: %w", err)
 	}
+	c.spent.Store(c.held())
 	var loaded []*format.Segment
 	for _, info := range st.List.Segments {
 		blob, ok := c.disk.entries(info)
 		if !ok {
 			return nil, fmt.Errorf("reading the index's copy on disk: segment %s is missing or damaged", info.Tag)
 		}
-		s, err := format.ParseSegment(blob)
+		s, err := format.ParseSegment(blob, c.reserve)
 		if err != nil {
 			return nil, fmt.Errorf("reading the index's copy on disk: segment %s: %w", info.Tag, err)
 		}
@@ -425,7 +448,7 @@ func (c *Cache) Load() (*Snapshot, error) {
 	for _, info := range st.Extra {
 		c.swept[info.Tag] = info
 	}
-	s := newSnapshot(st.Root, rootState{SegmentList: st.List}, loaded, st.Extra)
+	s := newSnapshot(c.opts.Now(), st.Root, rootState{SegmentList: st.List}, loaded, st.Extra)
 	c.current = s
 	for _, seg := range s.segments {
 		c.blobs[seg.Info.Entries] = seg

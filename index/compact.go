@@ -80,7 +80,7 @@ func (c *Cache) Current() *Snapshot {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.current == nil {
-		return newSnapshot(v1.Hash{}, rootState{}, nil, nil)
+		return newSnapshot(c.opts.Now(), v1.Hash{}, rootState{}, nil, nil)
 	}
 	return c.current
 }

@@ -70,7 +70,7 @@ func (d disk) write(name string, b []byte) error {
 }
 
 func (d disk) save(s *Snapshot) error {
-	if d.dir == "" || s.foreign { // that index is not made of segments
+	if d.dir == "" || s.foreign || len(s.damage) > 0 { // not made of segments, or not whole
 		return nil
 	}
 	b, err := json.Marshal(diskState{Root: s.digest, List: format.SegmentList{

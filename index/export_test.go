@@ -2,6 +2,7 @@ package index
 
 import (
 	"context"
+	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
@@ -19,12 +20,17 @@ var Later = later
 
 // SnapshotOf is a snapshot of segments that no registry has.
 func SnapshotOf(segments ...*format.Segment) *Snapshot {
-	return newSnapshot(v1.Hash{}, rootState{}, segments, nil)
+	return SnapshotAt(time.Now(), segments...)
+}
+
+// SnapshotAt is SnapshotOf at another time.
+func SnapshotAt(now time.Time, segments ...*format.Segment) *Snapshot {
+	return newSnapshot(now, v1.Hash{}, rootState{}, segments, nil)
 }
 
 // ReadRetired returns what the root says was replaced.
 func ReadRetired(ctx context.Context, repo registry.Repository) ([]format.Retired, error) {
-	_, list, err := readRoot(ctx, repo, v1.Hash{}, true, nil)
+	_, list, err := readRoot(ctx, repo, v1.Hash{}, true, func(int64) error { return nil })
 	return list.retired, err
 }
 

@@ -61,7 +61,7 @@ func (w *Writer) Settle(ctx context.Context) error {
 // missing reports whether the root is not ours, or lacks one of this writer's
 // segments that is not known to be settled.
 func (w *Writer) missing(ctx context.Context) (bool, error) {
-	digest, list, err := readRoot(ctx, w.cache.repo, w.root, false, nil)
+	digest, list, err := readRoot(ctx, w.cache.repo, w.root, false, w.cache.reserve)
 	switch {
 	case errors.Is(err, registry.ErrNotFound):
 		return true, nil
@@ -113,6 +113,9 @@ func (w *Writer) mergeRoot(ctx context.Context, hasty bool) (*Snapshot, error) {
 	s, err := c.read(ctx, true)
 	if err != nil {
 		return nil, fmt.Errorf("reading the cache index again: %w", err)
+	}
+	if err := s.Damage(); err != nil {
+		return nil, err
 	}
 	ours := s
 	if s.foreign {

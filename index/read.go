@@ -23,6 +23,8 @@ type rootState struct {
 	skipped []string // hash parts of entries there that cannot be used
 	// oranc are the hash parts of oranc's narinfos, if the tags were listed.
 	oranc []string
+	// damage is what cannot be used.
+	damage []*DamageError
 
 	// stub is the digest of the root's first layer, as far as it is known to
 	// be in the repository.
@@ -43,7 +45,7 @@ type rootState struct {
 // registry.ErrNotFound if there is no root, ErrForeign if it is not ours.
 //
 // The manifest is fetched at once, without asking for its digest first: it is
-// smaller than what a further request costs. Reserve is that of Options.
+// smaller than what a further request costs. Reserve is that of a Cache.
 func readRoot(ctx context.Context, repo registry.Repository, known v1.Hash, retired bool, reserve func(int64) error) (v1.Hash, rootState, error) {
 	// layers may have been superseded and collected between the reads
 	for try := 0; ; try++ {
@@ -71,23 +73,24 @@ func readLayers(ctx context.Context, repo registry.Repository, m registry.Manife
 	}
 	if layers.Foreign.Size > 0 {
 		// the document, what is decoded of it, and the segment made of that
-		if err := ask(reserve, 4*layers.Foreign.Size); err != nil {
+		if err := reserve(4 * layers.Foreign.Size); err != nil {
 			return rootState{}, err
 		}
 		return readForeign(ctx, repo, layers.Foreign)
 	}
-	if err := ask(reserve, layers.Segments.Size); err != nil {
+	if err := reserve(layers.Segments.Size); err != nil {
 		return rootState{}, err
 	}
 	blob, err := readLayer(ctx, repo, layers.Segments, format.MaxSegmentListBlob)
 	if err != nil {
 		return rootState{}, err
 	}
-	if err := ask(reserve, int64(format.UnpackedSize(blob, format.MaxSegmentList))); err != nil { //nolint:gosec // at most maxSegmentList
+	if err := reserve(int64(format.UnpackedSize(blob, format.MaxSegmentList))); err != nil { //nolint:gosec // at most maxSegmentList
 		return rootState{}, err
 	}
 	var list rootState
 	list.SegmentList, err = format.ParseSegmentList(blob)
+	err = damaged(format.RootTag, err)
 	list.stub, list.form = layers.Stub, layers.Form
 	if err != nil || !retired {
 		return list, err
@@ -96,17 +99,17 @@ func readLayers(ctx context.Context, repo registry.Repository, m registry.Manife
 	if layers.Retired.Size == 0 {
 		return list, nil
 	}
-	if err := ask(reserve, layers.Retired.Size); err != nil {
+	if err := reserve(layers.Retired.Size); err != nil {
 		return list, err
 	}
 	if blob, err = readLayer(ctx, repo, layers.Retired, format.MaxSegmentListBlob); err != nil {
 		return list, err
 	}
-	if err := ask(reserve, int64(format.UnpackedSize(blob, format.MaxSegmentList))); err != nil { //nolint:gosec // at most maxSegmentList
+	if err := reserve(int64(format.UnpackedSize(blob, format.MaxSegmentList))); err != nil { //nolint:gosec // at most maxSegmentList
 		return list, err
 	}
 	list.retired, err = format.ParseRetired(blob)
-	return list, err
+	return list, damaged(format.RootTag, err)
 }
 
 func readForeign(ctx context.Context, repo registry.Repository, d v1.Descriptor) (rootState, error) {

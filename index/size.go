@@ -39,14 +39,6 @@ func tableSize(n int, slot int64) int64 {
 	return slots*slot + slots // a control byte each
 }
 
-// ask is Options.Reserve.
-func ask(reserve func(int64) error, bytes int64) error {
-	if reserve == nil {
-		return nil
-	}
-	return reserve(max(bytes, 0))
-}
-
 // Total counts store paths and their sizes in bytes.
 type Total struct {
 	Paths    int   `json:"paths"`

@@ -26,6 +26,8 @@ type Snapshot struct {
 	foreign  bool                 // one of the segments is nixcache-oci's index
 	skipped  []string             // hash parts of entries there that cannot be used
 	oranc    []string             // hash parts of oranc's narinfos
+	damage   []*DamageError       // what could not be used
+	now      time.Time            // when it was read
 
 	entries map[[storepath.HashPartLen]byte]Position
 	removed map[[storepath.HashPartLen]byte]int64      // see Removal
@@ -38,7 +40,7 @@ type Snapshot struct {
 // Position is an entry's place: which segment, which line.
 type Position struct{ Segment, Line int32 }
 
-func newSnapshot(digest v1.Hash, list rootState, segments []*format.Segment, extra []format.SegmentInfo) *Snapshot {
+func newSnapshot(now time.Time, digest v1.Hash, list rootState, segments []*format.Segment, extra []format.SegmentInfo) *Snapshot {
 	slices.SortFunc(segments, func(a, b *format.Segment) int {
 		if c := a.Info.Created.Compare(b.Info.Created); c != 0 {
 			return c
@@ -47,13 +49,13 @@ func newSnapshot(digest v1.Hash, list rootState, segments []*format.Segment, ext
 	})
 	s := &Snapshot{
 		digest: digest, stub: list.stub, segments: segments, retired: list.retired, listed: list.Segments, extra: extra,
-		foreign: list.foreign != nil, skipped: list.skipped, oranc: list.oranc,
+		foreign: list.foreign != nil, skipped: list.skipped, oranc: list.oranc, damage: list.damage, now: now,
 	}
 	n := 0
 	for _, seg := range segments {
 		n += seg.Len()
 		s.config = s.config.Merge(seg.Header.Config)
-		s.remove(seg.Header.Removed)
+		s.remove(seg)
 	}
 	s.config = s.config.Merge(list.Config)
 	s.entries = make(map[[storepath.HashPartLen]byte]Position, n)
@@ -83,14 +85,16 @@ func newSnapshot(digest v1.Hash, list rootState, segments []*format.Segment, ext
 	return s
 }
 
-func (s *Snapshot) remove(rs []format.Removal) {
+// remove hides what a collection has removed, nothing that was added after it.
+func (s *Snapshot) remove(seg *format.Segment) {
+	rs, latest := seg.Header.Removed, s.believed(seg).Unix()
 	if s.removed == nil && len(rs) > 0 {
 		s.removed = make(map[[storepath.HashPartLen]byte]int64, len(rs))
 	}
 	for _, r := range rs {
 		if len(r.HashPart) == storepath.HashPartLen {
 			key := [storepath.HashPartLen]byte([]byte(r.HashPart))
-			s.removed[key] = max(s.removed[key], r.Added)
+			s.removed[key] = max(s.removed[key], min(r.Added, latest))
 		}
 	}
 }
@@ -101,7 +105,7 @@ func (s *Snapshot) hidden(key [storepath.HashPartLen]byte, p Position) bool {
 	if !ok {
 		return false
 	}
-	added := s.added(p)
+	added := s.segments[p.Segment].AddedAt(int(p.Line)) // as it was copied
 	return added != format.AddedNever && added <= until
 }
 
@@ -110,7 +114,38 @@ func (s *Snapshot) hidden(key [storepath.HashPartLen]byte, p Position) bool {
 // the age of segments decides only where the entries' own does not.
 func (s *Snapshot) newer(a, b Position) bool { return s.added(a) > s.added(b) }
 
-func (s *Snapshot) added(p Position) int64 { return s.segments[p.Segment].AddedAt(int(p.Line)) }
+// added is what tells which of two entries counts. An entry cannot have been added
+// long after its segment was created; that of a segment which is itself from the
+// future gives way to any other, so that it shadows none for ever.
+func (s *Snapshot) added(p Position) int64 {
+	seg := s.segments[p.Segment]
+	at := seg.AddedAt(int(p.Line))
+	switch {
+	case at == format.AddedNever:
+	case s.ahead(seg):
+		return format.AddedNever + 1
+	default:
+		at = min(at, s.believed(seg).Unix())
+	}
+	return at
+}
+
+// ahead reports whether a segment says that it was created after now, by more than
+// clocks differ.
+func (s *Snapshot) ahead(seg *format.Segment) bool {
+	return seg.Header.Created.After(s.now.Add(maxClockSkew))
+}
+
+// believed is the latest time that a segment may speak of.
+func (s *Snapshot) believed(seg *format.Segment) time.Time {
+	switch {
+	case s.ahead(seg):
+		return s.now
+	case seg.Header.Created.IsZero(): // nixcache-oci's index
+		return s.now.Add(maxClockSkew)
+	}
+	return seg.Header.Created.Add(maxClockSkew)
+}
 
 func (s *Snapshot) each(f func(Position, []byte)) {
 	for i, seg := range s.segments {
@@ -127,7 +162,11 @@ func (s *Snapshot) at(p Position, ok bool) (format.Entry, bool) {
 	if !ok {
 		return format.Entry{}, false
 	}
-	e, err := format.DecodeLine(s.segments[p.Segment].Line(int(p.Line)), s.config.Dir())
+	seg := s.segments[p.Segment]
+	e, err := format.DecodeLine(seg.Line(int(p.Line)), s.config.Dir())
+	if latest := s.believed(seg); e.Added.After(latest) {
+		e.Added = latest.Truncate(time.Second)
+	}
 	return e, err == nil
 }
 

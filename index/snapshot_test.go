@@ -47,7 +47,7 @@ func TestWhichEntryCounts(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			s, err := format.ParseSegment(blob)
+			s, err := format.ParseSegment(blob, func(int64) error { return nil })
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -21,7 +21,7 @@ func FuzzSegment(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Fuzz(func(_ *testing.T, data []byte) {
-		s, err := format.ParseSegment(encoder.EncodeAll(data, nil))
+		s, err := format.ParseSegment(encoder.EncodeAll(data, nil), func(int64) error { return nil })
 		if err != nil {
 			return
 		}

@@ -82,6 +82,9 @@ func (c *Cache) NewWriter(base *Snapshot, o WriterOptions) (*Writer, error) {
 	if base.foreign {
 		return nil, format.ErrForeign
 	}
+	if err := base.Damage(); err != nil {
+		return nil, err
+	}
 	if len(base.segments) > 0 && o.Config.Dir() != base.config.Dir() {
 		return nil, fmt.Errorf("the cache is for the store directory %s, not %s", base.config.Dir(), o.Config.Dir())
 	}

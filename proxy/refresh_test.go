@@ -14,6 +14,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/proxytest"
@@ -247,5 +249,34 @@ func TestStopLetsTransfersFinish(t *testing.T) {
 	}
 	if err := <-done; err != nil {
 		t.Errorf("Serve: got %v, want nil", err)
+	}
+}
+
+// A proxy that has never served the cache is not kept from it by one bad segment.
+func TestFreshProxyServesBesideABadSegment(t *testing.T) {
+	t.Parallel()
+	repo := proxytest.OpenRepo(t, "oci:"+t.TempDir())
+	content := proxytest.RandomBytes(30, 100)
+	proxytest.PutBlob(t, repo, content)
+	e := proxytest.FileEntry("good", content)
+	proxytest.Publish(t, repo, format.Config{}, e)
+	d, err := repo.PutBlob(t.Context(), []byte("noise"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.MediaType = format.MediaEntries
+	m, err := format.FormFull.Manifest(format.MediaSegment, []v1.Descriptor{d}, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := repo.PutManifest(t.Context(), "segment-20260101t000000z-bad", m); err != nil {
+		t.Fatal(err)
+	}
+	s := newServer(t, repo)
+	if err := s.Refresh(t.Context()); err != nil { // looks at the tags
+		t.Error(err)
+	}
+	if got := proxytest.Get(s, "GET", "/"+e.Path.HashPart+".narinfo"); got.Code != 200 || got.Body.String() != e.Narinfo() {
+		t.Errorf("got %d, %s", got.Code, got.Body)
 	}
 }

@@ -125,7 +125,9 @@ func (p *publisher) open(ctx context.Context) (*index.Snapshot, error) {
 		return p.readable(base, err)
 	}
 	if err == nil && !p.DryRun {
-		err = p.Index.Prepare(ctx)
+		if err = base.Damage(); err == nil {
+			err = p.Index.Prepare(ctx)
+		}
 	}
 	if err != nil {
 		return nil, err

@@ -85,6 +85,9 @@ func NewPlan(s *index.Snapshot, o PlanOptions) (*Plan, error) {
 	if s.Foreign() {
 		return nil, format.ErrForeign
 	}
+	if err := s.Damage(); err != nil {
+		return nil, err
+	}
 	if s.Retired() == nil {
 		return nil, errors.New("planning needs a snapshot that was read with the tag list")
 	}

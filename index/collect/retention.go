@@ -60,9 +60,12 @@ type Verdict struct {
 	Pinned bool
 }
 
+// clockSkew is by how much clocks may differ.
+const clockSkew = 24 * time.Hour
+
 // Judge decides which publications are kept at the time now. The verdicts are
-// in the order in which the publications were made; one made after now counts
-// as made now.
+// in the order in which the publications were made. One made after now counts as
+// made now; more than a day after now, it is kept, and takes nobody's place.
 func (r Retention) Judge(pubs []format.Publication, unpinned []format.Unpin, now time.Time) []Verdict {
 	j := judgement{retention: r, now: now, verdicts: make([]Verdict, len(pubs))}
 	lines, pins := map[string][]int{}, map[string][]int{}
@@ -75,6 +78,11 @@ func (r Retention) Judge(pubs []format.Publication, unpinned []format.Unpin, now
 	j.several = len(origins) > 1
 	for i, p := range byTime(pubs) {
 		j.verdicts[i].Publication, j.verdicts[i].From = p, j.source(p).name
+		if p.Time.After(now.Add(clockSkew)) {
+			// nobody knows which of its line came after it
+			j.verdicts[i].Keep, j.verdicts[i].Reason = true, j.verdicts[i].From+", published "+date(p.Time)+", which is to come"
+			continue
+		}
 		lines[p.Line()] = append(lines[p.Line()], i)
 		if p.Pin != "" && !j.unpinned(p, unpinned) {
 			key := p.Pin + "\x00" + p.Line()

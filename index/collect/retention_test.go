@@ -281,9 +281,14 @@ func TestJudge(t *testing.T) {
 			// unpinned before its clock's time, but after it was made
 			unpinned: []format.Unpin{{Name: "p", Time: indextest.Noon}},
 			want: []string{
-				"-main, replaced 2026-10-22", "+main, replaced 2026-12-01, kept until 2026-12-31",
-				"+newest of feature/x", "+newest of main", "+pull request 1, published 2026-12-01, kept until 2026-12-08",
+				"-main, replaced 2026-10-22", "+newest of main",
+				"+feature/x, published 2029-08-27, which is to come", "+main, published 2029-08-27, which is to come", "+pull request 1, published 2029-08-27, which is to come",
 			},
+		},
+		{
+			name: "a clock a little ahead", r: month,
+			pubs: []format.Publication{indextest.From(main, -0.9, "c"), indextest.From(main, 40, "b")},
+			want: []string{"+main, replaced 2026-12-01, kept until 2026-12-31", "+newest of main"},
 		},
 		{
 			name: "no time at all", r: month,

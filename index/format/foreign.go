@@ -71,7 +71,7 @@ func ParseForeign(blob []byte) (seg *Segment, skipped []string, err error) {
 	if err != nil {
 		return nil, skipped, err
 	}
-	seg, err = ParseSegment(encoded)
+	seg, err = ParseSegment(encoded, func(int64) error { return nil })
 	return seg, skipped, err
 }
 

@@ -26,7 +26,7 @@ func TestTooNew(t *testing.T) {
 // The compressed form comes from the network, too.
 func FuzzSegmentBlob(f *testing.F) {
 	f.Add(compress([]byte(`{"version":1,"minReader":1}` + "\n")))
-	f.Fuzz(func(_ *testing.T, blob []byte) { _, _ = ParseSegment(blob) })
+	f.Fuzz(func(_ *testing.T, blob []byte) { _, _ = ParseSegment(blob, func(int64) error { return nil }) })
 }
 
 func FuzzSegmentList(f *testing.F) {

@@ -3,6 +3,7 @@ package format
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -35,8 +36,8 @@ type Header struct {
 	Created time.Time `json:"created"`
 	// Replaces are the manifest digests of the segments that this one
 	// supersedes.
-	Replaces     []v1.Hash     `json:"replaces,omitempty"`
-	Publications []Publication `json:"publications,omitempty"`
+	Replaces     []v1.Hash    `json:"replaces,omitempty"`
+	Publications publications `json:"publications,omitempty"`
 	// Unpinned are the names that pin nothing published until then.
 	Unpinned []Unpin `json:"unpinned,omitempty"`
 	// Removed are the entries that a collection has removed. They stay hidden
@@ -44,6 +45,29 @@ type Header struct {
 	Removed []Removal `json:"removed,omitempty"`
 	// Config is what the writer contributed to the cache's configuration.
 	Config Config `json:"config"`
+}
+
+// publications are decoded one by one, so that what is none ends it: in memory a
+// publication takes a hundred times the text of an empty one.
+type publications []Publication
+
+// UnmarshalJSON refuses a publication without a time.
+func (ps *publications) UnmarshalJSON(b []byte) error {
+	d := json.NewDecoder(bytes.NewReader(b))
+	if t, err := d.Token(); err != nil || t == nil {
+		return err
+	}
+	for d.More() {
+		var p Publication
+		if err := d.Decode(&p); err != nil {
+			return err
+		}
+		if p.Time.IsZero() {
+			return errors.New("a publication without a time")
+		}
+		*ps = append(*ps, p)
+	}
+	return nil
 }
 
 // Segment is an entries blob in memory. Its lines stay encoded until one is
@@ -101,16 +125,36 @@ func EncodeSegment(h Header, lines []byte) ([]byte, error) {
 	return compress(slices.Concat(head, []byte{'\n'}, lines)), nil
 }
 
+// Estimates of what a segment takes in memory, in bytes.
+const (
+	// headerCost is what a byte of the header takes at most when it is decoded:
+	// an empty object of three bytes becomes a value with several fields.
+	headerCost = 32
+	// lineCost is what a line takes in tables, here and in a snapshot.
+	lineCost = 224
+)
+
 // ParseSegment reads an entries blob. It checks the header and the fixed part
-// of every line; the rest of a line is checked when it is looked up.
-func ParseSegment(blob []byte) (*Segment, error) {
-	data, err := decompress(blob, UnpackedSize(blob, MaxEntries))
+// of every line; the rest of a line is checked when it is looked up. Reserve is
+// asked before memory is taken, of about so many bytes; its error ends the reading.
+func ParseSegment(blob []byte, reserve func(bytes int64) error) (*Segment, error) {
+	unpacked := UnpackedSize(blob, MaxEntries)
+	// with its tables an index takes half as much again as its text
+	if err := reserve(int64(unpacked) / 2 * 3); err != nil { //nolint:gosec // at most MaxEntries
+		return nil, err
+	}
+	data, err := decompress(blob, unpacked)
 	if err != nil {
 		return nil, fmt.Errorf("decompressing a segment: %w", err)
 	}
 	head, rest, ok := bytes.Cut(data, []byte{'\n'})
 	if !ok {
 		return nil, fmt.Errorf("a segment without a header line")
+	}
+	lines := bytes.Count(rest, []byte{'\n'})
+	// more than that, if the header is long or the lines are short
+	if err := reserve(max(0, int64(len(head))*headerCost-1<<20) + max(0, int64(lines)*lineCost-int64(len(rest)/2))); err != nil {
+		return nil, err
 	}
 	s := &Segment{data: data}
 	if err := json.Unmarshal(head, &s.Header); err != nil {
@@ -122,7 +166,7 @@ func ParseSegment(blob []byte) (*Segment, error) {
 	if len(rest) > 0 && rest[len(rest)-1] != '\n' {
 		return nil, fmt.Errorf("a segment's last line is cut off")
 	}
-	s.lines = make([]span, 0, bytes.Count(rest, []byte{'\n'}))
+	s.lines = make([]span, 0, lines)
 	for off := len(head) + 1; off < len(data); {
 		end := off + bytes.IndexByte(data[off:], '\n')
 		if _, _, _, ok := LineKeys(data[off:end]); !ok {
