@@ -4,6 +4,7 @@ import (
 	"container/list"
 	"net"
 	"net/http"
+	"net/netip"
 	"sync"
 )
 
@@ -18,10 +19,81 @@ type connections struct {
 	fresh   map[net.Conn]struct{}      // without a request so far
 	idle    *list.List                 // of net.Conn, the one longest not used first
 	place   map[net.Conn]*list.Element // in idle
+	clients map[netip.Prefix]int       // how many connections each has
 }
 
+// clientShare is the part of all connections that one client may have.
+const clientShare = 4
+
 func newConnections(limit int) *connections {
-	return &connections{slots: make(chan struct{}, limit), idle: list.New(), place: map[net.Conn]*list.Element{}, fresh: map[net.Conn]struct{}{}}
+	return &connections{
+		slots: make(chan struct{}, limit), idle: list.New(), place: map[net.Conn]*list.Element{},
+		fresh: map[net.Conn]struct{}{}, clients: map[netip.Prefix]int{},
+	}
+}
+
+// clientOf is who has a connection: an address, of IPv6 the network of a host,
+// in which it picks addresses as it likes. A web server on this machine is many
+// clients, so what comes from here is none, nor is what has no address.
+func clientOf(conn net.Conn) (client netip.Prefix, ok bool) {
+	addr, tcp := conn.RemoteAddr().(*net.TCPAddr)
+	if !tcp {
+		return client, false
+	}
+	ip := addr.AddrPort().Addr().Unmap().WithZone("")
+	bits := 32
+	if ip.Is6() {
+		bits = 64
+	}
+	client, err := ip.Prefix(bits)
+	return client, err == nil && !ip.IsLoopback()
+}
+
+// admit counts a connection of a client, until leave. It refuses one that would
+// take more than the client's share. If the client has a connection that it does
+// not use, that makes way.
+func (c *connections) admit(conn net.Conn) (leave func(), ok bool) {
+	client, counts := clientOf(conn)
+	if !counts {
+		return func() {}, true
+	}
+	var unused net.Conn
+	c.mu.Lock()
+	full := c.clients[client] >= max(1, cap(c.slots)/clientShare)
+	if full {
+		unused = c.unusedOf(client)
+	}
+	if !full || unused != nil {
+		c.clients[client]++
+	}
+	c.mu.Unlock()
+	switch {
+	case unused != nil:
+		unused.Close()
+	case full:
+		return nil, false
+	}
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.clients[client]--; c.clients[client] == 0 {
+			delete(c.clients, client)
+		}
+	}, true
+}
+
+// unusedOf takes the connection of a client out of idle that it has not used for
+// longest; nil if there is none.
+func (c *connections) unusedOf(client netip.Prefix) net.Conn {
+	for e := c.idle.Front(); e != nil; e = e.Next() {
+		conn := e.Value.(net.Conn)
+		if of, _ := clientOf(conn); of == client {
+			c.idle.Remove(e)
+			delete(c.place, conn)
+			return conn
+		}
+	}
+	return nil
 }
 
 // state is the server's ConnState hook.
@@ -96,15 +168,23 @@ type limited struct {
 }
 
 func (l *limited) Accept() (net.Conn, error) {
-	conn, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
+	for {
+		conn, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		leave, ok := l.conns.admit(conn)
+		if !ok { // to wait would have all others wait, too
+			conn.Close()
+			continue
+		}
+		if !l.conns.acquire(l.done) {
+			leave()
+			conn.Close()
+			return nil, http.ErrServerClosed
+		}
+		return &counted{Conn: conn, release: sync.OnceFunc(func() { <-l.conns.slots; leave() })}, nil
 	}
-	if !l.conns.acquire(l.done) {
-		conn.Close()
-		return nil, http.ErrServerClosed
-	}
-	return &counted{Conn: conn, release: sync.OnceFunc(func() { <-l.conns.slots })}, nil
 }
 
 // counted is a connection that has a slot.

@@ -3,6 +3,7 @@ package httpd
 import (
 	"io"
 	"net/http"
+	"strconv"
 	"time"
 )
 
@@ -31,11 +32,15 @@ func (s *Server) handler() http.Handler {
 func (s *Server) route(w http.ResponseWriter, r *http.Request) {
 	// A handler that takes longer, or sends more, sets it anew.
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout))
+	defer bound(w, r)()
 	switch {
 	case r.URL.Path == PathHealth:
 		answer(w, http.StatusOK, "ok\n")
 	case r.URL.Path == PathReady:
 		s.serveReady(w)
+	case s.foreign(r):
+		answer(w, http.StatusForbidden, "refused under the name "+strconv.Quote(r.Host)+
+			": ask by an address, or start the proxy with --host and that name\n")
 	case r.URL.Path == PathMetrics && s.opts.Metrics != nil:
 		s.opts.Metrics.ServeHTTP(w, r)
 	default:

@@ -40,12 +40,20 @@ type Options struct {
 	Handler http.Handler
 	// Metrics answers PathMetrics; nil leaves that path to Handler.
 	Metrics http.Handler
+	// Private reports whether a request is for what is not answered under any name,
+	// as Metrics are not: only under an address, a name that no other site can have,
+	// or one of Hosts. With TLS every name counts. nil means no request is.
+	Private func(r *http.Request) bool
+	// Hosts are names of this server, without ports.
+	Hosts []string
 	// Certificate makes the TCP sockets speak TLS, with HTTP/2; nil means
 	// plain HTTP. Unix sockets are always plain.
 	Certificate *Certificate
 	// MaxConnections bounds the connections that are open at a time. When
 	// there are more, those that are not in use are closed; if all are, new
-	// ones wait. If less than or equal to 0, DefaultMaxConnections.
+	// ones wait. A client may have a quarter of them, unless it is on this
+	// machine: that may be a web server, for many. If less than or equal to 0,
+	// DefaultMaxConnections.
 	MaxConnections int
 	// Grace is how long the server goes on at the end, with PathReady telling
 	// that it will not, before it takes no more connections; usually 0.

@@ -20,6 +20,7 @@ import (
 type config struct {
 	caches   []string
 	listen   []string // empty: the default, or the sockets of the service manager
+	hosts    []string
 	upstream []string
 	refresh  time.Duration
 	cacheDir string // empty: nothing is kept
@@ -87,6 +88,7 @@ func parseConfig(args []string, getenv func(string) string) (config, error) {
 	f := Command.Flags(getenv)
 	f.Caches(&c.caches, "`CACHE`: HOST/NAME in a registry, or oci:DIR for a directory in the OCI image layout; by default where publish without --cache writes, or none with --allow. Several are served as one: a path comes from the first that has it")
 	f.Strings(&c.listen, "listen", nil, "`ADDRESS` to serve on, by default "+defaultListen+" or the sockets that systemd passes; port 0 picks a free one")
+	f.Strings(&c.hosts, "host", nil, "`NAME` under which clients reach the page, /metrics, /_status and /_refresh, such as cache.example.org; addresses, names without a dot and this machine's own always do, and with TLS every name")
 	f.Strings(&c.upstream, "upstream", nil, "`URL` of a binary cache that is asked for what the cache lacks; by default none is, because Nix asks its own substituters itself")
 	f.Duration(&c.refresh, "refresh", 5*time.Minute, "`TIME` between looks for what was published")
 	f.CacheDir(&c.cacheDir)
@@ -155,6 +157,11 @@ func (c *config) validate() error {
 	for _, addr := range c.listen {
 		if err := httpd.CheckAddress(addr); err != nil {
 			errs = append(errs, fmt.Errorf("--listen %w", err))
+		}
+	}
+	for _, name := range c.hosts {
+		if !httpd.CheckHost(name) {
+			errs = append(errs, fmt.Errorf("--host %q is no name of a host: write it without a scheme and a port", name))
 		}
 	}
 	for _, u := range c.upstream {

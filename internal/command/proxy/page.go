@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync/atomic"
 
+	"github.com/org/nixoci-action/bincache"
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/internal/cli"
 	"github.com/org/nixoci-action/page"
@@ -15,9 +16,8 @@ import (
 // cachePage is the page at /. It is made before the server that it shows, and
 // answers when it is told of it.
 type cachePage struct {
-	mode    string
-	page    atomic.Pointer[page.Page]
-	anybody bool // who reaches the proxy may see it, by whatever name
+	mode string
+	page atomic.Pointer[page.Page]
 }
 
 var _ proxy.Page = (*cachePage)(nil)
@@ -44,7 +44,6 @@ func (p *cachePage) show(one *proxy.Server, c config, listeners []net.Listener) 
 	if one == nil || url == "" || p.mode == pageOff || p.mode == pageAuto && !local {
 		return
 	}
-	p.anybody = p.mode == pageOn
 	p.page.Store(page.New(page.Options{
 		Snapshot: func() *index.Snapshot { return one.Snapshot() },
 		Cache:    c.caches[0], Version: cli.Version(), URL: url,
@@ -52,22 +51,21 @@ func (p *cachePage) show(one *proxy.Server, c config, listeners []net.Listener) 
 	}))
 }
 
-// Owns leaves out what a browser asks for under a name that is not this
-// machine's: another site may have pointed its name here to read along.
+// Owns reports whether the page answers a request.
 func (p *cachePage) Owns(r *http.Request) bool {
-	return p.page.Load() != nil && page.Owns(r.URL.Path) && (p.anybody || ownName(r.Host))
+	return p.page.Load() != nil && page.Owns(r.URL.Path)
+}
+
+// private reports whether a request is for more than a cache's own files, which
+// nobody finds without knowing a hash.
+func (p *cachePage) private(r *http.Request) bool {
+	if _, f := bincache.Split(strings.TrimPrefix(r.URL.Path, "/")); f.Kind == bincache.Status || f.Kind == bincache.Refresh {
+		return true // of a cache by its name, too
+	}
+	return p.Owns(r)
 }
 
 func (p *cachePage) ServeHTTP(w http.ResponseWriter, r *http.Request) { p.page.Load().ServeHTTP(w, r) }
-
-// ownName reports whether a Host is an address or localhost, which no other
-// site can be called.
-func ownName(host string) bool {
-	if h, _, err := net.SplitHostPort(host); err == nil {
-		host = h
-	}
-	return strings.EqualFold(host, "localhost") || net.ParseIP(strings.Trim(host, "[]")) != nil
-}
 
 func health(h proxy.Health) page.Health {
 	return page.Health{

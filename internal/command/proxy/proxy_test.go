@@ -344,10 +344,10 @@ func TestPage(t *testing.T) {
 		host string
 		want int
 	}{
-		{"auto", "", 200}, {"auto", "localhost:1", 200}, {"auto", "[::1]", 200}, {"auto", "evil.example.org", 404}, {"auto", "127.0.0.1.example.org", 404},
-		{"on", "cache.example.org", 200}, {"off", "", 404},
+		{"auto", "", 200}, {"auto", "localhost:1", 200}, {"auto", "[::1]", 200}, {"auto", "evil.example.org", 403}, {"auto", "127.0.0.1.example.org", 403},
+		{"auto", "cache.example.org", 200}, {"on", "cache.example.org:80", 200}, {"on", "evil.example.org", 403}, {"off", "", 404}, {"off", "evil.example.org", 404},
 	} {
-		p := startProxy(t, 10*time.Second, "--cache", cache, "--page", tc.page)
+		p := startProxy(t, 10*time.Second, "--cache", cache, "--page", tc.page, "--host", "cache.example.org")
 		for _, name := range []string{"/", "/_page/use", "/_page/health"} {
 			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, p.url(t)+name, nil)
 			if err != nil {
@@ -366,6 +366,52 @@ func TestPage(t *testing.T) {
 		}
 		if status, _ := get(t, p.url(t)+"/nix-cache-info"); status != 200 {
 			t.Errorf("--page %s: nix-cache-info: got %d", tc.page, status)
+		}
+		p.stop()
+	}
+}
+
+// What a cache has for Nix is answered under every name. A page in a browser that has
+// pointed its name here reads nothing else, and refreshes nothing.
+func TestNames(t *testing.T) {
+	t.Parallel()
+	cache := "oci:" + filepath.Join(t.TempDir(), "cache")
+	for name, args := range map[string][]string{
+		"one cache":   {"--cache", cache, "--page", "off"},
+		"several":     {"--cache", cache, "--cache", cache + "2"},
+		"by its name": {"--allow", "localhost:1/**", "--cache", cache},
+	} {
+		p := startProxy(t, 10*time.Second, args...)
+		ask := func(method, path, host string) int {
+			req, err := http.NewRequestWithContext(t.Context(), method, p.url(t)+path, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Host = host
+			resp, err := http.DefaultClient.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp.Body.Close()
+			return resp.StatusCode
+		}
+		for _, path := range []string{"/_status", "/metrics", "/localhost:1/x/_status"} {
+			if got := ask(http.MethodGet, path, "evil.example.org"); got != 403 {
+				t.Errorf("%s: %s: got %d", name, path, got)
+			}
+			if got := ask(http.MethodGet, path, "localhost"); got == 403 {
+				t.Errorf("%s: %s as localhost: got %d", name, path, got)
+			}
+		}
+		for _, path := range []string{"/_refresh", "/localhost:1/x/_refresh"} {
+			if got := ask(http.MethodPost, path, "evil.example.org"); got != 403 {
+				t.Errorf("%s: %s: got %d", name, path, got)
+			}
+		}
+		for _, path := range []string{"/nix-cache-info", "/public-key", "/4cggaifbp1fc8zhsdrk9pzi45ifqk6i6.narinfo", "/healthz"} {
+			if got := ask(http.MethodGet, path, "cache.example.org"); got != 200 && got != 404 {
+				t.Errorf("%s: %s: got %d", name, path, got)
+			}
 		}
 		p.stop()
 	}

@@ -50,6 +50,7 @@ func serve(ctx context.Context, c config, getenv func(string) string, stdout, st
 	defer signal.Stop(reloads)
 	srv, err := newService(c, httpd.Options{
 		Handler:    o.metrics.Measure(s),
+		Private:    page.private,
 		AccessLog:  access,
 		Reloads:    reloads,
 		Reload:     func(ctx context.Context) error { return o.reload(ctx, s) },

@@ -44,7 +44,7 @@ func openAccessLog(c config, stderr io.Writer, log *slog.Logger) (*httpd.AccessL
 
 // newService completes the options of the server with what flags say.
 func newService(c config, o httpd.Options, reg *prometheus.Registry) (*httpd.Server, error) {
-	o.MaxConnections, o.Grace, o.Drain = c.maxConnections, c.grace, c.drain
+	o.MaxConnections, o.Grace, o.Drain, o.Hosts = c.maxConnections, c.grace, c.drain, c.hosts
 	o.Metrics = metricsHandler(reg)
 	if c.tlsCert != "" {
 		var err error
