@@ -3,6 +3,7 @@ package push
 import (
 	"crypto/sha256"
 	"crypto/subtle"
+	"net"
 	"net/http"
 	"strings"
 
@@ -16,6 +17,12 @@ type refusal struct {
 }
 
 func (r *refusal) Error() string { return r.text }
+
+// client tells clients apart: by their address. A token may be that of many.
+func client(r *http.Request) string {
+	host, _, _ := net.SplitHostPort(r.RemoteAddr)
+	return host
+}
 
 // authorize returns nil if the client may push: from this machine if no token
 // is asked for, else with the token, as the password of HTTP Basic

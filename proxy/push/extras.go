@@ -37,13 +37,13 @@ const (
 
 // putListing takes the listing of a path, which Nix sends before the NAR: 201
 // if it is durable, 200 if it waits for the path, or is not needed.
-func (p *Receiver) putListing(w http.ResponseWriter, r *http.Request, hashPart string) (int, error) {
+func (p *Receiver) putListing(r *http.Request, hashPart string) (int, error) {
 	if r.ContentLength > maxListing && r.ContentLength <= format.MaxDocument {
 		// without it the path is as good, while a refusal would end `nix copy`
 		p.log.Info("a listing is too large, and left out", "hash", hashPart, "size", r.ContentLength)
-		return http.StatusOK, receive(discard{}, w, r)
+		return http.StatusOK, receive(discard{}, r)
 	}
-	doc, done, err := p.document(w, r, maxListing)
+	doc, done, err := p.document(r, maxListing)
 	if err != nil {
 		return 0, err
 	}
@@ -92,12 +92,12 @@ func (p *Receiver) has(l format.Location) bool { return l.Size > 0 && !p.server.
 
 // putLog takes the log of a build, for the paths that it has made: 201 when it
 // is durable, 200 if there is nothing to store.
-func (p *Receiver) putLog(w http.ResponseWriter, r *http.Request, name string) (int, error) {
+func (p *Receiver) putLog(r *http.Request, name string) (int, error) {
 	drv, err := storepath.ParseBase(name)
 	if err != nil || !strings.HasSuffix(name, ".drv") {
 		return 0, &refusal{http.StatusBadRequest, "a log is named by its derivation: /log/<hash>-<name>.drv"}
 	}
-	doc, done, err := p.document(w, r, maxLog)
+	doc, done, err := p.document(r, maxLog)
 	if err != nil {
 		return 0, err
 	}
@@ -144,8 +144,8 @@ func (p *Receiver) derived(drv string) []format.Entry {
 
 // putRealisation takes what an output of a content-addressed derivation is,
 // for a path that the cache has.
-func (p *Receiver) putRealisation(w http.ResponseWriter, r *http.Request, f bincache.File) (int, error) {
-	text, err := p.text(w, r, maxSmallExtra)
+func (p *Receiver) putRealisation(r *http.Request, f bincache.File) (int, error) {
+	text, err := p.text(r, maxSmallExtra)
 	if err != nil {
 		return 0, err
 	}
@@ -185,12 +185,12 @@ func (p *Receiver) putRealisation(w http.ResponseWriter, r *http.Request, f binc
 }
 
 // putDebugInfo answers for what the listing says already.
-func (p *Receiver) putDebugInfo(w http.ResponseWriter, r *http.Request, name string) (int, error) {
+func (p *Receiver) putDebugInfo(r *http.Request, name string) (int, error) {
 	id := strings.TrimSuffix(name, ".debug")
 	if !format.ValidBuildID(id) {
 		return 0, &refusal{http.StatusBadRequest, "debug info is named by a build ID of 40 hex digits"}
 	}
-	text, err := p.text(w, r, maxSmallExtra)
+	text, err := p.text(r, maxSmallExtra)
 	if err != nil {
 		return 0, err
 	}
@@ -231,7 +231,7 @@ func (p *Receiver) attach(ctx context.Context, e format.Entry, x index.Attachmen
 
 // document reads a listing or a log of at most limit bytes. done gives back the
 // memory.
-func (p *Receiver) document(w http.ResponseWriter, r *http.Request, limit int64) (doc []byte, done func(), err error) {
+func (p *Receiver) document(r *http.Request, limit int64) (doc []byte, done func(), err error) {
 	size := r.ContentLength
 	switch {
 	case size < 0:
@@ -249,7 +249,7 @@ func (p *Receiver) document(w http.ResponseWriter, r *http.Request, limit int64)
 	}
 	done = func() { p.documents.Release(size) }
 	s := &spool{data: make([]byte, 0, size)}
-	if err := receive(s, w, r); err != nil {
+	if err := receive(s, r); err != nil {
 		done()
 		return nil, nil, err
 	}

@@ -28,7 +28,7 @@ const pendingFor = time.Hour
 
 // putNAR takes the NAR with a file hash: what does not have that, or is no NAR, is
 // kept nowhere.
-func (p *Receiver) putNAR(w http.ResponseWriter, r *http.Request, hash string) (int, error) {
+func (p *Receiver) putNAR(r *http.Request, hash string) (int, error) {
 	if !bincache.ValidDigits(hash) {
 		return 0, &refusal{http.StatusBadRequest, "a NAR is named by its SHA-256 in Nix base32"}
 	}
@@ -51,13 +51,13 @@ func (p *Receiver) putNAR(w http.ResponseWriter, r *http.Request, hash string) (
 		}
 	}()
 	sum := sha256.New()
-	if err := receive(io.MultiWriter(s, sum), w, r); err != nil {
+	if err := receive(io.MultiWriter(s, sum), r); err != nil {
 		return 0, err
 	}
 	if got := bincache.HashDigits(bincache.FormatHash(sum.Sum(nil))); got != hash {
 		return 0, &refusal{http.StatusBadRequest, "the NAR that came is " + got + ", not what its name says"}
 	}
-	n, err := p.storeNAR(r.Context(), s)
+	n, err := p.storeNAR(r.Context(), s, client(r))
 	if err != nil {
 		return 0, err
 	}
@@ -77,10 +77,10 @@ func (p *Receiver) putNAR(w http.ResponseWriter, r *http.Request, hash string) (
 // storeNAR checks a NAR and puts it into the repository. A small one stays in
 // memory: it is stored with its path, together with others. Nothing is sent
 // before all of it is checked: what has a secret in it must not go out.
-func (p *Receiver) storeNAR(ctx context.Context, s *spool) (*pendingNAR, error) {
+func (p *Receiver) storeNAR(ctx context.Context, s *spool, client string) (*pendingNAR, error) {
 	n := &pendingNAR{since: time.Now()}
 	var err error
-	if n.contents, err = p.verify(ctx, s); err != nil {
+	if n.contents, err = p.verify(ctx, s, client); err != nil {
 		return nil, err
 	}
 	if s.file == nil {

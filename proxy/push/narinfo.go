@@ -25,13 +25,19 @@ const commitTimeout = 5 * time.Minute
 
 // putNarinfo takes a path whose NAR is here. It returns 201 when the path is
 // durable, 200 when it was before.
-func (p *Receiver) putNarinfo(w http.ResponseWriter, r *http.Request, hashPart string) (int, error) {
-	text, err := p.text(w, r, bincache.MaxNarinfo)
+func (p *Receiver) putNarinfo(r *http.Request, hashPart string) (int, error) {
+	text, err := p.text(r, bincache.MaxNarinfo)
 	if err != nil {
 		return 0, err
 	}
 	ctx, cancel := context.WithTimeoutCause(r.Context(), commitTimeout, fmt.Errorf("the registry did not take the path within %s", commitTimeout))
 	defer cancel()
+	// One after the other: the second is compared with what the first has stored.
+	done, err := p.paths.take(ctx, hashPart)
+	if err != nil {
+		return 0, err
+	}
+	defer done()
 	held := p.listings.get(hashPart)
 	a, hash, n, err := p.addition(ctx, text, hashPart, held)
 	if err != nil {
@@ -120,8 +126,8 @@ func (p *Receiver) addition(ctx context.Context, text, hashPart string, held *li
 		p.log.Info("a listing that was pushed is not of the path, and left out", "path", e.Path.String())
 	}
 	if old, ok := p.server.Lookup(hashPart); ok {
-		if a = p.renew(a, old); a == nil {
-			return nil, hash, n, nil
+		if a, err = p.renew(a, old); err != nil || a == nil {
+			return nil, hash, n, err
 		}
 	}
 	a.Upstream, err = p.onUpstream(ctx, a.Entry)
@@ -138,8 +144,9 @@ func (p *Receiver) sign(e *format.Entry) (err error) {
 }
 
 // renew compares an addition with what the cache has of that path. It returns
-// what is left to store: nothing, if clients can use what there is.
-func (p *Receiver) renew(a *index.Addition, old format.Entry) *index.Addition {
+// what is left to store: nothing, if clients can use what there is. A path with
+// other contents is refused, unless they take the place of those that are there.
+func (p *Receiver) renew(a *index.Addition, old format.Entry) (*index.Addition, error) {
 	now := a.Entry
 	if old.Fingerprint() != now.Fingerprint() {
 		// another build of the same derivation, with other contents
@@ -148,13 +155,12 @@ func (p *Receiver) renew(a *index.Addition, old format.Entry) *index.Addition {
 			keys = p.server.Config().PublicKeys
 		}
 		if len(keys) == 0 || signing.SignedBy(keys, old.Fingerprint(), old.Signatures) || !signing.SignedBy(keys, now.Fingerprint(), now.Signatures) {
-			p.log.Info("a path was pushed that the cache has with other contents; it keeps those", "path", now.Path.String())
-			return nil
+			return nil, &refusal{http.StatusConflict, fmt.Sprintf("the cache has %s with other contents, from another build, and keeps those; copy again, Nix then takes it to be there", now.Path.Base())}
 		}
-		return a
+		return a, nil
 	}
 	if p.lost.Has(bincache.HashDigits(old.FileHash)) {
-		return a
+		return a, nil
 	}
 	sigs := slices.Clone(old.Signatures)
 	for _, s := range now.Signatures {
@@ -168,10 +174,10 @@ func (p *Receiver) renew(a *index.Addition, old format.Entry) *index.Addition {
 		old.BuildIDs = now.BuildIDs
 	}
 	if len(sigs) == len(old.Signatures) && a.Listing == nil && time.Since(old.Added) < format.PinAfter {
-		return nil
+		return nil, nil
 	}
 	old.Signatures = sigs
-	return &index.Addition{Entry: old, Listing: a.Listing}
+	return &index.Addition{Entry: old, Listing: a.Listing}, nil
 }
 
 // askJobs is how many references of a path are looked up at once.

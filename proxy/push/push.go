@@ -125,9 +125,15 @@ type Receiver struct {
 	trusted  []string // public keys, our own and those that were given
 	group    *index.Group
 	spools   *spools
-	decoders chan struct{}
-	kick     chan struct{}              // holds one token: there is something to settle
-	lost     *lru.Map[string, struct{}] // NARs that the registry has lost, by file hash
+	decoders chan struct{} // holds a token for each NAR that is decompressed
+	// expanding is the same for those that are much larger than their file;
+	// expanders are the clients that wait for it.
+	expanding chan struct{}
+	expanders turns
+	expansion expansion
+	paths     turns                      // by hash part: whose narinfo is being taken
+	kick      chan struct{}              // holds one token: there is something to settle
+	lost      *lru.Map[string, struct{}] // NARs that the registry has lost, by file hash
 
 	documents *semaphore.Weighted // bytes of listings and logs that are received
 	checking  sync.Mutex          // of a listing
@@ -153,6 +159,7 @@ func New(o Options) *Receiver {
 	p := &Receiver{
 		opts: o, log: o.Logger,
 		spools: newSpools(o.Dir), decoders: make(chan struct{}, 2*runtime.GOMAXPROCS(0)),
+		expanding: make(chan struct{}, 1), expansion: defaultExpansion,
 		kick: make(chan struct{}, 1), lost: lru.New[string, struct{}](10_000, nil), listings: newListings(),
 		documents: semaphore.NewWeighted(documentSize),
 		nars:      map[string]*pendingNAR{},
@@ -190,7 +197,7 @@ func (p *Receiver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			err = &refusal{http.StatusServiceUnavailable, "the proxy is stopping"}
 		} else {
 			defer p.session.end()
-			status, err = p.put(w, r)
+			status, err = p.put(r)
 		}
 	}
 	// the push may have taken longer than the deadline for its answer
@@ -204,25 +211,25 @@ func (p *Receiver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // put takes what is pushed. 201 means that it is durable, or for a NAR that it
 // is here. Nix knows no other successes than 200, 201, 204 and 206.
-func (p *Receiver) put(w http.ResponseWriter, r *http.Request) (int, error) {
+func (p *Receiver) put(r *http.Request) (int, error) {
 	f := bincache.ParseURLPath(r.URL.Path)
 	switch f.Kind {
 	case bincache.CacheInfo:
-		return http.StatusOK, p.putCacheInfo(w, r)
+		return http.StatusOK, p.putCacheInfo(r)
 	case bincache.NAR:
-		return p.putNAR(w, r, f.Name)
+		return p.putNAR(r, f.Name)
 	case bincache.Narinfo:
-		return p.putNarinfo(w, r, f.Name)
+		return p.putNarinfo(r, f.Name)
 	case bincache.Listing:
 		if storepath.ValidHashPart(f.Name) {
-			return p.putListing(w, r, f.Name)
+			return p.putListing(r, f.Name)
 		}
 	case bincache.Log:
-		return p.putLog(w, r, f.Name)
+		return p.putLog(r, f.Name)
 	case bincache.Realisation, bincache.BuildTrace:
-		return p.putRealisation(w, r, f)
+		return p.putRealisation(r, f)
 	case bincache.DebugInfo:
-		return p.putDebugInfo(w, r, f.Name)
+		return p.putDebugInfo(r, f.Name)
 	}
 	return 0, &refusal{http.StatusMethodNotAllowed, "the proxy does not take this file"}
 }
@@ -255,8 +262,8 @@ func (p *Receiver) refuse(w http.ResponseWriter, r *http.Request, err error) {
 
 // putCacheInfo makes sure that the client means this store directory. Nothing
 // is stored: GET has an answer for every cache.
-func (p *Receiver) putCacheInfo(w http.ResponseWriter, r *http.Request) error {
-	text, err := p.text(w, r, 64<<10)
+func (p *Receiver) putCacheInfo(r *http.Request) error {
+	text, err := p.text(r, 64<<10)
 	if err != nil {
 		return err
 	}
@@ -267,13 +274,11 @@ func (p *Receiver) putCacheInfo(w http.ResponseWriter, r *http.Request) error {
 }
 
 // text reads a body of at most limit bytes.
-func (p *Receiver) text(w http.ResponseWriter, r *http.Request, limit int64) (string, error) {
+func (p *Receiver) text(r *http.Request, limit int64) (string, error) {
 	if err := plain(r); err != nil {
 		return "", err
 	}
-	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyStall))
 	b, err := io.ReadAll(io.LimitReader(r.Body, limit+1))
-	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
 	switch {
 	case err != nil:
 		return "", &refusal{http.StatusBadRequest, "the request's body broke off"}

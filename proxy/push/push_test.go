@@ -547,9 +547,7 @@ func TestPushSignatures(t *testing.T) {
 		t.Fatal("not settled")
 	}
 	lax := newPushServer(t, repo)
-	if w := copyTo(lax, other); w.Code != http.StatusOK {
-		t.Errorf("got %d, %s", w.Code, w.Body)
-	}
+	refused(t, copyTo(lax, other), http.StatusConflict, "other contents")
 	if e := served(t, lax, p); e.NarHash != p.entry.NarHash {
 		t.Error("what is signed has given way to what is not")
 	}

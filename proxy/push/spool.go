@@ -26,8 +26,6 @@ const (
 	spoolSize = 16 << 30
 	// spoolWait is how long a NAR waits for room among them.
 	spoolWait = 2 * time.Minute
-	// bodyStall is how long a client that pushes may send nothing.
-	bodyStall = 2 * time.Minute
 )
 
 // spools hold what is received until it has been checked: it can be read again,
@@ -111,12 +109,11 @@ func (s *spool) Write(p []byte) (int, error) {
 }
 
 // receive reads a request's body, which must have the announced length, into w.
-func receive(w io.Writer, rw http.ResponseWriter, r *http.Request) error {
+// The server bounds how long that takes.
+func receive(w io.Writer, r *http.Request) error {
 	buf := pieces.Get()
 	defer pieces.Put(buf)
-	rc := http.NewResponseController(rw)
 	for left := r.ContentLength; ; {
-		_ = rc.SetReadDeadline(time.Now().Add(bodyStall))
 		n, err := r.Body.Read(buf[:])
 		left -= int64(n)
 		if _, err := w.Write(buf[:n]); err != nil {
@@ -124,7 +121,6 @@ func receive(w io.Writer, rw http.ResponseWriter, r *http.Request) error {
 		}
 		switch {
 		case errors.Is(err, io.EOF) && left == 0:
-			_ = rc.SetReadDeadline(time.Time{})
 			return nil
 		case err != nil || left < 0:
 			return &refusal{http.StatusBadRequest, "the request's body broke off"}

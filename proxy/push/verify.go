@@ -19,6 +19,22 @@ const (
 	maxNAR  = 64 << 30
 )
 
+// expansion bounds what a NAR becomes that is much larger than what was sent for
+// it. One of zeros may be honest, so it is taken, but nobody else waits for it.
+type expansion struct {
+	// plain is how many bytes any NAR may have among the others, plainRatio how
+	// many times its file. A NAR that has more than both is verified again from its
+	// start, one at a time.
+	plain, plainRatio int64
+	// most and mostRatio are the same for whether it is taken at all.
+	most, mostRatio int64
+}
+
+var defaultExpansion = expansion{plain: 64 << 20, plainRatio: 50, most: 4 << 30, mostRatio: 1000}
+
+// errExpands tells that a NAR is not to be verified among the others.
+var errExpands = errors.New("the NAR expands")
+
 var errCompression = &refusal{http.StatusUnsupportedMediaType, "the cache takes NARs compressed with zstd, xz, bzip2, gzip or none: append ?compression=zstd to its URL"}
 
 func compressionOf(r io.Reader) (string, error) {
@@ -39,10 +55,29 @@ type contents struct {
 
 // verify decompresses a NAR, which is kept nowhere. The error is a *refusal if
 // the NAR is to blame.
-func (p *Receiver) verify(ctx context.Context, s *spool) (contents, error) {
-	select { // decoders take memory
-	case p.decoders <- struct{}{}:
-		defer func() { <-p.decoders }()
+func (p *Receiver) verify(ctx context.Context, s *spool, client string) (contents, error) {
+	x := p.expansion
+	c, err := p.decode(ctx, s, p.decoders, max(x.plain, x.plainRatio*s.size), errExpands)
+	if !errors.Is(err, errExpands) {
+		return c, err
+	}
+	// A client waits here once, so clients take turns whatever each has sent.
+	done, err := p.expanders.take(ctx, client)
+	if err != nil {
+		return contents{}, err
+	}
+	defer done()
+	most := min(max(x.most, x.mostRatio*s.size), maxNAR)
+	return p.decode(ctx, s, p.expanding, most, &refusal{http.StatusRequestEntityTooLarge,
+		fmt.Sprintf("refused: the NAR unpacks to more than %d bytes, but has %d; copy it with ?compression=none", most, s.size)})
+}
+
+// decode verifies a NAR in one of the places for decoders, which take memory. It
+// returns tooLarge if the NAR has more than limit bytes.
+func (p *Receiver) decode(ctx context.Context, s *spool, places chan struct{}, limit int64, tooLarge error) (contents, error) {
+	select {
+	case places <- struct{}{}:
+		defer func() { <-places }()
 	case <-ctx.Done():
 		return contents{}, context.Cause(ctx)
 	}
@@ -73,10 +108,10 @@ func (p *Receiver) verify(ctx context.Context, s *spool) (contents, error) {
 	guard := p.opts.Secrets.Guard(sum)
 	n := int64(0)
 	if err == nil {
-		n, err = io.Copy(guard, io.LimitReader(&cancellable{ctx, r}, maxNAR))
+		n, err = io.Copy(guard, io.LimitReader(&cancellable{ctx, r}, limit))
 	}
-	if err == nil && n == maxNAR {
-		err = fmt.Errorf("it is larger than %d bytes", int64(maxNAR))
+	if err == nil && n == limit {
+		return contents{}, tooLarge
 	}
 	if err == nil {
 		err = guard.Flush()
