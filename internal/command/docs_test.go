@@ -4,13 +4,13 @@ import (
 	"bytes"
 	"flag"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
 
 	"github.com/org/nixoci-action/internal/cli"
+	"github.com/org/nixoci-action/internal/docstest"
 )
 
 var update = flag.Bool("update", false, "write docs/flags.md")
@@ -62,29 +62,6 @@ func TestFlagsPage(t *testing.T) {
 	}
 }
 
-// pages are the README and all of docs.
-func pages(t *testing.T) map[string]string {
-	t.Helper()
-	out, err := exec.Command("git", "-C", "../..", "ls-files", "--cached", "--others", "--exclude-standard", "*.md").Output()
-	if err != nil {
-		t.Fatalf("git ls-files: %v", err)
-	}
-	pages := map[string]string{}
-	for name := range strings.FieldsSeq(string(out)) {
-		text, err := os.ReadFile(filepath.Join("../..", name))
-		if os.IsNotExist(err) {
-			continue // deleted, and not yet committed
-		} else if err != nil {
-			t.Fatal(err)
-		}
-		pages[name] = string(text)
-	}
-	if len(pages) < 12 {
-		t.Fatalf("found %d pages only", len(pages))
-	}
-	return pages
-}
-
 // anchor is what GitHub makes of a heading.
 func anchor(heading string) string {
 	heading = regexp.MustCompile(`\[([^]]*)\]\([^)]*\)`).ReplaceAllString(heading, "$1")
@@ -94,7 +71,7 @@ func anchor(heading string) string {
 
 // Every link to a page, or to a heading of one, leads there.
 func TestLinks(t *testing.T) {
-	all := pages(t)
+	all := docstest.Pages(t)
 	anchors := map[string]map[string]bool{}
 	for name, text := range all {
 		text = regexp.MustCompile("(?ms)^```.*?^```").ReplaceAllString(text, "")
@@ -140,7 +117,7 @@ func TestDocumentedCommands(t *testing.T) {
 		flags[name] = " --man "
 	}
 	n := 0
-	for name, text := range pages(t) {
+	for name, text := range docstest.Pages(t) {
 		for _, m := range regexp.MustCompile("(?m)(?:nixoci|nixoci-action --|cmd/nixoci) ([a-z]+)((?: +[^|&#`;\n]*)?)").FindAllStringSubmatch(text, -1) {
 			command, args := m[1], m[2]
 			if !strings.Contains(m[0], " --") && flags[command] == "" {
@@ -174,20 +151,14 @@ func TestDocumentedCommands(t *testing.T) {
 // that it names.
 func TestDocumentedTests(t *testing.T) {
 	n := 0
-	for name, text := range pages(t) {
+	for name, text := range docstest.Pages(t) {
 		for _, m := range regexp.MustCompile("go test ([^`|\n]*)").FindAllStringSubmatch(text, -1) {
 			dir := regexp.MustCompile(`\./[a-z0-9/]+`).FindString(m[1])
 			for _, f := range regexp.MustCompile(`-(?:run|bench) (\w+)`).FindAllStringSubmatch(m[1], -1) {
 				if n++; f[1] == "xxx" { // no test
 					continue
 				}
-				files, err := filepath.Glob(filepath.Join("../..", dir, "*_test.go"))
-				found := false
-				for _, file := range files {
-					text, readErr := os.ReadFile(file)
-					found = found || readErr == nil && regexp.MustCompile(`func \w*`+f[1]).Match(text)
-				}
-				if err != nil || !found {
+				if !docstest.HasTest(t, dir, f[1]) {
 					t.Errorf("%s: there is no %s in %s", name, f[1], dir)
 				}
 			}
@@ -200,11 +171,11 @@ func TestDocumentedTests(t *testing.T) {
 
 // People finish a page that is short, and its lines fit their windows.
 func TestReadme(t *testing.T) {
-	if n := strings.Count(pages(t)["README.md"], "\n"); n > 200 {
+	if n := strings.Count(docstest.Pages(t)["README.md"], "\n"); n > 200 {
 		t.Errorf("the README has %d lines; people finish 200", n)
 	}
 	code, target, span, heading := regexp.MustCompile("(?ms)^ *```.*?^ *```"), regexp.MustCompile(`\]\([^)]*\)`), regexp.MustCompile("`[^`]*`"), regexp.MustCompile(`^(#|\||!\[|    )`)
-	for name, text := range pages(t) {
+	for name, text := range docstest.Pages(t) {
 		if name == "docs/flags.md" {
 			continue // it is made
 		}
