@@ -10,18 +10,40 @@ const path = require('node:path')
 const root = path.dirname(__dirname)
 
 // The folder with the program: that of the release that this version of the
-// action belongs to or, where there is none, built from the action's checkout.
-async function install() {
+// action belongs to or, where there is none, built from the action's checkout, as
+// it has been if its folder is given.
+async function install(built) {
   const { version, files } = JSON.parse(fs.readFileSync(path.join(__dirname, 'release.json'), 'utf8'))
-  if (!version) return build()
+  if (!version) return built || build()
   const target = `${process.platform}-${process.arch}`
   const file = files[target]
   if (!file) throw new Error(`release ${version} has no program for ${target}`)
   const tools = process.env.RUNNER_TOOL_CACHE || process.env.RUNNER_TEMP || os.tmpdir()
   // the checksum is part of the name, so that nothing else can be taken for it
   const dir = path.join(tools, 'nixoci-action', version, `${target}-${file.sha256.slice(0, 16)}`)
-  if (fs.existsSync(dir)) return dir
-  return unpack(await download(file), dir)
+  const wrong = changed(dir, file)
+  if (!wrong) return dir
+  if (fs.existsSync(dir)) console.log(`::warning::${wrong}; it is downloaded again`)
+  unpack(await download(file), dir)
+  const still = changed(dir, file)
+  if (still) throw new Error(still)
+  return dir
+}
+
+// Why the program in a folder is not that of the release; '' if it is. Other jobs
+// can write to a runner's tool cache, and a machine that stops leaves half of a file.
+function changed(dir, { program }) {
+  const name = path.join(dir, 'nixoci')
+  try {
+    const found = checksum(fs.readFileSync(name))
+    return found === program ? '' : `${name} is not the program of the release: it has the SHA-256 checksum ${found}, not ${program}`
+  } catch (error) {
+    return `${name} cannot be read: ${error.message}`
+  }
+}
+
+function checksum(bytes) {
+  return crypto.createHash('sha256').update(bytes).digest('hex')
 }
 
 async function download({ url, sha256 }) {
@@ -32,7 +54,7 @@ async function download({ url, sha256 }) {
       const response = await fetch(url, { signal: AbortSignal.timeout(120_000) })
       if (!response.ok) throw new Error(`downloading ${url}: the server answers ${response.status}`)
       const archive = Buffer.from(await response.arrayBuffer())
-      const found = crypto.createHash('sha256').update(archive).digest('hex')
+      const found = checksum(archive)
       if (found !== sha256) throw new Error(`${url} has the SHA-256 checksum ${found}, not ${sha256}`)
       return archive
     } catch (error) {
@@ -42,7 +64,8 @@ async function download({ url, sha256 }) {
   }
 }
 
-// Unpacks beside the folder and renames, so that the folder is whole if it is there.
+// Unpacks beside the folder and renames, so that nobody sees half of it. What is
+// there is moved away: another job may be running it.
 function unpack(archive, dir) {
   fs.mkdirSync(path.dirname(dir), { recursive: true })
   const fresh = fs.mkdtempSync(`${dir}-`)
@@ -51,13 +74,16 @@ function unpack(archive, dir) {
     fs.rmSync(fresh, { recursive: true })
     throw new Error(`unpacking the release: tar ended with ${tar.error || tar.status}`)
   }
+  const old = fs.mkdtempSync(`${dir}-`)
   try {
+    if (fs.existsSync(dir)) fs.renameSync(dir, path.join(old, 'old'))
     fs.renameSync(fresh, dir)
   } catch (error) {
     if (!fs.existsSync(dir)) throw error
     fs.rmSync(fresh, { recursive: true }) // another job was faster
+  } finally {
+    fs.rmSync(old, { recursive: true })
   }
-  return dir
 }
 
 function build() {

@@ -1,6 +1,7 @@
 'use strict'
 
-const { run } = require('./launch.js')
+const { fail, install, run } = require('./launch.js')
 
 // without the programs, main has done nothing that could be ended
-if (process.env.STATE_bin) run(process.env.STATE_bin, 'post')
+const dir = process.env.STATE_bin
+if (dir) install(dir).then((dir) => run(dir, 'post')).catch(fail)

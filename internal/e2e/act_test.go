@@ -48,6 +48,12 @@ var release = sync.OnceValues(func() ([]byte, error) {
 	return buf.Bytes(), err
 })
 
+// programSum is the checksum of the program, as a release names it.
+var programSum = sync.OnceValues(func() (string, error) {
+	text, err := os.ReadFile(filepath.Join(bin, "nixoci"))
+	return fmt.Sprintf("%x", sha256.Sum256(text)), err
+})
+
 // target is the name that the launcher has for this machine.
 func target() string {
 	arch := map[string]string{"amd64": "x64", "arm64": "arm64"}[runtime.GOARCH]
@@ -62,6 +68,10 @@ func (w *world) released(dir string) {
 	if err != nil {
 		w.Fatal(err)
 	}
+	program, err := programSum()
+	if err != nil {
+		w.Fatal(err)
+	}
 	var mu sync.Mutex
 	n := 0
 	s := httptest.NewTLSServer(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
@@ -71,7 +81,7 @@ func (w *world) released(dir string) {
 		_, _ = rw.Write(archive)
 	}))
 	w.Cleanup(s.Close)
-	w.action(dir, fmt.Sprintf(`{"version": "v0.0.1", "files": {%q: {"url": "%s/x.tar.gz", "sha256": "%x"}}}`, target(), s.URL, sha256.Sum256(archive)))
+	w.action(dir, fmt.Sprintf(`{"version": "v0.0.1", "files": {%q: {"url": "%s/x.tar.gz", "sha256": "%x", "program": %q}}}`, target(), s.URL, sha256.Sum256(archive), program))
 	w.jobEnv = append(w.jobEnv, "NODE_EXTRA_CA_CERTS="+filepath.Join(w.Dir, "cert.pem"))
 	nixtest.Write(w, w.Dir, "cert.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw})))
 	w.downloads = func() int { mu.Lock(); defer mu.Unlock(); return n }
@@ -82,7 +92,11 @@ func (w *world) released(dir string) {
 func (w *world) installed(dir string) {
 	w.Helper()
 	const sum = "0123456789abcdef"
-	w.action(dir, fmt.Sprintf(`{"version": "v0.0.1", "files": {%q: {"url": "https://127.0.0.1:1/", "sha256": %q}}}`, target(), sum))
+	program, err := programSum()
+	if err != nil {
+		w.Fatal(err)
+	}
+	w.action(dir, fmt.Sprintf(`{"version": "v0.0.1", "files": {%q: {"url": "https://127.0.0.1:1/", "sha256": %q, "program": %q}}}`, target(), sum, program))
 	// where act has its tool cache
 	tools := filepath.Join(w.Dir, "home/.cache/act/tool_cache/nixoci-action/v0.0.1")
 	if err := os.MkdirAll(tools, 0o755); err != nil {

@@ -32,6 +32,8 @@ var platforms = []struct{ goos, goarch, node string }{
 type file struct {
 	URL    string `json:"url"`
 	SHA256 string `json:"sha256"`
+	// Program is the checksum of the program in it.
+	Program string `json:"program"`
 }
 
 // release is launch/release.json.
@@ -58,7 +60,12 @@ func pack(dir, base string, r release) error {
 	var sums strings.Builder
 	for _, p := range platforms {
 		name := fmt.Sprintf("nixoci-%s-%s.tar.gz", p.goos, p.goarch)
-		text, err := archive(filepath.Join(dir, "bin", p.goos+"-"+p.goarch), filepath.Join(dir, "share"))
+		bin := filepath.Join(dir, "bin", p.goos+"-"+p.goarch)
+		unpacked, err := os.ReadFile(filepath.Join(bin, program))
+		if err != nil {
+			return fmt.Errorf("packing %s: %w", name, err)
+		}
+		text, err := archive(bin, filepath.Join(dir, "share"))
 		if err != nil {
 			return fmt.Errorf("packing %s: %w", name, err)
 		}
@@ -67,7 +74,7 @@ func pack(dir, base string, r release) error {
 			return err
 		}
 		fmt.Fprintf(&sums, "%s  %s\n", sum, name)
-		r.Files[p.node] = file{URL: base + "/" + name, SHA256: sum}
+		r.Files[p.node] = file{URL: base + "/" + name, SHA256: sum, Program: fmt.Sprintf("%x", sha256.Sum256(unpacked))}
 	}
 	description, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {

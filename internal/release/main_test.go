@@ -64,7 +64,7 @@ func TestPack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := file{URL: "https://x/v1.0.0/nixoci-linux-amd64.tar.gz", SHA256: fmt.Sprintf("%x", sha256.Sum256(text))}
+	want := file{URL: "https://x/v1.0.0/nixoci-linux-amd64.tar.gz", SHA256: fmt.Sprintf("%x", sha256.Sum256(text)), Program: fmt.Sprintf("%x", sha256.Sum256([]byte("nixocilinux-x64")))}
 	if got := r.Files["linux-x64"]; got != want {
 		t.Errorf("got %v, want %v", got, want)
 	}
