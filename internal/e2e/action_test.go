@@ -121,29 +121,54 @@ func TestActionCaches(t *testing.T) {
 	}
 }
 
-// A pull request from a fork reads the cache, writes nothing, and is green.
+// What somebody else has chosen reads the cache, writes nothing, and is green:
+// a pull request from a fork, and the events that run with the repository's own
+// token and key.
 func TestActionInForkReads(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	dir := filepath.Join(w.Dir, "cache")
 	w.inStore("oci:" + dir)
-	nixtest.Write(t, w.Dir, "repo/flake.nix", flakeText(t.Name(), ""),
-		"event.json", `{"pull_request": {"head": {"repo": {"full_name": "somebody/fork"}}}, "repository": {"full_name": "org/repo"}}`)
+	nixtest.Write(t, w.Dir, "repo/flake.nix", flakeText(t.Name(), ""))
 	if r := w.tryPublish("oci:"+dir, "--upstream", "none", "--flake", filepath.Join(w.Dir, "repo"), "--include", "packages.*.lib"); r.code != 0 {
 		t.Fatal(r.stderr)
 	}
 	before := contents(t, dir)
+	secret, err := os.ReadFile(w.keyFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	nixtest.Write(t, w.Dir, "secrets", "SIGNING_KEY="+string(secret)+"\n")
+	for event, tc := range map[string]struct{ payload, reason string }{
+		"pull_request":        {`{"pull_request": {"head": {"repo": {"full_name": "somebody/fork"}}}, "repository": {"full_name": "org/repo"}}`, "the pull request is from somebody/fork"},
+		"pull_request_target": {`{"pull_request": {"number": 3, "head": {"repo": {"full_name": "somebody/fork"}}}, "repository": {"full_name": "org/repo"}}`, "the event pull_request_target may be about the code of somebody/fork"},
+		"workflow_run":        {`{"workflow_run": {"event": "pull_request", "head_repository": {"full_name": "somebody/fork"}, "pull_requests": []}, "repository": {"full_name": "org/repo"}}`, "the event workflow_run may be about the code of somebody/fork"},
+		"issue_comment":       {`{"issue": {"number": 3, "pull_request": {"url": "x"}}, "repository": {"full_name": "org/repo"}}`, "the event issue_comment may be about the code of whoever caused"},
+	} {
+		nixtest.Write(t, w.Dir, "event.json", tc.payload)
+		w.forget()
+		workflow := strings.NewReplacer("on: [push, pull_request]", "on: "+event, "exit 7", "true").Replace(cacheWorkflow)
+		j := w.act(workflow, event, "--eventpath", filepath.Join(w.Dir, "event.json"), "--secret-file", filepath.Join(w.Dir, "secrets"))
+		j.wants(0, "mode: read-only ("+tc.reason, "::notice", "building '")
+		if strings.Count(j.log, "::notice") != 1 {
+			t.Errorf("%s: there is more than one notice", event)
+		}
+		j.lacks("::warning", "::error")
+		if contents(t, dir) != before {
+			t.Errorf("%s: the cache was changed", event)
+		}
+		w.noProxy(j)
+	}
+	// a workflow that names the event publishes, and not as main
+	nixtest.Write(t, w.Dir, "event.json", `{"pull_request": {"number": 3, "head": {"repo": {"full_name": "somebody/fork"}}}, "repository": {"full_name": "org/repo"}}`)
 	w.forget()
-	j := w.act(strings.Replace(cacheWorkflow, "exit 7", "true", 1), "pull_request", "--eventpath", filepath.Join(w.Dir, "event.json"))
-	j.wants(0, "mode: read-only (the pull request is from somebody/fork", "::notice", "copying path '", "building '")
-	if strings.Count(j.log, "::notice") != 1 {
-		t.Error("there is more than one notice")
+	j := w.act(strings.NewReplacer("on: [push, pull_request]", "on: pull_request_target", "exit 7", "true", "signing-key:", "trust-event: pull_request_target\n          signing-key:").Replace(cacheWorkflow),
+		"pull_request_target", "--eventpath", filepath.Join(w.Dir, "event.json"), "--secret-file", filepath.Join(w.Dir, "secrets"))
+	j.wants(0, "mode: cache", "published")
+	pubs := sweep(t, "oci:"+dir).Publications()
+	if last := pubs[len(pubs)-1]; last.Ref != "refs/pull/3/merge" {
+		t.Errorf("it is published for %q", last.Ref)
 	}
-	j.lacks("::warning", "::error")
-	if contents(t, dir) != before {
-		t.Error("the cache was changed")
-	}
-	w.noProxy(j)
 }
 
 // contents are the names of the files in a directory.

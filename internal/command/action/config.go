@@ -22,6 +22,7 @@ import (
 type config struct {
 	text     map[string]string // all inputs by name, defaults filled in
 	job      ci.Job
+	event    ci.Event
 	dryRun   bool
 	gc       bool
 	warn     bool
@@ -57,6 +58,11 @@ func parseConfig(getenv func(string) string) (config, error) {
 		errs = append(errs, fmt.Errorf("input on-error: %q is neither fail nor warn", c.text["on-error"]))
 	}
 	errs = append(errs, c.checkMatrix())
+	for _, name := range c.trustEvents() {
+		if !ci.AnybodyCauses(name) {
+			errs = append(errs, fmt.Errorf("input trust-event: %q is no event that anybody can cause and that gets secrets, such as pull_request_target", name))
+		}
+	}
 	if _, err := signing.Keys(nil).Trusted(strings.Fields(c.text["trusted-keys"])); err != nil {
 		errs = append(errs, fmt.Errorf("input trusted-keys: %w", err))
 	}
@@ -83,8 +89,17 @@ func parseConfig(getenv func(string) string) (config, error) {
 	if c.text["cache"] != "" {
 		errs = append(errs, registry.Check(c.text["cache"]))
 	}
-	return c, cli.WithStatus(errors.Join(errs...), cli.ExitUsage)
+	if err := errors.Join(errs...); err != nil {
+		return c, cli.WithStatus(err, cli.ExitUsage)
+	}
+	var err error
+	c.event, err = ci.ReadEvent(getenv)
+	return c, err
 }
+
+// trustEvents are the events for which the job publishes what anybody may have
+// chosen.
+func (c *config) trustEvents() []string { return strings.Fields(c.text["trust-event"]) }
 
 func (c *config) cache() string { return c.text["cache"] }
 
@@ -114,6 +129,9 @@ func (c *config) environ(command string, env []string) []string {
 			value = strings.Join(strings.Fields(value), "\n") + "\n"
 		}
 		env = append(env, f.variable+"="+value)
+	}
+	if c.event.Ref != "" { // GITHUB_REF names the branch that a pull request is for
+		env = append(env, "GITHUB_REF="+c.event.Ref)
 	}
 	if slices.Contains(env, "RUNNER_DEBUG=1") { // "enable debug logging" was ticked
 		env = append(env, cli.EnvName("verbose")+"=true")

@@ -65,10 +65,7 @@ func (s *session) nix() *nix.Client { return nix.New(nix.Options{Env: s.env}) }
 // main is the step.
 func (s *session) main(ctx context.Context) error {
 	defer s.stderr.Beat()()
-	m, reason, err := choose(s.cfg, s.getenv)
-	if err != nil {
-		return err
-	}
+	m, reason := choose(s.cfg, s.getenv)
 	s.msg.Printf("mode: %s (%s)", m, reason)
 	dir, err := os.MkdirTemp(s.getenv("RUNNER_TEMP"), "nixoci-")
 	if err != nil {
