@@ -137,12 +137,11 @@ func (p *publisher) readLog(ctx context.Context, drv string) []byte {
 	return p.Secrets.Redact(log)
 }
 
-// realise adds to an entry which outputs it is, by what the local store says, and
-// reports whether that changes it. What was built here is signed. A realisation
-// that came from elsewhere is not: Nix takes those from substituters unseen.
-func (p *publisher) realise(e *format.Entry, info *nix.PathInfo) (changed bool, err error) {
+// realisations are the outputs that an entry is, by what the local store says,
+// without signatures.
+func (p *publisher) realisations(e *format.Entry, info *nix.PathInfo) []format.Realisation {
+	var rs []format.Realisation
 	for _, r := range p.extras.realised[e.Path.HashPart] {
-		rs := []format.Realisation{}
 		if r.ID != "" {
 			// Nix's own signatures cover what the realisation depends on
 			rs = append(rs, format.Realisation{ID: r.ID})
@@ -154,21 +153,28 @@ func (p *publisher) realise(e *format.Entry, info *nix.PathInfo) (changed bool, 
 		if drv := cmp.Or(r.Drv, path.Base(info.Deriver)); strings.HasSuffix(drv, ".drv") && !old {
 			rs = append(rs, format.Realisation{Drv: drv, Output: r.Output})
 		}
-		for i := range rs {
-			fingerprint := rs[i].Fingerprint(e.Path.Base())
-			if info.Ultimate {
-				if rs[i].Signatures, err = p.Keys.Sign(fingerprint, nil); err != nil {
-					return false, err
-				}
-			}
-			if err := rs[i].Validate(); err != nil {
-				p.Log.Warn("a realisation is not published", "path", e.Path.String(), "error", err)
-				rs[i] = format.Realisation{}
+	}
+	return slices.DeleteFunc(rs, func(r format.Realisation) bool {
+		err := r.Validate()
+		if err != nil {
+			p.Log.Warn("a realisation is not published", "path", e.Path.String(), "error", err)
+		}
+		return err != nil
+	})
+}
+
+// realise adds realisations to an entry, and reports whether that changes it.
+// What was built here is signed. A realisation that came from elsewhere is not:
+// Nix takes those from substituters unseen.
+func (p *publisher) realise(e *format.Entry, info *nix.PathInfo, rs []format.Realisation) (changed bool, err error) {
+	for i := range rs {
+		if info.Ultimate {
+			if rs[i].Signatures, err = p.Keys.Sign(rs[i].Fingerprint(e.Path.Base()), nil); err != nil {
+				return false, err
 			}
 		}
-		rs = slices.DeleteFunc(rs, func(r format.Realisation) bool { return r.ID == "" && r.Drv == "" })
-		changed = e.Realise(rs...) || changed
 	}
+	changed = e.Realise(rs...)
 	if changed && e.Deriver == "" && info.Deriver != "" {
 		e.Deriver = path.Base(info.Deriver)
 	}

@@ -49,7 +49,7 @@ func TestRealisationsOfAnEntry(t *testing.T) {
 		p := &publisher{}
 		p.extras.realise(tc.nix)
 		e := format.Entry{Path: path, Deriver: deriver, References: tc.refs}
-		if _, err := p.realise(&e, &nix.PathInfo{Deriver: "/nix/store/" + deriver}); err != nil {
+		if _, err := p.realise(&e, &nix.PathInfo{Deriver: "/nix/store/" + deriver}, p.realisations(&e, &nix.PathInfo{Deriver: "/nix/store/" + deriver})); err != nil {
 			t.Fatal(err)
 		}
 		var got []string

@@ -30,6 +30,7 @@ type ledger struct {
 	complete bool // everything that was planned is in the cache
 	unsent   []error
 	foreign  map[string]bool     // what is not signed, by store path
+	vouched  map[string]bool     // what is to be signed elsewhere, by store path
 	logs     map[string]buildLog // by attribute
 }
 
@@ -172,6 +173,20 @@ func (l *ledger) unsigned(info *nix.PathInfo) {
 		if name, _, ok := strings.Cut(s, ":"); ok && !slices.Contains(l.OtherKeys, name) {
 			l.OtherKeys = append(l.OtherKeys, name)
 		}
+	}
+}
+
+// vouch takes in what is to be signed elsewhere. It is called concurrently, and
+// again for a path that is sent again.
+func (l *ledger) vouch(f report.Fingerprint) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.vouched == nil {
+		l.vouched = map[string]bool{}
+	}
+	if !l.vouched[f.Path] {
+		l.vouched[f.Path] = true
+		l.Fingerprints = append(l.Fingerprints, f)
 	}
 }
 

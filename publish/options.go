@@ -89,6 +89,10 @@ type Options struct {
 	// build here.
 	Keys    signing.Keys
 	Trusted []string
+	// Unsigned leaves what is built here to be signed elsewhere: it is in the
+	// report's Fingerprints. Of the cache then only what Trusted have signed
+	// counts. There must be no Keys.
+	Unsigned bool
 	// Secrets must not be in what is published, nor in the report. It may be nil.
 	Secrets *secret.Set
 	// Job is the CI job that publishes; the zero value outside of CI.

@@ -30,7 +30,7 @@ type holdings struct {
 //
 // With keys, an entry counts only if all of them have signed it: to sign what
 // was not built here would make a signature of whoever can write to the
-// registry.
+// registry. The same holds for what somebody else is going to sign.
 func (p *publisher) holdings(ctx context.Context, base *index.Snapshot, outputs []discover.Output) (*holdings, error) {
 	defer p.stages.Start("look up")()
 	var roots []string
@@ -85,7 +85,7 @@ func (p *publisher) entryOf(base *index.Snapshot, name string) (format.Entry, bo
 		return format.Entry{}, false
 	}
 	e, ok := base.Lookup(parsed.HashPart)
-	return e, ok && e.Path == parsed && p.Keys.Signed(e.Fingerprint(), e.Signatures)
+	return e, ok && e.Path == parsed && p.ours(&e)
 }
 
 // output tells where clients get an output from: "in cache", "on URL", or both;
@@ -164,10 +164,10 @@ func (s *skipped) beside(plan *closure.Plan) []closure.Decision {
 // have not signed: then it is lost, and repeating it brings it back.
 func (p *publisher) lookup(base *index.Snapshot, hashPart string) (e format.Entry, lost, ok bool) {
 	e, ok = base.Lookup(hashPart)
-	if p.skipped.base == nil || ok && p.Keys.Signed(e.Fingerprint(), e.Signatures) {
+	if p.skipped.base == nil || ok && p.ours(&e) {
 		return e, false, ok
 	}
-	if old, found := p.skipped.base.Lookup(hashPart); found && (!ok || p.Keys.Signed(old.Fingerprint(), old.Signatures)) {
+	if old, found := p.skipped.base.Lookup(hashPart); found && (!ok || p.ours(&old)) {
 		return old, true, true
 	}
 	return e, false, ok

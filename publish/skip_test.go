@@ -131,7 +131,7 @@ func TestSkippedOutlivesCollection(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := p.repeat(t.Context(), w, p.skipped.decisions, now); err != nil {
+	if err := p.repeat(t.Context(), w, p.skipped.decisions, now, false); err != nil {
 		t.Fatal(err)
 	}
 	if r, err := w.Close(t.Context(), nil); err != nil || r.Committed != 1 {
@@ -179,7 +179,7 @@ func TestSkippedOutlivesLies(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := p.repeat(t.Context(), w, p.skipped.decisions, now); err != nil {
+	if err := p.repeat(t.Context(), w, p.skipped.decisions, now, false); err != nil {
 		t.Fatal(err)
 	}
 	if r, err := w.Close(t.Context(), nil); err != nil || r.Committed != 1 {

@@ -43,18 +43,28 @@ func (p *publisher) inCache(base *index.Snapshot, want *closure.Path) bool {
 	switch {
 	case e.Fingerprint() == local.Fingerprint():
 		return true
-	case len(p.Keys) > 0:
-		return p.Keys.Signed(e.Fingerprint(), e.Signatures)
+	case len(p.Keys) > 0 || p.Unsigned:
+		return p.ours(&e)
 	}
 	return e.NarHash != local.NarHash
+}
+
+// ours reports whether an entry of the index counts as a build of ours. Without
+// keys every one does, but not where somebody else is going to sign: there a key
+// that was given must have signed it.
+func (p *publisher) ours(e *format.Entry) bool {
+	if p.Unsigned {
+		return signing.SignedBy(p.Trusted, e.Fingerprint(), e.Signatures)
+	}
+	return p.Keys.Signed(e.Fingerprint(), e.Signatures)
 }
 
 // upload puts what the plan says into the cache, and records the publication.
 func (p *publisher) upload(ctx context.Context, plan *closure.Plan, base *index.Snapshot, roots []root) error {
 	defer p.stages.Start("upload")()
-	decisions := append(slices.Clone(plan.Decisions), p.skipped.beside(plan)...)
+	beside := p.skipped.beside(plan)
 	onUpstream := map[string]bool{}
-	for _, d := range decisions {
+	for _, d := range append(slices.Clone(plan.Decisions), beside...) {
 		if d.Kind == closure.KindOnUpstream || d.Kind == closure.KindBelow {
 			onUpstream[d.Path.Store.HashPart] = true
 		}
@@ -70,7 +80,10 @@ func (p *publisher) upload(ctx context.Context, plan *closure.Plan, base *index.
 	if err != nil {
 		return err
 	}
-	if err := p.repeat(ctx, w, decisions, base); err != nil {
+	if err := p.repeat(ctx, w, plan.Decisions, base, true); err != nil {
+		return err
+	}
+	if err := p.repeat(ctx, w, beside, base, false); err != nil {
 		return err
 	}
 	todo, err := p.reuse(ctx, w, plan.Uploads(), base)
@@ -132,9 +145,9 @@ func (p *publisher) config(roots []root) format.Config {
 
 // repeat writes again, without an upload, the entries this publish relies on
 // that are old, or lack our signature or a realisation. What is signed is the
-// record of the local store, and only where the entry says the same: nobody here
-// has seen what else the index says.
-func (p *publisher) repeat(ctx context.Context, w *index.Writer, decisions []closure.Decision, base *index.Snapshot) error {
+// record of the local store, if there is one, and only where the entry says the
+// same: nobody here has seen what else the index says.
+func (p *publisher) repeat(ctx context.Context, w *index.Writer, decisions []closure.Decision, base *index.Snapshot, recorded bool) error {
 	for _, d := range decisions {
 		if d.Kind != closure.KindInCache {
 			continue
@@ -144,16 +157,12 @@ func (p *publisher) repeat(ctx context.Context, w *index.Writer, decisions []clo
 			return fmt.Errorf("%s is gone from the index", d.Path.Path) // it was there a moment ago
 		}
 		local := record(d.Path.Store, &d.Path.PathInfo)
-		if e.Fingerprint() == local.Fingerprint() {
-			signed, err := p.sign(&e, &d.Path.PathInfo)
+		if recorded && e.Fingerprint() == local.Fingerprint() {
+			certified, err := p.certify(&e, &d.Path.PathInfo)
 			if err != nil {
 				return err
 			}
-			realised, err := p.realise(&e, &d.Path.PathInfo)
-			if err != nil {
-				return err
-			}
-			changed = changed || signed || realised
+			changed = changed || certified
 		}
 		if !changed && time.Since(e.Added) < format.PinAfter {
 			continue
@@ -241,11 +250,28 @@ func (p *publisher) entry(info nix.PathInfo) (format.Entry, error) {
 		return format.Entry{}, err
 	}
 	e := record(parsed, &info)
-	if _, err := p.sign(&e, &info); err != nil {
-		return e, err
-	}
-	_, err = p.realise(&e, &info)
+	_, err = p.certify(&e, &info)
 	return e, err
+}
+
+// certify signs an entry that says what the local store says, and adds which
+// outputs it is; without keys it puts into the report what is to be signed
+// elsewhere. It reports whether that changes the entry.
+func (p *publisher) certify(e *format.Entry, info *nix.PathInfo) (changed bool, err error) {
+	signed, err := p.sign(e, info)
+	if err != nil {
+		return false, err
+	}
+	rs := p.realisations(e, info)
+	if p.Unsigned && p.known(e, info) {
+		f := report.NewFingerprint(e)
+		if info.Ultimate {
+			f.Realisations = slices.Clone(rs)
+		}
+		p.report.vouch(f)
+	}
+	realised, err := p.realise(e, info, rs)
+	return signed || realised, err
 }
 
 // record makes an entry of what the store records, with the signatures that it
@@ -268,17 +294,25 @@ func record(store storepath.Path, info *nix.PathInfo) format.Entry {
 // keeps the signatures that it has. It reports whether it has added any.
 func (p *publisher) sign(e *format.Entry, info *nix.PathInfo) (bool, error) {
 	fingerprint := e.Fingerprint()
-	if p.Keys.Signed(fingerprint, e.Signatures) {
+	if p.Keys.Signed(fingerprint, e.Signatures) && !p.Unsigned {
 		return false, nil
 	}
-	// the store takes a content address only if path and contents fit it
-	if !info.Ultimate && info.CA == "" && !signing.SignedBy(p.Trusted, fingerprint, slices.Concat(info.Signatures, e.Signatures)) {
+	if !p.known(e, info) {
 		p.report.unsigned(info)
+		return false, nil
+	}
+	if p.Unsigned {
 		return false, nil
 	}
 	var err error
 	e.Signatures, err = p.Keys.Sign(fingerprint, e.Signatures)
 	return err == nil, err
+}
+
+// known reports whether we know where a path is from.
+func (p *publisher) known(e *format.Entry, info *nix.PathInfo) bool {
+	// the store takes a content address only if path and contents fit it
+	return info.Ultimate || info.CA != "" || signing.SignedBy(p.Trusted, e.Fingerprint(), slices.Concat(info.Signatures, e.Signatures))
 }
 
 // close commits, even if ctx has ended: what is in the registry should not have

@@ -58,6 +58,9 @@ type Publish struct {
 	Unsigned      Total    `json:"unsigned,omitzero"`
 	UnsignedPaths []string `json:"unsignedPaths,omitempty"`
 	OtherKeys     []string `json:"otherKeys,omitempty"`
+	// Fingerprints are with --unsigned what was built here, or is known to be right
+	// otherwise, for sign to sign.
+	Fingerprints []Fingerprint `json:"fingerprints,omitempty"`
 	// Adopted is what was taken over from nixcache-oci; in a dry run what would
 	// be, as far as the registry has it.
 	Adopted Adopted `json:"adopted,omitzero"`
@@ -179,6 +182,7 @@ func (r *Publish) Finish(stages []Stage, err error) {
 	r.Stages = stages
 	slices.Sort(r.UnsignedPaths)
 	slices.Sort(r.OtherKeys)
+	slices.SortFunc(r.Fingerprints, func(a, b Fingerprint) int { return strings.Compare(a.Path, b.Path) })
 	slices.SortFunc(r.Paths, func(a, b Path) int { return strings.Compare(a.Path, b.Path) })
 	r.Status, r.Error, r.Denied = end(err)
 	r.OtherError = unlisted(err)

@@ -9,6 +9,7 @@ import (
 	"github.com/org/nixoci-action/internal/command/inspect"
 	"github.com/org/nixoci-action/internal/command/proxy"
 	"github.com/org/nixoci-action/internal/command/publish"
+	"github.com/org/nixoci-action/internal/command/sign"
 )
 
 // Nixoci is the program.
@@ -16,6 +17,7 @@ var Nixoci = &cli.Program{
 	About: "Turns any OCI registry into a Nix binary cache: publishes what a flake builds, serves it to Nix, and removes what nothing needs any more.",
 	Commands: []cli.Subcommand{
 		{Command: publish.Command, Run: publish.Run},
+		{Command: sign.Command, Run: sign.Run},
 		{Command: proxy.Command, Run: proxy.Run},
 		{Command: gc.Command, Run: gc.Run},
 		{Command: inspect.Command, Run: inspect.Run},

@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -96,7 +97,7 @@ func TestNames(t *testing.T) {
 			t.Errorf("%s: has a variable without a command, or the other way round", f.name)
 		}
 		for _, c := range strings.Fields(f.to) {
-			if c != publishCommand && c != proxyCommand && c != gcCommand {
+			if !slices.Contains([]string{publishCommand, proxyCommand, gcCommand, signCommand}, c) {
 				t.Errorf("%s: there is no command %s", f.name, c)
 			}
 		}

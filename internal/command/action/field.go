@@ -15,11 +15,12 @@ const (
 	publishCommand = "publish"
 	proxyCommand   = "proxy"
 	gcCommand      = "gc"
+	signCommand    = "sign"
 )
 
 var inputs = []field{
 	{name: "flake", about: "flake to build and publish, such as `.`; without it, what the job itself builds is published at its end", variable: "NIXOCI_FLAKE", to: "publish gc"},
-	{name: "cache", about: "where the cache is: `HOST/NAME` in a registry, or `oci:DIR`; by default `ghcr.io/<repository>/nix-cache`, on Gitea and Forgejo `HOST/<repository>/nix-cache`", variable: "NIXOCI_CACHE", to: "publish proxy gc"},
+	{name: "cache", about: "where the cache is: `HOST/NAME` in a registry, or `oci:DIR`; by default `ghcr.io/<repository>/nix-cache`, on Gitea and Forgejo `HOST/<repository>/nix-cache`", variable: "NIXOCI_CACHE", to: "publish proxy gc sign"},
 	{name: "upstream-caches", about: "caches whose paths are not published, one a line; by default https://cache.nixos.org; `none` for no such cache", variable: "NIXOCI_UPSTREAM", to: "publish", list: true},
 	{name: "systems", about: "systems to publish, one a line; by default the runner's", variable: "NIXOCI_SYSTEM", to: "publish gc", list: true},
 	{name: "kinds", about: "kinds of outputs, one a line, as in `packages`; by default all but `hydraJobs`", variable: "NIXOCI_KINDS", to: "publish gc", list: true},
@@ -27,8 +28,10 @@ var inputs = []field{
 	{name: "exclude", about: "globs over attributes, one a line: skip these", variable: "NIXOCI_EXCLUDE", to: "publish gc", list: true},
 	{name: "skip-cached", fallback: "true", about: "`false` to build or fetch also those outputs that the cache or an upstream cache has already", variable: "NIXOCI_SKIP_CACHED", to: "publish"},
 	{name: "exclude-paths", about: "globs over names of store paths, one a line: leave these out, and what refers to them", variable: "NIXOCI_EXCLUDE_PATH", to: "publish", list: true},
-	{name: "signing-key", about: "secret key to sign with, from a secret", variable: "NIX_SIGNING_KEY", to: "publish"},
+	{name: "signing-key", about: "secret key to sign with, from a secret", variable: "NIX_SIGNING_KEY", to: "publish sign"},
 	{name: "trusted-keys", about: "public keys, one a line, that the job trusts beside the `signing-key`; what they have signed it substitutes and signs", variable: "NIXOCI_TRUSTED_KEY", to: "publish", list: true},
+	{name: "unsigned", fallback: "false", about: "`true` to sign nothing: the file in the output `report` says what is to be signed, by a job that has the key", variable: "NIXOCI_UNSIGNED", to: "publish"},
+	{name: "sign", about: "reports of jobs with `unsigned`, one a line: sign what they have built, and do nothing else", variable: "NIXOCI_REPORT", to: "sign", list: true},
 	{name: "token", fallback: "${{ github.token }}", about: "token for ghcr.io or the forge's own registry; with `username`, password for the cache's registry"},
 	{name: "username", about: "user at the cache's registry; not needed for ghcr.io and the forge's own, nor after a docker login"},
 	{name: "jobs", about: "uploads at a time; by default twice the processors, at least 4", variable: "NIXOCI_JOBS", to: "publish"},

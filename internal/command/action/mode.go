@@ -21,6 +21,7 @@ const (
 	modeReadOnly mode = "read-only"
 	modeMatrix   mode = "matrix"
 	modeGC       mode = "gc"
+	modeSign     mode = "sign"
 )
 
 // choose returns the mode and the reason for it.
@@ -43,6 +44,8 @@ func choose(c config, getenv func(string) string) (mode, string) {
 		return modeReadOnly, "there is a username, but no token"
 	case own && c.text["token"] == "" && !loggedIn(getenv, registry):
 		return modeReadOnly, "there is no token for " + registry.Host
+	case c.text["sign"] != "":
+		return modeSign, "the input sign is set"
 	case c.text["part"] != "":
 		return modePublish, "the input part is set"
 	case c.text["matrix"] == matrix.Recording:

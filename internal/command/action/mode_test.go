@@ -82,6 +82,8 @@ func TestChoose(t *testing.T) {
 		{"discussion", "discussion_comment", "{}", []string{token, flake}, modeReadOnly, "discussion_comment"},
 		{"an event of tomorrow", "tomorrow", "{}", []string{token, flake}, modeReadOnly, "tomorrow"},
 		{"a pull request without one", "pull_request", "{}", []string{token, flake}, modeReadOnly, "whoever"},
+		{"signing", "push", "{}", []string{token, "INPUT_SIGN=report.json"}, modeSign, "sign is set"},
+		{"signing for a fork", "workflow_run", run("pull_request", `{"full_name": "x/fork"}`), []string{token, "INPUT_SIGN=report.json"}, modeReadOnly, "x/fork"},
 		{"clock", "schedule", "{}", []string{token, flake}, modePublish, "flake"},
 		{"by hand", "workflow_dispatch", "{}", []string{token, flake}, modePublish, "flake"},
 		{"merge queue", "merge_group", "{}", []string{token, flake}, modePublish, "flake"},

@@ -80,6 +80,8 @@ func (s *session) main(ctx context.Context) error {
 		return s.collect(ctx)
 	case modeMatrix:
 		return s.plan(ctx)
+	case modeSign:
+		return s.sign(ctx)
 	case modeReadOnly:
 		s.msg.Notice("nothing is published to " + s.cfg.cache() + ", it is only read: " + reason)
 	case modeCache:

@@ -188,3 +188,15 @@ func (s *session) collect(ctx context.Context) error {
 	s.warn(errors.Join(s.output("report", s.reportFile()), s.summarise(func(o summary.Options) string { return summary.GC(&r, o) })))
 	return s.verdict(ctx, status, r.Denied, out)
 }
+
+// sign signs what other jobs have built.
+func (s *session) sign(ctx context.Context) error {
+	var r report.Sign
+	status, out, err := s.run(ctx, signCommand, nil, &r)
+	if err != nil {
+		out.Finish(false)
+		return s.mayWarn(ctx, err)
+	}
+	s.warn(s.output("report", s.reportFile()))
+	return s.verdict(ctx, status, r.Denied, out)
+}

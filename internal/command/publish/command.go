@@ -14,6 +14,7 @@ import (
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/internal/ci"
 	"github.com/org/nixoci-action/internal/cli"
+	"github.com/org/nixoci-action/internal/hint"
 	"github.com/org/nixoci-action/internal/nix"
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/secret"
@@ -87,6 +88,10 @@ func options(cfg config, getenv func(string) string, stdin io.Reader, msg *ui.Me
 	o.Messages, o.Job, o.Secrets = msg, ci.Detect(getenv), cli.Secrets(getenv)
 	_, inURL := secret.Reference(cfg.Flake)
 	o.Secrets.Add("the login in the flake's URL", inURL...)
+	if cfg.Unsigned && cfg.KeyText != "" {
+		msg.Warn(hint.Wrap(errors.New("NIX_SIGNING_KEY is set, and not used: --unsigned signs nothing"), "give the key only to the job that runs nixoci sign"))
+		cfg.KeyText = ""
+	}
 	var err error
 	o.Keys, err = signing.Load(cfg.KeyFiles, cfg.KeyText)
 	for _, k := range o.Keys {

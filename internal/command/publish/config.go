@@ -89,6 +89,7 @@ func parseConfig(args []string, getenv func(string) string) (config, error) {
 	f.String(&c.Series, "series", "", "`NAME` of a series of publications of store paths: the newer ones take the place of the older ones, whatever packages they have (default: by the names of the packages)")
 	f.Strings(&c.KeyFiles, "sign-key-file", nil, "`FILE` with a secret key to sign with; keep it outside of the flake's folder")
 	f.Strings(&c.TrustedKeys, "trusted-key", nil, "public `KEY` (NAME:BASE64), beside those of --sign-key-file: what was not built here is signed only if one of them has signed it")
+	f.Bool(&c.Unsigned, "unsigned", "sign nothing: --json reports what was built here, for sign to sign it in a job that has the key. Only what a --trusted-key has signed counts as cached")
 	f.Choice(&c.Compression, "compression", []string{bincache.CompressionZstd, bincache.CompressionXZ, bincache.CompressionNone}, "`NAME` of the compression of NARs: zstd, xz or none")
 	f.Int(&c.Level, "compression-level", 3, "`NUMBER` from 1 to 22: zstd's compression level")
 	f.Choice(&compat, "compat-index", []string{compatAuto, compatOn, compatOff}, "`MODE` of the index for nixcache-oci's proxy: on or off from now on, or auto to leave it as it is")
@@ -238,6 +239,12 @@ func (c *config) validate() error {
 	}
 	if c.Series != "" && c.Flake != "" {
 		errs = append(errs, errors.New("--series is for store paths"))
+	}
+	if c.Unsigned && len(c.KeyFiles) > 0 {
+		errs = append(errs, errors.New("--unsigned and --sign-key-file exclude each other"))
+	}
+	if c.Unsigned && c.ImportOranc {
+		errs = append(errs, errors.New("--unsigned and --import-oranc exclude each other: nothing is signed of an import"))
 	}
 	if c.Jobs < 0 {
 		errs = append(errs, fmt.Errorf("--jobs %d is negative", c.Jobs))
