@@ -7,6 +7,9 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"github.com/org/nixoci-action/internal/nix"
+	"github.com/org/nixoci-action/internal/secret"
 )
 
 // Run is a command without its process: it reads nothing and writes nothing
@@ -14,9 +17,12 @@ import (
 type Run func(ctx context.Context, args []string, getenv func(string) string, stdin io.Reader, stdout, stderr io.Writer) int
 
 // Main runs a command as the process and exits, in the environment with secrets
-// from files (see WithSecretFiles). The first SIGINT or SIGTERM cancels the
+// from files (see WithSecretFiles). It hides the secrets in its environment from
+// other processes. The first SIGINT or SIGTERM cancels the
 // context, a second one kills.
 func Main(run Run) {
+	// without /proc there is nobody to hide from
+	_ = secret.Hide(nix.Withheld)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, func() {
 		stop() // from here on a signal has its default effect

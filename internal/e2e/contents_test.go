@@ -6,6 +6,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -167,13 +168,18 @@ func TestSecretsStayHere(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, secret, _ := strings.Cut(string(key), ":")
-	if found := strings.Contains(string(built), secret); found == (r.code == 0) || found == (r.Uploaded.Paths == 1) {
-		t.Errorf("the builder found the key: %t; got %d, %d uploaded\n%s", found, r.code, r.Uploaded.Paths, r.stderr)
+	if r.code != 0 || r.Uploaded.Paths != 1 {
+		t.Errorf("got %d, %d uploaded\n%s", r.code, r.Uploaded.Paths, r.stderr)
 	}
-	// the publisher's own environment is readable for root in /proc; what
-	// counts is that no child inherits it, so the key may stand there once
-	if n := strings.Count(string(built), secret); n > 1 {
-		t.Errorf("the builder found the key %d times", n)
+	// the builder is root, or may be the same user: it has seen our process, and
+	// no secret
+	if runtime.GOOS == "linux" && !strings.Contains(string(built), "/nixoci\x00publish\x00") {
+		t.Error("the builder does not see the publisher's process, so this proves nothing")
+	}
+	for _, s := range []string{secret, "ghp_verysecrettoken"} {
+		if strings.Contains(string(built), s) {
+			t.Errorf("the builder found %.3s… in /proc", s)
+		}
 	}
 	env, _, _ := strings.Cut(string(built), "\x00")
 	for _, s := range []string{secret, "ghp_verysecrettoken"} {

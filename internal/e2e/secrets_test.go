@@ -332,3 +332,21 @@ func TestFlakeWithALogin(t *testing.T) {
 		}
 	}
 }
+
+// A builder that prints the signing key, or its secret part alone, finds nothing
+// of it in the log that is published. The key came from a file.
+func TestKeysAreTakenOutOfLogs(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	_, digits, raw := w.keyForms()
+	half := base64.StdEncoding.EncodeToString([]byte(raw))
+	flake := w.flake(fmt.Sprintf(`{ outputs = { self }: { packages.%[1]s.default = derivation {
+  name = "prints"; system = "%[1]s"; builder = "/bin/sh"; salt = "%[2]s";
+  args = [ "-ec" "export PATH=/usr/bin:/bin; echo the-log-begins; cat %[3]s; cut -d: -f2 %[3]s; cut -d: -f2 %[3]s | base64 -d | head -c 32 | base64; echo x > $out" ];
+}; }; }`, system, filepath.Base(w.Dir), w.keyFile))
+	dir := filepath.Join(w.Dir, "cache")
+	w.publish("oci:"+dir, "--flake", flake)
+	if got := stored(t, dir, digits, half[:42], raw, "the-log-begins"); got[digits] || got[half[:42]] || got[raw] || !got["the-log-begins"] {
+		t.Errorf("found in the storage: %v", got)
+	}
+}

@@ -14,7 +14,7 @@ func childEnv(env []string) []string {
 	out := make([]string, 0, len(env)+1)
 	for _, kv := range env {
 		name, _, ok := strings.Cut(kv, "=")
-		if ok && name != "" && !withheld(name) {
+		if ok && name != "" && !Withheld(name) {
 			out = append(out, kv)
 		}
 	}
@@ -24,13 +24,13 @@ func childEnv(env []string) []string {
 	return out
 }
 
-// withheld reports whether a variable of that name may hold a secret, or an
-// address that is one (the token services of Actions).
+// Withheld reports whether a variable of that name may hold a secret, or an
+// address that is one (the token services of Actions), so that Nix does not get it.
 //
 // Kept on purpose: NIX_CONFIG (access tokens for private flakes live there,
 // and without it Nix is another Nix), AWS_* (Nix's own s3:// substituters)
 // and REGISTRY_AUTH_FILE (a file's name, no secret).
-func withheld(name string) bool {
+func Withheld(name string) bool {
 	name = strings.ToUpper(name)
 	for _, prefix := range []string{"NIXOCI_", "INPUT_", "DOCKER_AUTH", "NIX_SIGNING_KEY"} {
 		if strings.HasPrefix(name, prefix) {
