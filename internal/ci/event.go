@@ -100,7 +100,7 @@ func ReadEvent(getenv func(string) string) (Event, error) {
 	called := e.Name == "workflow_call"
 	e.Privileged = AnybodyCauses(e.Name) && (!called || !isPull(ref))
 	here := cmp.Or(getenv("GITHUB_REPOSITORY"), p.Repository.FullName)
-	e.Foreign = p.foreign(e.Name, here)
+	e.Foreign = p.foreign(here)
 	if called && p.PullRequest == nil && p.WorkflowRun == nil && p.Issue == nil {
 		e.Foreign = "" // as a push calls it
 	}
@@ -111,7 +111,7 @@ func ReadEvent(getenv func(string) string) (Event, error) {
 }
 
 // foreign says where the code may be from, "" if that is the repository here.
-func (p *payload) foreign(name, here string) string {
+func (p *payload) foreign(here string) string {
 	other := func(r *eventRepository) string {
 		switch {
 		case r == nil:
