@@ -25,6 +25,10 @@ type Options struct {
 	// Dir keeps entries blobs and the last state of every cache between
 	// runs; empty means nowhere. Processes may share it.
 	Dir string
+	// TrustedKeys are public keys, "name:base64", with which the chain of the
+	// cache's keys begins. Empty means those that the cache named when it was
+	// read for the first time, as Dir remembers them, or without it the Cache.
+	TrustedKeys []string
 	// Logger receives repairs and oddities; nil discards them.
 	Logger *slog.Logger
 	// Now is the clock; nil means time.Now.
@@ -63,6 +67,8 @@ type Cache struct {
 	blobs   map[v1.Hash]*format.Segment   // by entries blob, for the next snapshot
 	swept   map[string]format.SegmentInfo // segments that only the tag list shows
 	own     map[string]time.Time          // tags that this process has written, and when: they count whatever the tag list says
+	keys    keyMemory
+	told    string // the last warning about keys
 }
 
 // lag is how far a tag list may be behind what was written. It is far less
@@ -182,6 +188,7 @@ func sameSegments(a map[string]format.SegmentInfo, b []format.SegmentInfo) bool 
 
 // remember makes s the current snapshot and keeps it on disk.
 func (c *Cache) remember(s *Snapshot) {
+	c.judgeKeys(s)
 	c.current = s
 	live := map[v1.Hash]*format.Segment{}
 	for _, seg := range s.segments {
@@ -449,6 +456,7 @@ func (c *Cache) Load() (*Snapshot, error) {
 		c.swept[info.Tag] = info
 	}
 	s := newSnapshot(c.opts.Now(), st.Root, rootState{SegmentList: st.List}, loaded, st.Extra)
+	c.judgeKeys(s)
 	c.current = s
 	for _, seg := range s.segments {
 		c.blobs[seg.Info.Entries] = seg

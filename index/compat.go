@@ -13,7 +13,7 @@ import (
 const maxCompatIndex = 5000
 
 // compat makes the first layer of a root with the entries of s, as the
-// configuration asks for it.
+// configuration asks for it. It names one key, of those that are trusted.
 func (w *Writer) compat(s *Snapshot, c format.Config) ([]byte, error) {
 	var entries []format.Entry
 	var roots []string
@@ -23,8 +23,8 @@ func (w *Writer) compat(s *Snapshot, c format.Config) ([]byte, error) {
 		}
 	}
 	key := ""
-	if len(c.PublicKeys) > 0 {
-		key = c.PublicKeys[0]
+	if keys := w.cache.keyChain(c).Trusted; len(keys) > 0 {
+		key = keys[0]
 	}
 	return format.EncodeCompat(entries, roots, key)
 }

@@ -87,7 +87,7 @@ func (d disk) save(s *Snapshot) error {
 }
 
 func (d disk) prune(s *Snapshot) error {
-	live := map[string]bool{"state.json": true}
+	live := map[string]bool{"state.json": true, keysFile: true}
 	for _, seg := range s.segments {
 		live[filepath.Base(d.blob(seg.Info.Entries))] = true
 	}

@@ -19,6 +19,8 @@ type Snapshot struct {
 	digest   v1.Hash
 	stub     v1.Hash // the root's first layer
 	config   format.Config
+	keys     format.KeyChain
+	first    []string             // the keys with which that begins
 	segments []*format.Segment    // oldest first
 	retired  []format.Retired     // nil if they were not read
 	listed   []format.SegmentInfo // by the root
@@ -224,6 +226,26 @@ func (s *Snapshot) All(yield func(format.Entry) bool) {
 
 // Config returns the cache's configuration.
 func (s *Snapshot) Config() format.Config { return s.config }
+
+// Keys returns the keys of the cache, as far as the keys with which the Cache was
+// opened, or those that it has seen first, vouch for them.
+func (s *Snapshot) Keys() format.KeyChain { return s.keys }
+
+// KeysAfter returns what Keys would be if the configuration had c as well.
+func (s *Snapshot) KeysAfter(c format.Config) format.KeyChain {
+	merged := s.config.Merge(c)
+	return merged.Keys(s.first)
+}
+
+// KeysWith returns what Keys would be if it began with more keys as well.
+func (s *Snapshot) KeysWith(more []string) format.KeyChain {
+	return s.config.Keys(format.Union(s.first, more))
+}
+
+// KeysFrom returns the keys for which the given ones vouch.
+func (s *Snapshot) KeysFrom(roots []string) format.KeyChain {
+	return s.config.Keys(roots)
+}
 
 // Digest returns the root's digest, or "" if there is no root.
 func (s *Snapshot) Digest() string {

@@ -14,8 +14,12 @@ import (
 type Config struct {
 	// StoreDir is the store directory; empty means /nix/store.
 	StoreDir string `json:"storeDir,omitempty"`
-	// PublicKeys are "name:base64", in the form of trusted-public-keys.
+	// PublicKeys are "name:base64", in the form of trusted-public-keys. Whoever
+	// can write to the cache can name one here: which of them are to be trusted
+	// FollowKeys says.
 	PublicKeys []string `json:"publicKeys,omitempty"`
+	// KeyStatements are what the keys say of each other.
+	KeyStatements KeyStatements `json:"keyStatements,omitempty"`
 	// Priority is the substituter's priority; 0 means that none was chosen.
 	Priority int `json:"priority,omitempty"`
 	// Upstreams are the caches on which the references of entries may be.
@@ -65,9 +69,21 @@ func (c Config) Merge(later Config) Config {
 		c.Priority = later.Priority
 	}
 	c.CompatIndex = c.CompatIndex.Merge(later.CompatIndex)
-	c.PublicKeys = Union(c.PublicKeys, later.PublicKeys)
+	c.PublicKeys = mergeKeys(c.PublicKeys, later.PublicKeys)
+	c.KeyStatements = c.KeyStatements.Merge(later.KeyStatements)
 	c.Upstreams = Union(c.Upstreams, later.Upstreams)
 	return c
+}
+
+// mergeKeys is Union for at most MaxPublicKeys.
+func mergeKeys(keys, more []string) []string {
+	keys = slices.Clip(keys)
+	for _, k := range more {
+		if len(keys) < MaxPublicKeys && !slices.Contains(keys, k) {
+			keys = append(keys, k)
+		}
+	}
+	return keys
 }
 
 // Union returns the strings of a, and those of b that a lacks, each in its order.
