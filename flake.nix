@@ -48,7 +48,7 @@
           };
         in
         builtins.listToAttrs (
-          map (name: { inherit name; value = app "libexec/nixoci/${name}"; }) [ "publish" "gc" "proxy" "inspect" ]
+          map (name: { inherit name; value = app "libexec/nixoci/${name}"; }) [ "publish" "gc" "proxy" "inspect" "keys" ]
         )
         // rec {
           nixoci = app "bin/nixoci";

@@ -11,6 +11,9 @@ type Substituter struct {
 	// PublicKeys are "name:base64". Without any the cache is trusted, because
 	// Nix would take nothing from it.
 	PublicKeys []string
+	// Untrusted tells that it has keys, and none to be trusted: then no lines have
+	// Nix take anything from it.
+	Untrusted bool
 }
 
 // The names of the settings. They add to those that there are.
@@ -21,7 +24,7 @@ const (
 
 // Address is the URL with what Nix has to be told in it.
 func (s Substituter) Address() string {
-	if len(s.PublicKeys) == 0 {
+	if len(s.PublicKeys) == 0 && !s.Untrusted {
 		return s.URL + "?trusted=1"
 	}
 	return s.URL

@@ -76,7 +76,8 @@ in
       example = [ "my-cache-1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=" ];
       description = ''
         Public keys of the cache. Nix takes what one of them has signed, from any substituter.
-        The proxy serves them at `/public-key`; get them from whoever publishes.
+        Get them from whoever publishes. The proxy serves them at `/public-key`, with the keys
+        for which they vouch.
       '';
     };
 
@@ -161,6 +162,7 @@ in
           cfg.refresh
         ]
         ++ lib.concatMap (cache: [ "--cache" cache ]) (lib.toList cfg.cache)
+        ++ lib.concatMap (key: [ "--trusted-key" key ]) cfg.publicKeys
         ++ lib.concatMap (url: [ "--upstream" url ]) cfg.upstreams
         ++ cfg.extraArgs;
 

@@ -105,7 +105,7 @@ func copyFile(t *testing.T, from, to string) {
 func TestOutputs(t *testing.T) {
 	t.Parallel()
 	f := newFlake(t)
-	apps := "default=bin/nixoci gc=libexec/nixoci/gc inspect=libexec/nixoci/inspect nixoci=bin/nixoci proxy=libexec/nixoci/proxy publish=libexec/nixoci/publish"
+	apps := "default=bin/nixoci gc=libexec/nixoci/gc inspect=libexec/nixoci/inspect keys=libexec/nixoci/keys nixoci=bin/nixoci proxy=libexec/nixoci/proxy publish=libexec/nixoci/publish"
 	for _, system := range []string{"x86_64-linux", "aarch64-linux", "x86_64-darwin", "aarch64-darwin"} {
 		if got, want := f.eval("packages."+system, `p: toString (builtins.attrNames p)`), "default nixoci"; got != want {
 			t.Errorf("%s: got the packages %q, want %q", system, got, want)

@@ -35,7 +35,7 @@ build {
   # The commands by their own names are for apps, not for PATH: others have a gc.
   postInstall = ''
     mkdir -p "$out/libexec/nixoci"
-    for command in publish gc proxy inspect; do
+    for command in publish gc proxy inspect keys; do
       ln -s ../../bin/nixoci "$out/libexec/nixoci/$command"
     done
   ''

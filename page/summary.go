@@ -15,6 +15,10 @@ import (
 type Summary struct {
 	Cache      string   `json:"cache"`
 	PublicKeys []string `json:"publicKeys"`
+	// RetiredKeys were public keys of the cache. UnvouchedKeys are named by it,
+	// and no key that is trusted vouches for them.
+	RetiredKeys   []string `json:"retiredKeys,omitempty"`
+	UnvouchedKeys []string `json:"unvouchedKeys,omitempty"`
 	// Paths counts all store paths; Stored is the size of all blobs, each once.
 	Paths  index.Total `json:"paths"`
 	Stored int64       `json:"stored"`
@@ -86,8 +90,9 @@ func (p *Page) Summary(ctx context.Context) (Summary, error) {
 	if c == nil {
 		return Summary{}, errUnread
 	}
+	keys := c.snapshot.Keys()
 	s := Summary{
-		Cache: p.opts.Cache, PublicKeys: append([]string{}, c.snapshot.Config().PublicKeys...), Paths: c.total, Stored: c.stored, Removable: c.removable(),
+		Cache: p.opts.Cache, PublicKeys: append([]string{}, keys.Trusted...), RetiredKeys: keys.Retired, UnvouchedKeys: keys.Unvouched, Paths: c.total, Stored: c.stored, Removable: c.removable(),
 		Publications: []PublicationSummary{}, Largest: []PathSummary{},
 	}
 	for _, pub := range c.publications {

@@ -112,10 +112,11 @@ type homePage struct {
 }
 
 func (p *Page) home(c *catalogue, l links) homePage {
+	chain := c.snapshot.Keys()
 	h := homePage{
 		Total: c.total, Stored: c.stored, Count: len(c.publications), Publications: c.publications[:min(len(c.publications), 6)],
-		Chart: c.chart(), Config: p.nixConf(c.snapshot.Config()),
-		Keyless: len(c.snapshot.Config().PublicKeys) == 0,
+		Chart: c.chart(), Config: p.nixConf(chain),
+		Keyless: chain.Keyless(),
 	}
 	h.Gone = c.removable()
 	order := c.orders[bySize]
@@ -251,17 +252,17 @@ func (p *Page) path(c *catalogue, l links, hashPart string) (pathPage, bool) {
 	v.Users = len(users)
 	v.MoreUsers = max(len(users)-maxListed, 0)
 	v.Referrers = rows(l, users[:len(users)-v.MoreUsers], c.row)
-	v.Commands = []string{"nix-store --realise " + e.Path.String(), p.copyCommand(c.snapshot.Config(), &e)}
+	v.Commands = []string{"nix-store --realise " + e.Path.String(), p.copyCommand(c.snapshot.Keys(), &e)}
 	return v, true
 }
 
 // copyCommand gets a path without the cache being in nix.conf.
-func (p *Page) copyCommand(conf format.Config, e *format.Entry) string {
+func (p *Page) copyCommand(keys format.KeyChain, e *format.Entry) string {
 	how := "nix copy --from " + p.opts.URL
 	switch {
-	case len(conf.PublicKeys) > 0 && len(e.Signatures) > 0:
-		how += " --option " + bincache.SettingKeys + " " + quoteShell(strings.Join(conf.PublicKeys, " "))
-	case e.CA == "":
+	case len(keys.Trusted) > 0 && len(e.Signatures) > 0:
+		how += " --option " + bincache.SettingKeys + " " + quoteShell(strings.Join(keys.Trusted, " "))
+	case e.CA == "" && (len(keys.Trusted) > 0 || keys.Keyless()):
 		how += " --no-check-sigs"
 	}
 	return how + " " + e.Path.String()
@@ -311,22 +312,22 @@ func (c *catalogue) publication(l links, id string) (publicationPage, bool) {
 
 type usePage struct {
 	Config, NixOS, Start string
-	Keys                 []string
+	Keys                 format.KeyChain
 }
 
-func (p *Page) use(conf format.Config) usePage {
-	u := usePage{Config: p.nixConf(conf), Keys: conf.PublicKeys, Start: "nix run github:org/nixoci-action#proxy -- --cache " + quoteShell(p.opts.Cache)}
-	u.NixOS = strings.TrimSuffix(p.substituter(conf).NixOS(), "\n")
+func (p *Page) use(keys format.KeyChain) usePage {
+	u := usePage{Config: p.nixConf(keys), Keys: keys, Start: "nix run github:org/nixoci-action#proxy -- --cache " + quoteShell(p.opts.Cache)}
+	u.NixOS = strings.TrimSuffix(p.substituter(keys).NixOS(), "\n")
 	return u
 }
 
 // nixConf are the lines for nix.conf.
-func (p *Page) nixConf(conf format.Config) string {
-	return strings.TrimSuffix(p.substituter(conf).Shown(), "\n")
+func (p *Page) nixConf(keys format.KeyChain) string {
+	return strings.TrimSuffix(p.substituter(keys).Shown(), "\n")
 }
 
-func (p *Page) substituter(conf format.Config) bincache.Substituter {
-	return bincache.Substituter{URL: p.opts.URL, PublicKeys: conf.PublicKeys}
+func (p *Page) substituter(keys format.KeyChain) bincache.Substituter {
+	return bincache.Substituter{URL: p.opts.URL, PublicKeys: keys.Trusted, Untrusted: len(keys.Trusted) == 0 && !keys.Keyless()}
 }
 
 // quoteShell quotes a word where a shell would take it apart.
@@ -358,7 +359,7 @@ func (p *Page) view(c *catalogue, l links, name string, query url.Values) (view,
 		v.Page = c.publicationList(l, query)
 	case name == useName:
 		v.Title = "Use it"
-		v.Page = p.use(c.snapshot.Config())
+		v.Page = p.use(c.snapshot.Keys())
 	case section == pathName && storepath.ValidHashPart(id):
 		var page pathPage
 		if page, ok = p.path(c, l, id); ok {

@@ -152,6 +152,9 @@ var measures = []measure{
 	measured(counter, "push_refusals_total", "Files that were refused when they were pushed.", func(m *Metrics) float64 { return float64(m.pushed.Refused.Load()) }),
 	measured(gauge, "caches", "Caches that are open.", summed(func(*Server) float64 { return 1 })),
 	measured(gauge, "index_entries", "Store paths in the indexes of the open caches.", summed(func(s *Server) float64 { return float64(s.Len()) })),
+	measured(gauge, "unvouched_keys", "Public keys that the open caches name, and that none of their trusted keys vouches for: somebody who can write to a cache has put them there.", summed(func(s *Server) float64 {
+		return float64(len(s.Keys().Unvouched))
+	})),
 	measured(gauge, "index_segments", "Segments of the indexes of the open caches.", summed(func(s *Server) float64 {
 		if snap := s.snapshot.Load(); snap != nil {
 			return float64(len(snap.Segments()))

@@ -17,7 +17,6 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -46,6 +45,9 @@ type Options struct {
 	Blobs blobs.Store
 	// Cache is the cache's name, for the status.
 	Cache string
+	// TrustedKeys are public keys that clients are told until the index is read:
+	// those with which it was opened.
+	TrustedKeys []string
 	// Version is the program's, for the status and towards upstream caches.
 	Version string
 	// Upstreams are URLs of binary caches that are asked for what the cache
@@ -168,20 +170,29 @@ func orDefault(d *time.Duration, value time.Duration) {
 	}
 }
 
-// Config returns what the cache says about itself, as far as it is known.
+// Config returns what the cache says about itself, as far as it is known. Which
+// of the keys are to be trusted Keys says.
 func (s *Server) Config() format.Config {
-	var c format.Config
 	if snap := s.snapshot.Load(); snap != nil {
-		c = snap.Config()
+		return snap.Config()
 	}
+	return format.Config{}
+}
+
+// Keys returns the keys of the cache, as far as they are known.
+func (s *Server) Keys() format.KeyChain {
+	var own []string
 	if s.push != nil { // the cache learns them with the first push
-		for _, k := range s.push.PublicKeys() {
-			if !slices.Contains(c.PublicKeys, k) {
-				c.PublicKeys = append(slices.Clip(c.PublicKeys), k)
-			}
-		}
+		own = s.push.PublicKeys()
 	}
-	return c
+	snap := s.snapshot.Load()
+	switch {
+	case snap == nil:
+		return format.KeyChain{Trusted: format.Union(s.opts.TrustedKeys, own)}
+	case len(own) > 0:
+		return snap.KeysWith(own)
+	}
+	return snap.Keys()
 }
 
 // Len returns the number of store paths that can be served.

@@ -69,7 +69,8 @@ func (s *Server) StoreDir() string {
 }
 
 func (s *Server) servePublicKey(w http.ResponseWriter, r *http.Request) {
-	reply.PublicKeys(w, r, s.Config().PublicKeys)
+	chain := s.Keys()
+	reply.PublicKeys(w, r, chain.Trusted, chain.Keyless())
 }
 
 // serveNarinfo answers from memory. It does not ask the registry whether the

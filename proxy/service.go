@@ -18,6 +18,8 @@ type Service interface {
 	Run(ctx context.Context)
 	// Config is what it says about itself, as far as it is known.
 	Config() format.Config
+	// Keys are the public keys that clients may trust, and those that not.
+	Keys() format.KeyChain
 	// Len is the number of store paths that can be served.
 	Len() int
 	// Refresh reads anew what is served, as long as it is served without a

@@ -36,6 +36,7 @@ type Status struct {
 	Root     string               `json:"root"`
 	Segments []format.SegmentInfo `json:"segments"`
 	Refresh  refreshStatus        `json:"refresh"`
+	Keys     keysStatus           `json:"keys"`
 	// RegistryUnwell tells that NARs are not asked for at the moment.
 	RegistryUnwell bool         `json:"registryUnwell"`
 	Served         servedStatus `json:"served"`
@@ -46,6 +47,15 @@ type Status struct {
 	// Refreshed is true in the answer to a /_refresh that has succeeded.
 	Refreshed bool `json:"refreshed,omitempty"`
 	nixcacheStatus
+}
+
+// keysStatus has public keys, "name:base64".
+type keysStatus struct {
+	// Trusted are those that clients are told.
+	Trusted []string `json:"trusted"`
+	Retired []string `json:"retired"`
+	// Unvouched are named by the cache, and for them no trusted key vouches.
+	Unvouched []string `json:"unvouched"`
 }
 
 type pushedStatus struct {
@@ -101,6 +111,8 @@ func (s *Server) Status() Status {
 	if snap != nil {
 		st.Entries, st.Root, st.Segments = snap.Len(), snap.Digest(), snap.Segments()
 	}
+	chain := s.Keys()
+	st.Keys = keysStatus{append([]string{}, chain.Trusted...), append([]string{}, chain.Retired...), append([]string{}, chain.Unvouched...)}
 	if s.push != nil {
 		st.Pushed = &pushedStatus{
 			s.push.Counts.Paths.Load(), s.push.Counts.NARs.Load(), s.push.Counts.Extras.Load(), s.push.Counts.Refused.Load(),

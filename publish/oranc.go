@@ -57,7 +57,7 @@ func (p *publisher) importOranc(ctx context.Context) error {
 	if s == nil {
 		s = base
 	}
-	p.printImported(im, s.Config().PublicKeys)
+	p.printImported(im, s.Keys().Trusted)
 	if leftOut == 0 {
 		return nil
 	}

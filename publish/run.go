@@ -92,6 +92,7 @@ func (p *publisher) run(ctx context.Context) error {
 	if base, err = p.fresh(ctx, base, begin); err != nil {
 		return errors.Join(rootsErr, p.explain(err))
 	}
+	p.followKeys(base)
 	plan, err := p.filter(ctx, set, base)
 	if err != nil {
 		return errors.Join(rootsErr, err)

@@ -28,7 +28,10 @@ type Publish struct {
 	Denied     bool     `json:"denied,omitempty"`
 	Cache      string   `json:"cache"`
 	DryRun     bool     `json:"dryRun"`
-	PublicKeys []string `json:"publicKeys,omitempty"`
+	// PublicKeys are our own keys and those for which they vouch, RetiredKeys those
+	// of them that were taken out of the cache.
+	PublicKeys  []string `json:"publicKeys,omitempty"`
+	RetiredKeys []string `json:"retiredKeys,omitempty"`
 	Flake      string   `json:"flake,omitempty"`
 	// Origin is where the publication comes from, as it is recorded.
 	Origin    string   `json:"origin,omitempty"`

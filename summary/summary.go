@@ -74,7 +74,7 @@ func Publish(r *report.Publish, o Options) string {
 	if !r.DryRun && r.Status != report.Failed && !o.Again {
 		keys := append(slices.Clone(o.Keys), r.PublicKeys...)
 		slices.Sort(keys)
-		b.WriteString(usage(o.Cache, slices.Compact(keys)))
+		b.WriteString(usage(o.Cache, slices.Compact(keys), r.RetiredKeys))
 	}
 	return bounded(b.String())
 }
@@ -364,10 +364,13 @@ var order = []report.OutputStatus{
 }
 
 // usage is what others must do to use the cache.
-func usage(cache string, keys []string) string {
+func usage(cache string, keys, retired []string) string {
 	const proxy = "http://127.0.0.1:37515"
-	cached, note := bincache.Substituter{URL: proxy, PublicKeys: keys}, ""
-	if len(keys) == 0 {
+	cached, note := bincache.Substituter{URL: proxy, PublicKeys: keys, Untrusted: len(retired) > 0}, ""
+	switch {
+	case len(retired) > 0:
+		note = "Retired, no longer to be trusted: " + code(strings.Join(retired, " ")) + "\n"
+	case len(keys) == 0:
 		note = "The cache is not signed, so " + code("?trusted=1") + " trusts everybody who can write to it.\n"
 	}
 	return folded("Use this cache", "Run the proxy on the machine that wants it:\n\n"+pre("nix run github:org/nixoci-action -- proxy --cache "+cache+"\n")+

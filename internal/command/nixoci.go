@@ -7,6 +7,7 @@ import (
 	"github.com/org/nixoci-action/internal/command/action"
 	"github.com/org/nixoci-action/internal/command/gc"
 	"github.com/org/nixoci-action/internal/command/inspect"
+	"github.com/org/nixoci-action/internal/command/keys"
 	"github.com/org/nixoci-action/internal/command/proxy"
 	"github.com/org/nixoci-action/internal/command/publish"
 	"github.com/org/nixoci-action/internal/command/sign"
@@ -21,6 +22,7 @@ var Nixoci = &cli.Program{
 		{Command: proxy.Command, Run: proxy.Run},
 		{Command: gc.Command, Run: gc.Run},
 		{Command: inspect.Command, Run: inspect.Run},
+		{Command: keys.Command, Run: keys.Run},
 		{Command: action.Command, Run: action.Run},
 	},
 }

@@ -87,6 +87,24 @@ func (a *attacker) sign(e format.Entry) format.Entry {
 // the cache names.
 func (a *attacker) write(entries ...format.Entry) {
 	a.w.Helper()
+	a.writeWith(nil, entries...)
+}
+
+// says signs a statement about a key.
+func (a *attacker) says(s format.KeyStatement) format.KeyStatement {
+	a.w.Helper()
+	s.Time = time.Now()
+	sigs, err := a.keys.Sign(s.Fingerprint(), nil)
+	if err != nil {
+		a.w.Fatal(err)
+	}
+	s.Signature = sigs[0]
+	return s
+}
+
+// writeWith writes statements about keys as well.
+func (a *attacker) writeWith(said format.KeyStatements, entries ...format.Entry) {
+	a.w.Helper()
 	ctx := context.Background()
 	repo, err := registry.Open(a.cache, registry.Options{Push: true})
 	if err != nil {
@@ -97,12 +115,17 @@ func (a *attacker) write(entries ...format.Entry) {
 	if err != nil {
 		a.w.Fatal(err)
 	}
-	writer, err := c.NewWriter(base, index.WriterOptions{Config: format.Config{StoreDir: a.w.Store, PublicKeys: []string{a.publicKey}}})
+	writer, err := c.NewWriter(base, index.WriterOptions{Config: format.Config{StoreDir: a.w.Store, PublicKeys: []string{a.publicKey}, KeyStatements: said}})
 	if err != nil {
 		a.w.Fatal(err)
 	}
 	for _, e := range entries {
 		if err := writer.Add(ctx, e); err != nil {
+			a.w.Fatal(err)
+		}
+	}
+	if said != nil {
+		if err := writer.RecordConfig(ctx); err != nil {
 			a.w.Fatal(err)
 		}
 	}

@@ -62,10 +62,15 @@ func JSON(w http.ResponseWriter, r *http.Request, value any) {
 	Text(w, r, TypeJSON, string(body)+"\n")
 }
 
-// PublicKeys answers with a cache's public keys.
-func PublicKeys(w http.ResponseWriter, r *http.Request, keys []string) {
-	if len(keys) == 0 {
+// PublicKeys answers with a cache's public keys: 404 if it has none, and 409 if
+// there is none of them to trust, which nobody must take for the same.
+func PublicKeys(w http.ResponseWriter, r *http.Request, keys []string, keyless bool) {
+	if keyless {
 		NotFound(w)
+		return
+	}
+	if len(keys) == 0 {
+		http.Error(w, "none of the cache's keys is to be trusted", http.StatusConflict)
 		return
 	}
 	Text(w, r, TypeText, strings.Join(keys, "\n")+"\n")

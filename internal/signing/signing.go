@@ -26,14 +26,7 @@ const maxKeyFile = 64 << 10
 func Load(files []string, text string) (Keys, error) {
 	var keys Keys
 	for _, name := range files {
-		st, err := os.Stat(name)
-		if err != nil {
-			return nil, fmt.Errorf("reading a signing key: %w", err)
-		}
-		if st.Size() > maxKeyFile {
-			return nil, fmt.Errorf("reading a signing key: %s is too large to be one", name)
-		}
-		b, err := os.ReadFile(name)
+		b, err := readFile(name)
 		if err != nil {
 			return nil, fmt.Errorf("reading a signing key: %w", err)
 		}
@@ -51,6 +44,18 @@ func Load(files []string, text string) (Keys, error) {
 		return nil, fmt.Errorf("reading the signing key from the environment: %w", err)
 	}
 	return append(keys, ks...), nil
+}
+
+// readFile reads a file with keys.
+func readFile(name string) ([]byte, error) {
+	st, err := os.Stat(name)
+	if err != nil {
+		return nil, err
+	}
+	if st.Size() > maxKeyFile {
+		return nil, fmt.Errorf("%s is too large to be a key", name)
+	}
+	return os.ReadFile(name)
 }
 
 func parse(text string) (Keys, error) {
@@ -101,12 +106,15 @@ func (ks Keys) Signed(fingerprint string, sigs []string) bool {
 	return !slices.ContainsFunc(ks, func(k signature.SecretKey) bool { return !signedBy(k.ToPublicKey(), fingerprint, sigs) })
 }
 
-// Trusted returns the public halves of ks, and the public keys given, each
-// "name:base64" and each once: the keys whose signatures count for a signer. Its
-// error names every one of given that is no public key.
+// Trusted returns the public halves of ks, and the public keys given, each once:
+// the keys whose signatures count for a signer. What is given is "name:base64", or
+// a file with such keys, as a path that begins with / or a dot. Its error names
+// every one that is no public key.
 func (ks Keys) Trusted(given []string) ([]string, error) {
 	trusted := ks.PublicKeys()
 	var errs []error
+	given, err := expand(given)
+	errs = append(errs, err)
 	for _, k := range given {
 		if _, err := signature.ParsePublicKey(k); err != nil || strings.HasPrefix(k, ":") || strings.ContainsAny(k, " \t\r\n") {
 			name, _, ok := strings.Cut(k, ":")
@@ -121,6 +129,29 @@ func (ks Keys) Trusted(given []string) ([]string, error) {
 		}
 	}
 	return trusted, errors.Join(errs...)
+}
+
+// expand puts the keys in files in the place of the files.
+func expand(given []string) (keys []string, err error) {
+	var errs []error
+	for _, k := range given {
+		if !strings.HasPrefix(k, "/") && !strings.HasPrefix(k, "./") && !strings.HasPrefix(k, "../") {
+			keys = append(keys, k)
+			continue
+		}
+		b, err := readFile(k)
+		if err != nil && strings.HasSuffix(k, "=") {
+			err = errors.New("there is no such file") // it could be part of a secret
+		}
+		if err == nil && len(strings.Fields(string(b))) == 0 {
+			err = fmt.Errorf("%s is empty", k)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("reading public keys: %w", err))
+		}
+		keys = append(keys, strings.Fields(string(b))...)
+	}
+	return keys, errors.Join(errs...)
 }
 
 // SignedBy reports whether sigs has a valid signature of one of the public

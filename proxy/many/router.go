@@ -178,6 +178,14 @@ func (r *Router) Config() format.Config {
 	return r.opts.Home.Config()
 }
 
+// Keys are those of Home.
+func (r *Router) Keys() format.KeyChain {
+	if r.opts.Home == nil {
+		return format.KeyChain{}
+	}
+	return r.opts.Home.Keys()
+}
+
 // Len is the number of store paths of Home.
 func (r *Router) Len() int {
 	if r.opts.Home == nil {

@@ -108,7 +108,21 @@ func (u *Union) Len() int {
 	return n
 }
 
-// Config merges what the caches say: all public keys, and the best priority.
+// Keys merges those of the caches: what one of them trusts is trusted.
+func (u *Union) Keys() format.KeyChain {
+	var all format.KeyChain
+	for m := range u.serving {
+		chain := m.Keys()
+		all.Trusted = format.Union(all.Trusted, chain.Trusted)
+		all.Retired = format.Union(all.Retired, chain.Retired)
+		all.Unvouched = format.Union(all.Unvouched, chain.Unvouched)
+	}
+	trusted := func(k string) bool { return slices.Contains(all.Trusted, k) }
+	all.Retired, all.Unvouched = slices.DeleteFunc(all.Retired, trusted), slices.DeleteFunc(all.Unvouched, trusted)
+	return all
+}
+
+// Config merges what the caches say: the best priority.
 func (u *Union) Config() format.Config {
 	var c format.Config
 	for m := range u.serving {
@@ -116,11 +130,6 @@ func (u *Union) Config() format.Config {
 			continue
 		}
 		d := m.Config()
-		for _, k := range d.PublicKeys {
-			if !slices.Contains(c.PublicKeys, k) {
-				c.PublicKeys = append(c.PublicKeys, k)
-			}
-		}
 		if p := d.Priority; p > 0 && (c.Priority == 0 || p < c.Priority) {
 			c.Priority = p
 		}
@@ -179,7 +188,8 @@ func (u *Union) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		reply.Text(sw, r, reply.TypeCacheInfo, bincache.Info{StoreDir: c.StoreDir, Priority: c.Priority}.String())
 		return
 	case bincache.PublicKey:
-		reply.PublicKeys(sw, r, u.Config().PublicKeys)
+		chain := u.Keys()
+		reply.PublicKeys(sw, r, chain.Trusted, chain.Keyless())
 		return
 	case bincache.Status:
 		u.serveStatus(sw, r)

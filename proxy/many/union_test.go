@@ -9,12 +9,14 @@ import (
 	"io/fs"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/index/format"
+	"github.com/org/nixoci-action/internal/indextest"
 	"github.com/org/nixoci-action/internal/proxytest"
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/reply"
@@ -276,4 +278,46 @@ func TestUnionInParallel(t *testing.T) {
 		}
 	}
 	<-done
+}
+
+// The keys of several caches: each cache has a chain of its own, and where nothing
+// is to be trusted nobody may take that for a cache without keys.
+func TestKeysOfUnion(t *testing.T) {
+	ps := indextest.People(t, 4)
+	a, b, c, evil := ps[0], ps[1], ps[2], ps[3]
+	repos := []registry.Repository{proxytest.OpenRepo(t, "oci:"+t.TempDir()), proxytest.OpenRepo(t, "oci:"+t.TempDir())}
+	publish := func(i int, conf format.Config) {
+		t.Helper()
+		data := proxytest.RandomBytes(1, 1000)
+		proxytest.PutBlob(t, repos[i], data)
+		proxytest.Publish(t, repos[i], conf, proxytest.FileEntry("p", data))
+	}
+	publish(0, indextest.KeysOf([]indextest.Person{a}))
+	publish(1, indextest.KeysOf([]indextest.Person{c}))
+	u := newUnion(t, newServer(t, repos[0]), newServer(t, repos[1]))
+	if err := u.Prepare(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	tells := func(status int, want ...string) {
+		t.Helper()
+		if got := proxytest.Get(u, "POST", "/_refresh").Code; got != http.StatusOK {
+			t.Fatalf("refresh: got %d", got)
+		}
+		got := proxytest.Get(u, "GET", "/public-key")
+		if got.Code != status || status == http.StatusOK && !slices.Equal(strings.Fields(got.Body.String()), want) {
+			t.Errorf("got %d, %s; want %d, %v", got.Code, got.Body, status, want)
+		}
+	}
+	tells(http.StatusOK, a.Public, c.Public)
+	// what the keys of one cache say counts there only
+	publish(0, indextest.KeysOf([]indextest.Person{b, evil}, a.Adds(b), b.Retires(a, b), c.Adds(evil), evil.Adds(evil)))
+	tells(http.StatusOK, b.Public, c.Public)
+	if status := proxytest.Get(u, "GET", "/_status").Body.String(); !strings.Contains(status, `"unvouched": [
+          "`+evil.Public) {
+		t.Errorf("got %s", status)
+	}
+	publish(0, indextest.KeysOf(nil, a.Retires(b)))
+	tells(http.StatusOK, c.Public)
+	publish(1, indextest.KeysOf(nil, c.Retires(c)))
+	tells(http.StatusConflict)
 }

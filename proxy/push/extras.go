@@ -157,7 +157,7 @@ func (p *Receiver) putRealisation(r *http.Request, f bincache.File) (int, error)
 	if !ok || e.Path.Base() != base {
 		return 0, &refusal{http.StatusConflict, "the realisation is " + base + ", which the cache does not have; copy that first"}
 	}
-	if p.opts.RequireSignatures && !signing.SignedBy(p.trusted, real.Fingerprint(base), real.Signatures) {
+	if p.opts.RequireSignatures && !signing.SignedBy(p.trustedKeys(), real.Fingerprint(base), real.Signatures) {
 		return 0, &refusal{http.StatusForbidden, "the realisation of " + base + " is not signed by a key that the proxy trusts, or not for itself alone"}
 	}
 	if old, of, ok := p.server.Realisation(real); ok && of.Path != e.Path {

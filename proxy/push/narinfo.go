@@ -136,7 +136,7 @@ func (p *Receiver) addition(ctx context.Context, text, hashPart string, held *li
 
 // sign checks an entry's signatures and adds the server's.
 func (p *Receiver) sign(e *format.Entry) (err error) {
-	if p.opts.RequireSignatures && !signing.SignedBy(p.trusted, e.Fingerprint(), e.Signatures) {
+	if p.opts.RequireSignatures && !signing.SignedBy(p.trustedKeys(), e.Fingerprint(), e.Signatures) {
 		return &refusal{http.StatusForbidden, fmt.Sprintf("%s is not signed by a key that the proxy trusts; sign it with `nix store sign`", e.Path.Base())}
 	}
 	e.Signatures, err = p.opts.Keys.Sign(e.Fingerprint(), e.Signatures)
@@ -150,9 +150,9 @@ func (p *Receiver) renew(a *index.Addition, old format.Entry) (*index.Addition, 
 	now := a.Entry
 	if old.Fingerprint() != now.Fingerprint() {
 		// another build of the same derivation, with other contents
-		keys := p.trusted
-		if len(keys) == 0 {
-			keys = p.server.Config().PublicKeys
+		keys := p.trustedKeys()
+		if len(p.trusted) == 0 {
+			keys = p.server.Keys().Trusted
 		}
 		if len(keys) == 0 || signing.SignedBy(keys, old.Fingerprint(), old.Signatures) || !signing.SignedBy(keys, now.Fingerprint(), now.Signatures) {
 			return nil, &refusal{http.StatusConflict, fmt.Sprintf("the cache has %s with other contents, from another build, and keeps those; copy again, Nix then takes it to be there", now.Path.Base())}

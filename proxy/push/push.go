@@ -14,6 +14,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/semaphore"
@@ -90,6 +91,8 @@ type Server interface {
 	// paths are, Upstreams the caches that it asks for what it lacks.
 	Config() format.Config
 	StoreDir() string
+	// Keys are the keys of the cache that clients may trust.
+	Keys() format.KeyChain
 	Upstreams() []string
 	// Snapshot is the index in use; nil before one was read.
 	Snapshot() *index.Snapshot
@@ -123,6 +126,7 @@ type Receiver struct {
 	log      *slog.Logger
 	tokens   [][sha256.Size]byte
 	trusted  []string // public keys, our own and those that were given
+	vouched  atomic.Pointer[vouched]
 	group    *index.Group
 	spools   *spools
 	decoders chan struct{} // holds a token for each NAR that is decompressed
@@ -188,6 +192,27 @@ func (p *Receiver) Group() *index.Group { return p.group }
 // PublicKeys are those of the keys that sign what is taken. The cache learns them
 // with the first push.
 func (p *Receiver) PublicKeys() []string { return p.opts.Keys.PublicKeys() }
+
+// vouched are the keys for which those that are trusted vouch, in an index.
+type vouched struct {
+	snapshot *index.Snapshot
+	keys     []string
+}
+
+// trustedKeys are our own keys and those that were given, and the keys for which
+// these vouch in the index; not those that are retired.
+func (p *Receiver) trustedKeys() []string {
+	snap := p.server.Snapshot()
+	if snap == nil {
+		return p.trusted
+	}
+	v := p.vouched.Load()
+	if v == nil || v.snapshot != snap {
+		v = &vouched{snap, snap.KeysFrom(p.trusted).Trusted}
+		p.vouched.Store(v)
+	}
+	return v.keys
+}
 
 // ServeHTTP answers a PUT.
 func (p *Receiver) ServeHTTP(w http.ResponseWriter, r *http.Request) {

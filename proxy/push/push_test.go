@@ -26,6 +26,7 @@ import (
 	"github.com/org/nixoci-action/bincache"
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/index/format"
+	"github.com/org/nixoci-action/internal/indextest"
 	"github.com/org/nixoci-action/internal/proxytest"
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/registrytest"
@@ -653,6 +654,50 @@ func TestPushAfterALoss(t *testing.T) {
 	same := newPushed(t, "same", bincache.CompressionNone, proxytest.RandomBytes(1, 2*push.SmallNAR))
 	refused(t, copyTo(s, same), 502, "copy it again")
 	if w := copyTo(s, same); w.Code != http.StatusCreated {
+		t.Errorf("got %d, %s", w.Code, w.Body)
+	}
+}
+
+// With --require-signatures the keys count for which those that were given vouch,
+// whoever has written that into the cache; not those that were retired, nor what
+// somebody without one of these keys says.
+func TestPushSignaturesOfVouchedKeys(t *testing.T) {
+	repo := proxytest.OpenRepo(t, "oci:"+t.TempDir())
+	ps := indextest.People(t, 3)
+	given, next, evil := ps[0], ps[1], ps[2]
+	signed := func(name string, by indextest.Person) pushed {
+		p := newPushed(t, name, bincache.CompressionNone, []byte(name))
+		sig, err := by.Secret.Sign(nil, p.entry.Fingerprint())
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.entry.Signatures = []string{sig.String()}
+		return p
+	}
+	const no = "is not signed by a key that the proxy trusts"
+	proxytest.PutBlob(t, repo, []byte("x"))
+	proxytest.Publish(t, repo, indextest.KeysOf(ps[:1]), proxytest.FileEntry("first", []byte("x")))
+	s := newPushServer(t, repo, func(o *options) { o.Push.RequireSignatures, o.Push.TrustedKeys = true, []string{given.Public} })
+	refused(t, copyTo(s, signed("early", next)), 403, no)
+	proxytest.Publish(t, repo, indextest.KeysOf(ps, evil.Adds(evil), given.Adds(next)), proxytest.FileEntry("second", []byte("x")))
+	if err := s.Refresh(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for name, by := range map[string]indextest.Person{"by the first": given, "by the next": next} {
+		if w := copyTo(s, signed(strings.ReplaceAll(name, " ", "-"), by)); w.Code != http.StatusCreated {
+			t.Errorf("%s: got %d, %s", name, w.Code, w.Body)
+		}
+	}
+	refused(t, copyTo(s, signed("evil", evil)), 403, no)
+	if !s.push.Settle(context.Background(), false, time.Minute) {
+		t.Fatal("not settled")
+	}
+	proxytest.Publish(t, repo, indextest.KeysOf(nil, next.Retires(given, next)), proxytest.FileEntry("third", []byte("x")))
+	if err := s.Refresh(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	refused(t, copyTo(s, signed("late", given)), 403, no)
+	if w := copyTo(s, signed("later", next)); w.Code != http.StatusCreated {
 		t.Errorf("got %d, %s", w.Code, w.Body)
 	}
 }

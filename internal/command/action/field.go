@@ -29,7 +29,7 @@ var inputs = []field{
 	{name: "skip-cached", fallback: "true", about: "`false` to build or fetch also those outputs that the cache or an upstream cache has already", variable: "NIXOCI_SKIP_CACHED", to: "publish"},
 	{name: "exclude-paths", about: "globs over names of store paths, one a line: leave these out, and what refers to them", variable: "NIXOCI_EXCLUDE_PATH", to: "publish", list: true},
 	{name: "signing-key", about: "secret key to sign with, from a secret", variable: "NIX_SIGNING_KEY", to: "publish sign"},
-	{name: "trusted-keys", about: "public keys, one a line, that the job trusts beside the `signing-key`; what they have signed it substitutes and signs", variable: "NIXOCI_TRUSTED_KEY", to: "publish", list: true},
+	{name: "trusted-keys", about: "public keys, or files with such keys as in `./public-key.txt`, one a line, that the job trusts beside the `signing-key`; what they, or keys for which they vouch, have signed it substitutes and signs", variable: "NIXOCI_TRUSTED_KEY", to: "publish", list: true},
 	{name: "unsigned", fallback: "false", about: "`true` to sign nothing: the file in the output `report` says what is to be signed, by a job that has the key", variable: "NIXOCI_UNSIGNED", to: "publish"},
 	{name: "sign", about: "reports of jobs with `unsigned`, one a line: sign what they have built, and do nothing else", variable: "NIXOCI_REPORT", to: "sign", list: true},
 	{name: "token", fallback: "${{ github.token }}", about: "token for ghcr.io or the forge's own registry; with `username`, password for the cache's registry"},

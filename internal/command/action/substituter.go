@@ -20,6 +20,7 @@ import (
 	"github.com/nix-community/go-nix/pkg/nixbase32"
 
 	"github.com/org/nixoci-action/bincache"
+	"github.com/org/nixoci-action/internal/cli"
 	"github.com/org/nixoci-action/internal/hint"
 	"github.com/org/nixoci-action/internal/signing"
 )
@@ -34,7 +35,11 @@ const (
 // substitute starts a proxy that outlives the step, and has Nix ask it in this
 // step and the later ones.
 func (s *session) substitute(ctx context.Context) error {
-	if err := s.startProxy(ctx); err != nil {
+	given, err := s.givenKeys()
+	if err != nil {
+		return err
+	}
+	if err := s.startProxy(ctx, given); err != nil {
 		return err
 	}
 	keys, err := s.publicKeys(ctx)
@@ -58,8 +63,9 @@ func (s *session) substitute(ctx context.Context) error {
 	return s.configureNix(ctx)
 }
 
-// startProxy starts the proxy and waits until it serves.
-func (s *session) startProxy(ctx context.Context) error {
+// startProxy starts the proxy with the keys that were given, and waits until it
+// serves.
+func (s *session) startProxy(ctx context.Context, keys []string) error {
 	log, err := os.OpenFile(s.proxyLog(), os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
 	if err != nil {
 		return fmt.Errorf("starting the proxy: %w", err)
@@ -73,6 +79,9 @@ func (s *session) startProxy(ctx context.Context) error {
 	// nobody looks at pages there, but every build of the job could
 	cmd := exec.Command(s.program, proxyCommand, "--listen", "127.0.0.1:0", "--page", "off")
 	cmd.Env = append(s.cfg.environ(proxyCommand, s.env), "GITHUB_ACTIONS=") // its log is a file
+	if len(keys) > 0 {
+		cmd.Env = append(cmd.Env, cli.EnvName("trusted-key")+"="+strings.Join(keys, "\n")+"\n")
+	}
 	cmd.Stdout, cmd.Stderr = in, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	err = cmd.Start()
@@ -103,26 +112,30 @@ func (s *session) startProxy(ctx context.Context) error {
 func (s *session) proxyLog() string { return filepath.Join(s.state.Dir, "proxy.log") }
 func (s *session) confFile() string { return filepath.Join(s.state.Dir, "nix.conf") }
 
-// publicKeys are the keys that the job's Nix is to trust: those of the step's
-// own secret keys and those it was given. Only without any are they those that
-// the cache names, where whoever can write to it can put his: what such a job
-// takes from the cache, nobody signs.
-func (s *session) publicKeys(ctx context.Context) ([]string, error) {
+// givenKeys are those of the step's own secret keys and those it was given.
+func (s *session) givenKeys() ([]string, error) {
 	own, err := signing.Load(nil, s.cfg.text["signing-key"])
 	if err != nil {
 		return nil, err
 	}
-	keys, err := own.Trusted(strings.Fields(s.cfg.text["trusted-keys"]))
-	if err != nil || len(keys) > 0 {
-		return keys, err
-	}
+	return own.Trusted(strings.Fields(s.cfg.text["trusted-keys"]))
+}
+
+// publicKeys are the keys that the job's Nix is to trust: those that were given to
+// the proxy, and those for which they vouch. Only without any are they those that
+// the cache names, where whoever can write to it can put his: what such a job
+// takes from the cache, nobody signs.
+func (s *session) publicKeys(ctx context.Context) ([]string, error) {
 	status, body, err := s.ask(ctx, http.MethodGet, "/public-key")
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, err
+	case status == http.StatusNotFound:
+		return nil, nil
+	case status != http.StatusOK:
+		return nil, hint.Wrap(fmt.Errorf("asking the proxy for the cache's keys: %s", strings.TrimSpace(body)), "`nixoci keys list` shows which were retired")
 	}
-	if status == http.StatusOK {
-		keys = append(keys, strings.Fields(body)...)
-	}
+	keys := strings.Fields(body)
 	slices.Sort(keys)
 	return slices.Compact(keys), nil
 }

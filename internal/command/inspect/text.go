@@ -22,6 +22,12 @@ func summaryText(s page.Summary) string {
 	if len(s.PublicKeys) > 0 {
 		fmt.Fprintf(&b, "public keys: %s\n", strings.Join(s.PublicKeys, " "))
 	}
+	if len(s.RetiredKeys) > 0 {
+		fmt.Fprintf(&b, "retired keys: %s\n", strings.Join(s.RetiredKeys, " "))
+	}
+	if len(s.UnvouchedKeys) > 0 {
+		fmt.Fprintf(&b, "keys for which no trusted key vouches: %s\n", strings.Join(s.UnvouchedKeys, " "))
+	}
 	if s.Removable.Paths > 0 {
 		fmt.Fprintf(&b, "gc would remove %s, %s\n", ui.Count(s.Removable.Paths, "store path"), ui.Bytes(s.Removable.FileSize))
 	}

@@ -107,7 +107,7 @@ func parseConfig(args []string, getenv func(string) string) (config, error) {
 	f.Bool(&c.allowPush, "allow-push", "let nix copy --to write to the cache, from this machine only unless there is a --push-token-file")
 	f.String(&c.tokenFile, "push-token-file", "", "`FILE` with the tokens, one a line, of which clients must give one to push, as the password in netrc; it is asked for on this machine, too")
 	f.Strings(&c.keyFiles, "sign-key-file", nil, "`FILE` with a secret key to sign with what is pushed; it needs a --push-token-file")
-	f.Strings(&c.trusted, "trusted-key", nil, "public `KEY` (NAME:BASE64), whose signatures count with --allow-push, beside those of --sign-key-file")
+	f.Strings(&c.trusted, "trusted-key", nil, "public `KEY` (NAME:BASE64, or a file with such keys as ./FILE) of the caches of --cache: clients are told it and the keys for which it vouches, and no others (default: the keys that the cache names first). With --allow-push its signatures count beside those of --sign-key-file")
 	f.Bool(&c.requireSig, "require-signatures", "take only what a key of --trusted-key or --sign-key-file has signed already")
 	f.String(&c.series, "push-series", "", "`NAME` of a series of pushes: the newer ones take the place of the older ones, whatever packages they have (default: by the names of the packages)")
 	f.Choice(&c.page, "page", []string{pageAuto, pageOn, pageOff}, "`MODE` of the page about the cache at /: auto shows it where --listen is a loopback address, on everywhere, off nowhere")
@@ -126,7 +126,7 @@ func parseConfig(args []string, getenv func(string) string) (config, error) {
 		c.caches = []string{cache}
 	}
 	if c.keyText = getenv("NIX_SIGNING_KEY"); !c.allowPush {
-		c.keyText, c.trusted = "", nil // they may be there for publish
+		c.keyText = "" // it may be there for publish
 	}
 	// the variable is publish's too, where "none" switches the default off
 	c.upstream = slices.DeleteFunc(slices.Clone(c.upstream), func(s string) bool { return s == "none" })
@@ -202,7 +202,8 @@ func (c *config) validate() error {
 		errs = append(errs, hint.Wrap(errors.New("--require-signatures needs a key to check with: those that the cache names can be written by everybody who can write to it"),
 			"give the public key of whoever signs with --trusted-key"))
 	}
-	if _, err := signing.Keys(nil).Trusted(c.trusted); err != nil {
+	var err error
+	if c.trusted, err = signing.Keys(nil).Trusted(c.trusted); err != nil {
 		errs = append(errs, fmt.Errorf("--trusted-key: %w", err))
 	}
 	return errors.Join(errs...)

@@ -106,7 +106,8 @@ func (o *opener) named(ctx context.Context, cache string, p proxy.Options) (*pro
 	if err != nil {
 		return nil, err
 	}
-	idx := index.Open(repo, index.Options{Dir: o.cacheDir, Logger: p.Logger})
+	idx := index.Open(repo, index.Options{Dir: o.cacheDir, TrustedKeys: o.trusted, Logger: p.Logger})
+	p.TrustedKeys = o.trusted
 	if p.Push, err = o.receiver(ctx, idx, cache, repo, p.Logger); err != nil {
 		return nil, err
 	}

@@ -118,7 +118,7 @@ func TestConfig(t *testing.T) {
 				c.trusted = []string{testPublicKey}
 			}),
 		},
-		{name: "keys for publish", env: append(home, "NIX_SIGNING_KEY", "k", "NIXOCI_TRUSTED_KEY", testPublicKey), want: fallback},
+		{name: "keys for publish", env: append(home, "NIX_SIGNING_KEY", "k", "NIXOCI_TRUSTED_KEY", testPublicKey), want: with(func(c *config) { c.trusted = []string{testPublicKey} })},
 		{
 			name: "push by everybody", env: append(home, "NIX_SIGNING_KEY", "k"), args: []string{"--allow-push", "--refresh", "1ms"},
 			err: "--allow-push with a signing key needs --push-token-file|--refresh 1ms",

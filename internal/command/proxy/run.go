@@ -107,8 +107,9 @@ func announce(s proxy.Service, c config, listeners []net.Listener, stdout io.Wri
 			warnOpen(c, addr, m)
 		}
 	}
-	keys := s.Config().PublicKeys
-	if len(keys) == 0 && s.Len() > 0 {
+	chain := s.Keys()
+	keys := chain.Trusted
+	if chain.Keyless() && s.Len() > 0 {
 		m.Warn(hint.Wrap(errors.New("the cache has no public key; Nix takes its paths only if they carry a signature it trusts"),
 			"publish with --sign-key-file, or, if you trust everybody who can write to the cache, append ?trusted=1 to the substituter"))
 	}
