@@ -39,7 +39,7 @@ func publishTo(t *testing.T, cache string, conf format.Config) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.Close(t.Context(), &format.Publication{}); err != nil {
+	if _, err := w.Close(t.Context(), &format.Publication{Time: time.Now()}); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -247,7 +247,7 @@ func TestServesUntilStopped(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.Close(t.Context(), &format.Publication{}); err != nil {
+	if _, err := w.Close(t.Context(), &format.Publication{Time: time.Now()}); err != nil {
 		t.Fatal(err)
 	}
 
