@@ -44,7 +44,7 @@ func (w *Writer) Settle(ctx context.Context) error {
 		if errors.Is(err, format.ErrForeign) { // it will not go away
 			return err
 		}
-		if try == settleTries && err != nil {
+		if err != nil && (try == settleTries || registry.Denied(err)) {
 			return hint.Wrap(fmt.Errorf("writing the cache index's root: %w", err),
 				"everything is stored, but clients learn of it only within an hour, or with the next publish")
 		}

@@ -25,6 +25,7 @@ import (
 	"github.com/org/nixoci-action/internal/nix/nixtest"
 	"github.com/org/nixoci-action/internal/pieces"
 	"github.com/org/nixoci-action/internal/registry"
+	"github.com/org/nixoci-action/internal/registrytest"
 	"github.com/org/nixoci-action/internal/storepath"
 )
 
@@ -36,12 +37,9 @@ type Site struct {
 	*testing.T
 	Env      *nixtest.Env
 	Registry *httptest.Server
-	Fault    atomic.Pointer[Fault]
+	Fault    atomic.Pointer[registrytest.Fault]
 	Repo     registry.Repository
 }
-
-// Fault answers a request in the registry's place. It may call next.
-type Fault func(w http.ResponseWriter, r *http.Request, next http.Handler)
 
 // NewSite makes a site.
 func NewSite(t *testing.T, env *nixtest.Env) *Site {
@@ -159,7 +157,7 @@ func (s *Site) Build(d Derivation, substituters ...string) string {
 }
 
 // blobsOnly confines a fault to the reading of blobs.
-func blobsOnly(f Fault) Fault {
+func blobsOnly(f registrytest.Fault) registrytest.Fault {
 	return func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 		if r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/blobs/") {
 			f(w, r, next)
@@ -169,12 +167,12 @@ func blobsOnly(f Fault) Fault {
 	}
 }
 
-func answering(status int) Fault {
+func answering(status int) registrytest.Fault {
 	return func(w http.ResponseWriter, _ *http.Request, _ http.Handler) { Fail(status)(w, nil) }
 }
 
 // sending lets the registry answer, and hands the body to send.
-func sending(send func(w io.Writer, r *http.Request, body []byte)) Fault {
+func sending(send func(w io.Writer, r *http.Request, body []byte)) registrytest.Fault {
 	return func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 		rec := httptest.NewRecorder()
 		next.ServeHTTP(rec, r)
@@ -187,7 +185,7 @@ func sending(send func(w io.Writer, r *http.Request, body []byte)) Fault {
 	}
 }
 
-func cutAfter(n int) Fault {
+func cutAfter(n int) registrytest.Fault {
 	return sending(func(w io.Writer, _ *http.Request, body []byte) {
 		_, _ = w.Write(body[:min(n, len(body))])
 		if len(body) > n {
@@ -199,7 +197,7 @@ func cutAfter(n int) Fault {
 // RegistryFaults is what a registry may do, and what comes of it.
 var RegistryFaults = []struct {
 	Name  string
-	Fault Fault
+	Fault registrytest.Fault
 	Want  string
 }{
 	{"fine", nil, "substituted"},

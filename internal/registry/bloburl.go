@@ -104,6 +104,6 @@ func stay(*http.Request, []*http.Request) error { return http.ErrUseLastResponse
 // Renew forgets the credentials and the tokens made with them, so that the
 // next request asks for both again. Requests that are under way go on.
 func (r *remote) Renew() {
-	r.session.client.Store(nil)
-	r.deleting.client.Store(nil)
+	r.session.login.Store(nil)
+	r.deleting.login.Store(nil)
 }

@@ -103,7 +103,7 @@ func (r *remote) send(ctx context.Context, q request) (*http.Response, error) {
 	if q.delete {
 		session = r.deleting
 	}
-	client, err := r.connect(ctx, session)
+	login, err := r.connect(ctx, session)
 	if err != nil {
 		return nil, present(err)
 	}
@@ -117,6 +117,7 @@ func (r *remote) send(ctx context.Context, q request) (*http.Response, error) {
 	if q.stream != nil {
 		req.Body, req.GetBody, req.ContentLength = q.stream, nil, -1
 	}
+	client := login.Client
 	if q.stay {
 		client = &http.Client{Transport: client.Transport, CheckRedirect: stay}
 	}
@@ -128,8 +129,15 @@ func (r *remote) send(ctx context.Context, q request) (*http.Response, error) {
 	r.opts.Logger.Debug("registry request", "method", q.method, "path", q.url.Path, "status", resp.StatusCode, "took", time.Since(start).Round(time.Microsecond))
 	if err := transport.CheckError(resp, q.accept...); err != nil {
 		resp.Body.Close()
+		switch {
+		case resp.StatusCode != http.StatusUnauthorized:
+			login.worked.Store(true)
+		case session.expired(login):
+			err = retryable{err}
+		}
 		return nil, present(err)
 	}
+	login.worked.Store(true)
 	return resp, nil
 }
 

@@ -256,6 +256,41 @@ func TestHandshake(t *testing.T) {
 	}
 }
 
+// A registry forgets tokens: what it refuses after it has worked is tried again
+// with another handshake, also where the first new token is refused as well. A
+// login that has never worked is not.
+func TestTokenForgotten(t *testing.T) {
+	f := newFake(t)
+	f.auth = true
+	r := f.open()
+	if _, err := r.PutBlob(t.Context(), []byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range []string{"POST upload", "PUT upload", "HEAD manifest", "GET tags"} {
+		f.rules = append(f.rules, &rule{kind: k, times: 2, answer: f.expired(0)})
+	}
+	if _, err := r.PutBlob(t.Context(), []byte("y")); err != nil {
+		t.Error(err)
+	}
+	if _, err := r.Resolve(t.Context(), "v1"); !errors.Is(err, ErrNotFound) {
+		t.Error(err)
+	}
+	if _, err := r.Tags(t.Context()); err != nil {
+		t.Error(err)
+	}
+
+	f = newFake(t, rule{kind: "GET tags", times: 100, answer: func(w http.ResponseWriter, _ *http.Request) bool {
+		fail(w, http.StatusUnauthorized, "UNAUTHORIZED", "no")
+		return true
+	}})
+	if _, err := f.open().Tags(within(t, 10*time.Second)); !Denied(err) {
+		t.Error(err)
+	}
+	if n := len(f.requests()); n > 4 {
+		t.Errorf("a login that never worked was tried %d times: %q", n, f.requests())
+	}
+}
+
 // Whoever waits for another's handshake still follows its own context.
 func TestHandshakeOfAnotherHangs(t *testing.T) {
 	f := newFake(t, rule{kind: "GET /v2/", times: 9, answer: hang})

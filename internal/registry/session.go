@@ -15,9 +15,15 @@ import (
 
 // session is a client with a token for one scope.
 type session struct {
-	scopes     []string                    // the first that is granted
-	connecting chan struct{}               // holds a token during the handshake
-	client     atomic.Pointer[http.Client] // nil until the handshake succeeds
+	scopes     []string              // the first that is granted
+	connecting chan struct{}         // holds a token during the handshake
+	login      atomic.Pointer[login] // nil until the handshake succeeds
+}
+
+// login is what a handshake has led to.
+type login struct {
+	*http.Client
+	worked atomic.Bool // a request with it has succeeded
 }
 
 func newSession(scopes ...string) *session {
@@ -26,9 +32,9 @@ func newSession(scopes ...string) *session {
 
 // connect makes the handshake, unless it has been made: one ping, and a token
 // where one is asked for.
-func (r *remote) connect(ctx context.Context, s *session) (*http.Client, error) {
-	if c := s.client.Load(); c != nil {
-		return c, nil
+func (r *remote) connect(ctx context.Context, s *session) (*login, error) {
+	if l := s.login.Load(); l != nil {
+		return l, nil
 	}
 	select {
 	case s.connecting <- struct{}{}:
@@ -36,8 +42,8 @@ func (r *remote) connect(ctx context.Context, s *session) (*http.Client, error) 
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
-	if c := s.client.Load(); c != nil {
-		return c, nil
+	if l := s.login.Load(); l != nil {
+		return l, nil
 	}
 	auth, err := r.credentials(ctx)
 	if err != nil {
@@ -47,9 +53,20 @@ func (r *remote) connect(ctx context.Context, s *session) (*http.Client, error) 
 	if err != nil {
 		return nil, err
 	}
-	c := &http.Client{Transport: t, CheckRedirect: checkRedirect}
-	s.client.Store(c)
-	return c, nil
+	l := &login{Client: &http.Client{Transport: t, CheckRedirect: checkRedirect}}
+	s.login.Store(l)
+	return l, nil
+}
+
+// expired reports whether a refused login is worth another handshake: it is if
+// requests with it have succeeded. The transport renews a token by itself, but
+// only once, and the registry may forget the new one as well.
+func (s *session) expired(l *login) bool {
+	if !l.worked.Load() {
+		return false
+	}
+	s.login.CompareAndSwap(l, nil)
+	return true
 }
 
 func (r *remote) credentials(ctx context.Context) (authn.Authenticator, error) {

@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
-	"net/http/httputil"
-	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -35,11 +33,7 @@ type Private struct {
 func NewPrivate(tb testing.TB, backend string, tokens bool) *Private {
 	tb.Helper()
 	p := &Private{tokens: tokens, users: map[string]string{}, may: map[string][]string{}, issued: map[string]string{}}
-	next := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
-		r.SetURL(&url.URL{Scheme: "http", Host: backend})
-		r.Out.Header.Del("Authorization")
-		r.Out.Host = r.In.Host
-	}}
+	next := behind(backend)
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { p.serve(w, r, next) }))
 	tb.Cleanup(s.Close)
 	p.Addr = strings.TrimPrefix(s.URL, "http://")
@@ -117,6 +111,7 @@ func (p *Private) serve(w http.ResponseWriter, r *http.Request, next http.Handle
 	case token != "":
 		fmt.Fprintf(w, `{"token":%q}`, token)
 	case allowed, ping:
+		r.Header.Del("Authorization")
 		next.ServeHTTP(w, r)
 	case r.URL.Path == "/token":
 		http.Error(w, `{"errors":[{"code":"UNAUTHORIZED"}]}`, http.StatusUnauthorized)

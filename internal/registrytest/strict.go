@@ -6,8 +6,6 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"net/http/httputil"
-	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -131,11 +129,7 @@ func (s *Strict) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
 	}
-	proxy := httputil.ReverseProxy{Rewrite: func(p *httputil.ProxyRequest) {
-		p.SetURL(&url.URL{Scheme: "http", Host: s.Storage.Addr})
-		p.Out.Host = p.In.Host // the storage makes URLs of it
-	}}
-	proxy.ServeHTTP(w, r)
+	behind(s.Storage.Addr).ServeHTTP(w, r)
 }
 
 // judge says what is wrong with a manifest; "" if it is taken.

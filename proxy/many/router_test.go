@@ -24,6 +24,7 @@ import (
 	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/proxytest"
 	"github.com/org/nixoci-action/internal/registry"
+	"github.com/org/nixoci-action/internal/registrytest"
 	"github.com/org/nixoci-action/proxy"
 )
 
@@ -32,7 +33,7 @@ type counted struct {
 	addr  string
 	roots atomic.Int64 // readings of roots
 	all   atomic.Int64
-	fault atomic.Pointer[proxytest.Fault]
+	fault atomic.Pointer[registrytest.Fault]
 }
 
 func newCounted(tb testing.TB) *counted {
@@ -55,7 +56,7 @@ func newCounted(tb testing.TB) *counted {
 	return c
 }
 
-func (c *counted) fail(f proxytest.Fault) {
+func (c *counted) fail(f registrytest.Fault) {
 	if f == nil {
 		c.fault.Store(nil)
 		return
