@@ -25,14 +25,14 @@ type Publish struct {
 	OtherError string `json:"otherError,omitempty"`
 	// Denied tells that the registry refused the credentials, or what they may
 	// do.
-	Denied     bool     `json:"denied,omitempty"`
-	Cache      string   `json:"cache"`
-	DryRun     bool     `json:"dryRun"`
+	Denied bool   `json:"denied,omitempty"`
+	Cache  string `json:"cache"`
+	DryRun bool   `json:"dryRun"`
 	// PublicKeys are our own keys and those for which they vouch, RetiredKeys those
 	// of them that were taken out of the cache.
 	PublicKeys  []string `json:"publicKeys,omitempty"`
 	RetiredKeys []string `json:"retiredKeys,omitempty"`
-	Flake      string   `json:"flake,omitempty"`
+	Flake       string   `json:"flake,omitempty"`
 	// Origin is where the publication comes from, as it is recorded.
 	Origin    string   `json:"origin,omitempty"`
 	Systems   []string `json:"systems,omitempty"`
