@@ -147,9 +147,10 @@ func TestDocumentedCommands(t *testing.T) {
 	}
 }
 
-// Every test and benchmark that the documentation tells to run is in the package
-// that it names.
+// Every test and benchmark that the documentation names, or tells to run, is in the
+// package that it names. Every promise of SECURITY.md has one.
 func TestDocumentedTests(t *testing.T) {
+	named := regexp.MustCompile("`([a-z0-9/]+)/((?:Test|Fuzz|Benchmark)\\w+)`")
 	n := 0
 	for name, text := range docstest.Pages(t) {
 		for _, m := range regexp.MustCompile("go test ([^`|\n]*)").FindAllStringSubmatch(text, -1) {
@@ -166,6 +167,25 @@ func TestDocumentedTests(t *testing.T) {
 	}
 	if n < 5 {
 		t.Errorf("found %d commands only", n)
+	}
+	n = 0
+	for name, text := range docstest.Pages(t) {
+		for _, m := range named.FindAllStringSubmatch(text, -1) {
+			if n++; !docstest.HasTest(t, m[1], m[2]+`\(`) {
+				t.Errorf("%s: there is no %s in %s", name, m[2], m[1])
+			}
+		}
+		for _, m := range regexp.MustCompile("`(?:Test|Fuzz|Benchmark)[A-Z]\\w*`").FindAllString(text, -1) {
+			t.Errorf("%s: %s does not name its folder", name, m)
+		}
+	}
+	for _, m := range regexp.MustCompile(`(?m)^\| ([^*|][^|]*) \|(.*)\|$`).FindAllStringSubmatch(docstest.Pages(t)["SECURITY.md"], -1) {
+		if m[1] != "promise" && !named.MatchString(m[2]) {
+			t.Errorf("SECURITY.md: no test holds %q", m[1])
+		}
+	}
+	if n < 50 {
+		t.Errorf("found %d tests only", n)
 	}
 }
 

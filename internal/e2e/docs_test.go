@@ -26,7 +26,7 @@ var executed = []string{
 	"nixoci publish", "nixoci proxy", "nixoci gc", "nixoci inspect", "nix-build | nixoci publish -", "go run ./cmd/nixoci inspect", "nix run github:org/nixoci-action -- ",
 	"nix copy --to 'http://127.0.0.1:37515", "nix store copy-log --to http://127.0.0.1:37515", "nix log .#hello", "curl http://127.0.0.1:37515/", "curl -X POST http://127.0.0.1:37515/",
 	"(umask 077; mkdir -p ~/.config/nixoci\n nix-store --generate-binary-cache-key", "(umask 077; openssl rand",
-	"sudo install ", "echo NIXOCI_CACHE=",
+	"sudo install ", "echo NIXOCI_CACHE=", "go version -m bin/nixoci",
 }
 
 // elsewhere begin the commands that a test, or a file that CI runs, has.
@@ -54,6 +54,7 @@ var elsewhere = map[string]string{
 	"make build":                         ".github/workflows/ci.yml",
 	"make demo":                          ".github/workflows/ci.yml",
 	"make lint":                          ".github/workflows/ci.yml",
+	"make vuln":                          ".github/workflows/ci.yml",
 }
 
 // impossible begin the commands that cannot run here, with the reason.
@@ -65,6 +66,7 @@ var impossible = map[string]string{
 	"git add -A && git commit": "pushes to GitHub",
 	"gh secret set":            "writes to GitHub",
 	"gh api":                   "reads from GitHub",
+	"gh attestation verify":    "reads from GitHub",
 	"P=users/OWNER":            "is for the GitHub API",
 	"while read -r id":         "deletes on GitHub",
 	"ORANC=":                   "is for crane",

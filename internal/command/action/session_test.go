@@ -36,6 +36,21 @@ func newTestSession(t *testing.T, script string, inputs ...string) (*session, *b
 	}, &out
 }
 
+// The secrets that the step is given are masked before anything else is printed,
+// even if an input is wrong.
+func TestSecretsAreMasked(t *testing.T) {
+	var out bytes.Buffer
+	_, err := newSession(env("GITHUB_ACTIONS", "true", "INPUT_CACHE", "oci:/c", "INPUT_TOKEN", "a-token-of-the-job", "INPUT_SIGNING-KEY", "cache-1:c2VjcmV0", "INPUT_TRUST-EVENT", "push"), &out)
+	if err == nil {
+		t.Error("a wrong input is taken")
+	}
+	for _, secret := range []string{"a-token-of-the-job", "cache-1:c2VjcmV0"} {
+		if !strings.Contains(out.String(), "::add-mask::"+secret+"\n") {
+			t.Errorf("%s is not masked:\n%s", secret, &out)
+		}
+	}
+}
+
 // How a failed publish ends the step.
 func TestVerdict(t *testing.T) {
 	t.Parallel()

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -197,6 +198,17 @@ func TestServiceErrors(t *testing.T) {
 		if status := Run(t.Context(), args, env("HOME", t.TempDir()), nil, io.Discard, &stderr); status != cli.ExitFailed || !strings.Contains(stderr.String(), tc.want) {
 			t.Errorf("%s: got %d, %s", name, status, stderr.String())
 		}
+	}
+}
+
+// Unless it is told otherwise, the proxy is for this machine.
+func TestListensHere(t *testing.T) {
+	c, err := parseConfig([]string{"--cache", "oci:/c"}, env("HOME", "/h"))
+	if err != nil || len(c.listen) > 0 {
+		t.Errorf("it listens on %q, %v", c.listen, err)
+	}
+	if addr, err := netip.ParseAddrPort(defaultListen); err != nil || !addr.Addr().IsLoopback() {
+		t.Errorf("by default it listens on %s, %v", defaultListen, err)
 	}
 }
 
