@@ -85,7 +85,7 @@ func TestLauncherChecksToolCache(t *testing.T) {
 	t.Parallel()
 	for name, spoil := range map[string]func(program string) error{
 		"changed": func(program string) error {
-			return errors.Join(os.Remove(program), os.WriteFile(program, []byte("#!/bin/sh\necho evil\n"), 0o700)) //nolint:gosec // it is to be run
+			return errors.Join(os.Remove(program), os.WriteFile(program, []byte("#!/bin/sh\necho evil\n"), 0o700))
 		},
 		"half":    func(program string) error { return os.Truncate(program, 1000) },
 		"missing": os.Remove,
