@@ -1,6 +1,7 @@
 package matrix
 
 import (
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"reflect"
@@ -234,4 +235,24 @@ func TestParseJob(t *testing.T) {
 			t.Errorf("%s: got %+v, %v", bad, j, err)
 		}
 	}
+}
+
+// A job that is accepted is one that Plan could have made, written in JSON.
+func FuzzParseJob(f *testing.F) {
+	f.Add(`{"name":"a","system":"x86_64-linux","runner":"r","outputs":"packages.x.a\npackages.x.b","systems":"x86_64-linux","series":"matrix&","other":1}`)
+	f.Add(`{"outputs":"\n"}`)
+	f.Fuzz(func(t *testing.T, text string) {
+		j, err := ParseJob(text)
+		if err != nil {
+			return
+		}
+		raw, err := json.Marshal(j)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := ParseJob(string(raw))
+		if err != nil || !reflect.DeepEqual(again, j) || j.Members() != nil || len(Lines(j.Outputs)) == 0 {
+			t.Errorf("%q: got %+v, %v, want %+v", text, again, err, j)
+		}
+	})
 }

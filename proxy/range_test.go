@@ -1,6 +1,9 @@
 package proxy
 
-import "testing"
+import (
+	"fmt"
+	"testing"
+)
 
 func TestParseRange(t *testing.T) {
 	all := byteRange{0, 100, false}
@@ -35,4 +38,30 @@ func TestParseRange(t *testing.T) {
 			t.Errorf("parseRange(%q): got %+v, %v; want %+v, %v", tc.header, got, ok, tc.want, tc.ok)
 		}
 	}
+}
+
+// A range lies within the file, and what a client is told of it asks for the
+// same again.
+func FuzzParseRange(f *testing.F) {
+	for _, header := range []string{"bytes=0-", "bytes=10-19", "bytes=-30", "bytes=-0", "bytes=99999999999999999999-", "bytes=1-2,5-6", "lines=1-2"} {
+		f.Add(header, int64(100))
+	}
+	f.Fuzz(func(t *testing.T, header string, size int64) {
+		if size <= 0 {
+			return
+		}
+		r, ok := parseRange(header, size)
+		switch {
+		case !ok:
+			if r != (byteRange{}) {
+				t.Errorf("%q of %d: got %+v, refused", header, size, r)
+			}
+		case r.start < 0 || r.length <= 0 || r.length > size-r.start, !r.partial && r != whole(size):
+			t.Errorf("%q of %d: got %+v", header, size, r)
+		case r.partial:
+			if again, ok := parseRange(fmt.Sprintf("bytes=%d-%d", r.start, r.start+r.length-1), size); !ok || again != r {
+				t.Errorf("%q of %d: got %+v, want %+v", header, size, again, r)
+			}
+		}
+	})
 }

@@ -53,6 +53,7 @@ func FuzzLiteral(f *testing.F) {
 
 // Whatever a report says, the summary has our own markup only.
 func FuzzSummary(f *testing.F) {
+	f.Add("", "")
 	for _, s := range nasty {
 		f.Add(s, s)
 	}
@@ -62,7 +63,7 @@ func FuzzSummary(f *testing.F) {
 			Status: report.Partly, OtherError: "of " + b + "t0ken-123", PublicKeys: []string{b}, Closure: report.Total{Paths: 1, NarSize: 2, FileSize: 3},
 			Excluded: report.Total{Paths: 1, NarSize: 2, FileSize: 3}, Unsigned: report.Total{Paths: 1, NarSize: 2, FileSize: 3}, OtherKeys: []string{a, b},
 			Outputs: []report.Output{
-				{Attr: a, Status: report.OutputFailed, Reason: "r" + b, Message: "m" + b + "c2VjcmV0", FailedDrv: a, Log: "l" + a + "k:c2VjcmV0"},
+				{Attr: a, Status: report.OutputFailed, Reason: "r" + b, Message: "m" + b + "c2VjcmV0", FailedDrv: "x" + a, Log: "l" + a + "k:c2VjcmV0"},
 				{Attr: "x" + a, Status: report.OutputSkipped, Reason: b, Message: a},
 			},
 			Paths: []report.Path{{Path: a, Reason: "new"}}, LeftOut: []report.Path{{Path: a, Reason: b}},
@@ -96,12 +97,19 @@ func FuzzSummary(f *testing.F) {
 	})
 }
 
+var (
+	entity = regexp.MustCompile(`&#[0-9]+;`)
+	shown  = regexp.MustCompile(`<(pre|code)>[^<]*</`)          // it may be empty
+	breaks = regexp.MustCompile(`(<br>[A-Za-z0-9 /,?\t.…-]*)+`) // an error of several lines
+	words  = regexp.MustCompile(`[A-Za-z0-9 /,?\t.…-]+|\n+`)
+)
+
 // markup is a text without what shows.
 func markup(s string) string {
-	s = regexp.MustCompile(`&#[0-9]+;`).ReplaceAllString(s, "x")
-	s = regexp.MustCompile(`<(pre|code)>[^<]*</`).ReplaceAllString(s, "<$1>x</")   // it may be empty
-	s = regexp.MustCompile(`(<br>[A-Za-z0-9 /,?\t.…-]*)+`).ReplaceAllString(s, "") // an error of several lines
-	return regexp.MustCompile(`[A-Za-z0-9 /,?\t.…-]+|\n+`).ReplaceAllString(s, " ")
+	s = entity.ReplaceAllString(s, "x")
+	s = shown.ReplaceAllString(s, "<$1>x</")
+	s = breaks.ReplaceAllString(s, "")
+	return words.ReplaceAllString(s, " ")
 }
 
 // Whatever names are planned, the summary has our own markup only.

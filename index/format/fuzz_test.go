@@ -2,9 +2,12 @@ package format_test
 
 import (
 	"bytes"
+	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
@@ -115,6 +118,87 @@ func FuzzParseRealisation(f *testing.F) {
 		again, out2, err := format.ParseRealisation(doi(name), []byte(r.JSON(out)))
 		if err != nil || out2 != out || !again.Equal(r) {
 			t.Errorf("%q %q: got %+v of %s, %v", name, doc, again, out2, err)
+		}
+	})
+}
+
+// A segment list that is accepted can be written again.
+func FuzzSegmentList(f *testing.F) {
+	f.Add([]byte(`{"version":1,"minReader":1,"segments":[{"tag":"segment-x","manifest":"` + digest("0") + `","entries":"` + digest("1") + `","entriesSize":3,"count":1,"created":"2026-01-01T00:00:00Z"}],"config":{"publicKeys":["a:` + strings.Repeat("A", 43) + `="]}}`))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		l, err := format.ParseSegmentList(indextest.Frame(raw))
+		if err != nil {
+			return
+		}
+		b, err := format.EncodeSegmentList(l)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := format.ParseSegmentList(b)
+		if err != nil || len(again.Segments) != len(l.Segments) || fmt.Sprint(again.Config) != fmt.Sprint(l.Config) {
+			t.Errorf("got %+v, %v, want %+v", again, err, l)
+		}
+	})
+}
+
+func digest(digit string) string { return "sha256:" + strings.Repeat(digit, 64) }
+
+// What was replaced can be written again as it was read.
+func FuzzParseRetired(f *testing.F) {
+	f.Add([]byte(`[{"tag":"segment-x","manifest":"` + digest("0") + `","since":"2026-01-01T00:00:00Z"},{"manifest":"` + digest("1") + `","since":"2026-01-01T00:00:00+01:00"}]`))
+	f.Add([]byte(`null`))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		rs, err := format.ParseRetired(indextest.Frame(raw))
+		if err != nil || len(rs) == 0 {
+			return
+		}
+		_, blobs, err := format.NewRoot(nil, format.SegmentList{}, rs)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := format.ParseRetired(blobs[2])
+		if err != nil || !slices.EqualFunc(again, rs, func(a, b format.Retired) bool {
+			return a.Tag == b.Tag && a.Manifest == b.Manifest && a.Since.Equal(b.Since)
+		}) {
+			t.Errorf("got %+v, %v, want %+v", again, err, rs)
+		}
+	})
+}
+
+// A manifest that is written again in the form that it has says the same.
+func FuzzManifest(f *testing.F) {
+	layers, _, err := format.NewRoot([]byte("{}"), format.SegmentList{}, []format.Retired{{Manifest: format.EmptyConfig.Digest}})
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, form := range []format.Form{format.FormFull, format.FormUntyped, format.FormImage} {
+		m, err := form.Manifest(format.MediaRoot, layers, time.Unix(0, 0))
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(m.Raw)
+	}
+	f.Add([]byte(`{"layers":[{"digest":"` + digest("0") + `"}]}`))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		m, form, err := format.DecodeManifest(raw)
+		if err != nil || slices.ContainsFunc(m.Layers, func(d v1.Descriptor) bool { return d.Digest == v1.Hash{} }) {
+			return
+		}
+		again, err := form.Manifest(m.ArtifactType, m.Layers, time.Unix(0, 0))
+		if err != nil {
+			t.Fatal(err)
+		}
+		m2, form2, err := format.DecodeManifest(again.Raw)
+		if err != nil || form2 != form || m2.ArtifactType != m.ArtifactType || len(m2.Layers) != len(m.Layers) {
+			t.Fatalf("got %+v in form %d, %v, want %+v in form %d", m2, form2, err, m, form)
+		}
+		root, err := format.ParseRoot(raw)
+		root2, err2 := format.ParseRoot(again.Raw)
+		digests := func(r format.RootManifest) [4]v1.Hash {
+			return [4]v1.Hash{r.Stub, r.Segments.Digest, r.Retired.Digest, r.Foreign.Digest}
+		}
+		if (err == nil) != (err2 == nil) || digests(root) != digests(root2) {
+			t.Errorf("got the root %+v, %v, want %+v, %v", root2, err2, root, err)
 		}
 	})
 }

@@ -37,3 +37,23 @@ func TestCheckListing(t *testing.T) {
 		}
 	}
 }
+
+// Whatever a client pushes as a listing, what is taken from it can be stored.
+func FuzzCheckListing(f *testing.F) {
+	f.Add([]byte(`{"root":{"entries":{"lib":{"entries":{"debug":{"entries":{".build-id":{"entries":{"01":{"entries":{"` + indextest.BuildID[2:] + `.debug":{"narOffset":1,"size":1,"type":"regular"}}}}}}}}}}},"version":1}`))
+	f.Add([]byte(`{"version":1,"root":{"entries":{"a":null,"b":{"narOffset":9223372036854775807,"size":1}}}}`))
+	f.Fuzz(func(t *testing.T, doc []byte) {
+		ids, end, err := format.CheckListing(doc)
+		if err != nil {
+			return
+		}
+		if end < 0 || len(ids) > format.MaxBuildIDs || !slices.IsSorted(ids) || len(slices.Compact(slices.Clone(ids))) != len(ids) {
+			t.Errorf("got %q, %d", ids, end)
+		}
+		for _, id := range ids {
+			if !format.ValidBuildID(id) {
+				t.Errorf("got the build ID %q", id)
+			}
+		}
+	})
+}

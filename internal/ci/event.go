@@ -84,30 +84,36 @@ type payload struct {
 // that the repository's own jobs have.
 func ReadEvent(getenv func(string) string) (Event, error) {
 	e := Event{Name: getenv("GITHUB_EVENT_NAME")}
-	ref := getenv("GITHUB_REF")
 	if slices.Contains(ofWriters, e.Name) {
 		return e, nil
 	}
 	text, err := readEvent(getenv("GITHUB_EVENT_PATH"))
-	var p payload
 	if err == nil {
-		err = json.Unmarshal(text, &p)
+		err = e.parse(text, getenv("GITHUB_REF"), getenv("GITHUB_REPOSITORY"))
 	}
 	if err != nil {
-		return e, fmt.Errorf("reading the event %s: %w", e.Name, err)
+		err = fmt.Errorf("reading the event %s: %w", e.Name, err)
+	}
+	return e, err
+}
+
+// parse reads the file of an event with a name that ran at ref in a repository.
+func (e *Event) parse(text []byte, ref, repository string) error {
+	var p payload
+	if err := json.Unmarshal(text, &p); err != nil {
+		return err
 	}
 	// what calls a reusable workflow Gitea does not say
 	called := e.Name == "workflow_call"
 	e.Privileged = AnybodyCauses(e.Name) && (!called || !isPull(ref))
-	here := cmp.Or(getenv("GITHUB_REPOSITORY"), p.Repository.FullName)
-	e.Foreign = p.foreign(here)
+	e.Foreign = p.foreign(cmp.Or(repository, p.Repository.FullName))
 	if called && p.PullRequest == nil && p.WorkflowRun == nil && p.Issue == nil {
 		e.Foreign = "" // as a push calls it
 	}
 	if !isPull(ref) && (e.Foreign != "" || p.PullRequest != nil || p.WorkflowRun != nil && p.WorkflowRun.Event == "pull_request") {
 		e.Ref = "refs/pull/" + strconv.Itoa(p.number()) + "/merge"
 	}
-	return e, nil
+	return nil
 }
 
 // foreign says where the code may be from, "" if that is the repository here.

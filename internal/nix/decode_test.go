@@ -3,11 +3,15 @@ package nix
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"reflect"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+	"unicode"
+
+	"github.com/org/nixoci-action/internal/storepath"
 )
 
 const (
@@ -160,6 +164,62 @@ func FuzzParsePathInfo(f *testing.F) {
 			}
 			if i > 0 && infos[i-1].Path >= info.Path {
 				t.Errorf("%s before %s", infos[i-1].Path, info.Path)
+			}
+		}
+	})
+}
+
+// A version that is understood is understood again as it is written.
+func FuzzParseVersion(f *testing.F) {
+	for _, line := range []string{"nix (Nix) 2.8.0", "nix (Nix) 2.35.0pre20260101_abcdef0", "nix (Lix, like Nix) 2.91.1", "nix (Determinate Nix 3.6.2) 2.29.0"} {
+		f.Add(line)
+	}
+	f.Fuzz(func(t *testing.T, line string) {
+		v, err := parseVersion(line)
+		if err != nil {
+			if strings.ContainsFunc(err.Error(), unicode.IsControl) {
+				t.Errorf("%q: got %v", line, err)
+			}
+			return
+		}
+		name := "Nix"
+		if v.Lix {
+			name = "Lix"
+		}
+		if again, err := parseVersion(fmt.Sprintf("nix (%s) %d.%d", name, v.Major, v.Minor)); err != nil || again != v {
+			t.Errorf("%q: got %v, %v, want %v", line, again, err, v)
+		}
+	})
+}
+
+// A flake that is accepted has a reference, and a commit only if that is all of it.
+func FuzzParseFlake(f *testing.F) {
+	f.Add([]byte(`{"originalUrl":"nixpkgs","resolvedUrl":"github:o/r","url":"github:o/r/0123","path":"/nix/store/00000000000000000000000000000000-source","lastModified":1,"locked":{"type":"github","rev":"0123","dir":"d","narHash":"sha256-x"},"locks":{"nodes":{"root":{},"x":{}}}}`))
+	f.Add([]byte(`{"url":"git+file:///x","locked":{"type":"git","dirtyRev":"0123-dirty"}}`))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		got, err := parseFlake(raw)
+		if err == nil && (got.URL == "" || got.Dirty && got.Revision != "") {
+			t.Errorf("%s: got %+v", raw, got)
+		}
+	})
+}
+
+// Every realisation that is accepted is of an output in the store of its
+// derivation, and says in one way of which derivation.
+func FuzzParseRealisations(f *testing.F) {
+	const base = "c4gawc43zfkbrqj10kdk2sr1p501n287-top"
+	f.Add([]byte(`[{"dependentRealisations":{"sha256:e6!out":"` + base + `"},"id":"sha256:91!out","outPath":"` + base + `"},{"opaquePath":"/nix/store/` + base + `"}]`))
+	f.Add([]byte(`[{"key":{"drvPath":"wkh51r12dc10nzl5g0kgnbc02j119mvb-top.drv","outputName":"out"},"value":{"outPath":"` + base + `"}}]`))
+	drv := storepath.Path{Dir: "/nix/store", HashPart: strings.Repeat("0", 32), Name: "top.drv"}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		own, inputs, err := parseRealisations(raw, drv)
+		if err != nil {
+			return
+		}
+		for _, r := range append(own, inputs...) {
+			p, err := storepath.Parse(r.Path)
+			if err != nil || p.Dir != drv.Dir || !outputNames.MatchString(r.Output) || (r.ID == "") == (r.Drv == "") || r.ID != "" && !strings.HasSuffix(r.ID, "!"+r.Output) {
+				t.Errorf("%s: got %+v, %v", raw, r, err)
 			}
 		}
 	})

@@ -3,6 +3,7 @@ package signing
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -94,4 +95,31 @@ func TestTrusted(t *testing.T) {
 	if strings.Contains(err.Error(), given.String()[len("given-1:"):]) {
 		t.Errorf("the error shows a secret: %v", err)
 	}
+}
+
+// Keys that are accepted sign, and read again they are the same.
+func FuzzParse(f *testing.F) {
+	f.Add("a-1:" + strings.Repeat("A", 86) + "==\nb-1:" + strings.Repeat("B", 85) + "A==")
+	f.Add("a-1:AAAA")
+	f.Fuzz(func(t *testing.T, text string) {
+		keys, err := parse(text)
+		if err != nil {
+			if err.Error() != "it is no secret key" {
+				t.Errorf("%q: got %v", text, err)
+			}
+			return
+		}
+		var again []string
+		for _, k := range keys {
+			again = append(again, k.String())
+		}
+		if got, err := parse(strings.Join(again, "\n")); err != nil || !slices.Equal(got.PublicKeys(), keys.PublicKeys()) {
+			t.Errorf("%q: got %q, %v, want %q", text, got.PublicKeys(), err, keys.PublicKeys())
+		}
+		if len(keys) > 0 {
+			if sigs, err := keys[:1].Sign("1;x;", nil); err != nil || len(sigs) != 1 {
+				t.Errorf("%q: got %q, %v", text, sigs, err)
+			}
+		}
+	})
 }

@@ -2,11 +2,15 @@ package push
 
 import (
 	"bytes"
+	"compress/gzip"
+	"io"
 	"testing"
+	"testing/iotest"
 
 	"github.com/ulikunitz/xz"
 
 	"github.com/org/nixoci-action/bincache"
+	"github.com/org/nixoci-action/internal/indextest"
 	"github.com/org/nixoci-action/internal/proxytest"
 )
 
@@ -55,4 +59,41 @@ func FuzzCheckXZ(f *testing.F) {
 	}
 	f.Add(b.Bytes())
 	f.Fuzz(func(_ *testing.T, b []byte) { _ = checkXZ(bytes.NewReader(b)) })
+}
+
+// What is pushed is decompressed or refused, and the same however it comes.
+func FuzzDecompress(f *testing.F) {
+	f.Add([]byte(bincache.NARMagic))
+	f.Add(indextest.Frame([]byte(bincache.NARMagic)))
+	f.Add([]byte("BZh9"))
+	for _, writer := range []func(io.Writer) io.WriteCloser{
+		func(w io.Writer) io.WriteCloser { return gzip.NewWriter(w) },
+		func(w io.Writer) io.WriteCloser { x, _ := xz.NewWriter(w); return x },
+	} {
+		var b bytes.Buffer
+		w := writer(&b)
+		if _, err := w.Write([]byte(bincache.NARMagic)); err != nil || w.Close() != nil {
+			f.Fatal(err)
+		}
+		f.Add(b.Bytes())
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		compression, err := compressionOf(bytes.NewReader(b))
+		if err != nil || compression == bincache.CompressionXZ && checkXZ(bytes.NewReader(b)) != nil {
+			return
+		}
+		read := func(r io.Reader) (string, bool) {
+			d, done, err := bincache.Decompress(r, compression)
+			if err != nil {
+				return "", false
+			}
+			defer done()
+			text, err := io.ReadAll(io.LimitReader(d, 64<<10))
+			return string(text), err == nil
+		}
+		whole, ok := read(bytes.NewReader(b))
+		if pieces, ok2 := read(iotest.HalfReader(bytes.NewReader(b))); ok2 != ok || ok && pieces != whole {
+			t.Errorf("%s: got %d bytes, %v; in pieces %d bytes, %v", compression, len(whole), ok, len(pieces), ok2)
+		}
+	})
 }

@@ -80,13 +80,21 @@ func readTokens(name string) ([]string, error) {
 	if err != nil {
 		return fail(err)
 	}
-	tokens := strings.Fields(string(b))
+	tokens, err := parseTokens(string(b))
+	if err != nil {
+		return fail(fmt.Errorf("%s: %w", name, err))
+	}
+	return tokens, nil
+}
+
+func parseTokens(text string) ([]string, error) {
+	tokens := strings.Fields(text)
 	if len(tokens) == 0 {
-		return fail(fmt.Errorf("%s is empty", name))
+		return nil, errors.New("it is empty")
 	}
 	for _, t := range tokens {
 		if len(t) < minToken {
-			return fail(errors.New("a token has less than 16 characters"))
+			return nil, errors.New("a token has less than 16 characters")
 		}
 	}
 	return tokens, nil

@@ -34,3 +34,22 @@ func TestReadTokens(t *testing.T) {
 		}
 	}
 }
+
+// Every token is long enough, and no error shows one.
+func FuzzParseTokens(f *testing.F) {
+	f.Add("0123456789abcdef0123456789abcdef\r\nan-older-one-of-ours\n")
+	f.Add("secret-word\n")
+	f.Add(" \n")
+	f.Fuzz(func(t *testing.T, text string) {
+		got, err := parseTokens(text)
+		if err != nil {
+			if s := err.Error(); s != "it is empty" && s != "a token has less than 16 characters" {
+				t.Errorf("%q: got %v", text, err)
+			}
+			return
+		}
+		if short := slices.ContainsFunc(got, func(s string) bool { return len(s) < minToken }); short || !slices.Equal(got, strings.Fields(text)) {
+			t.Errorf("%q: got %q", text, got)
+		}
+	})
+}
