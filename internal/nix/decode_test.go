@@ -196,6 +196,7 @@ func FuzzParseVersion(f *testing.F) {
 func FuzzParseFlake(f *testing.F) {
 	f.Add([]byte(`{"originalUrl":"nixpkgs","resolvedUrl":"github:o/r","url":"github:o/r/0123","path":"/nix/store/00000000000000000000000000000000-source","lastModified":1,"locked":{"type":"github","rev":"0123","dir":"d","narHash":"sha256-x"},"locks":{"nodes":{"root":{},"x":{}}}}`))
 	f.Add([]byte(`{"url":"git+file:///x","locked":{"type":"git","dirtyRev":"0123-dirty"}}`))
+	f.Add([]byte(`{"url":"git+file:///x","locked":{"type":"git","rev":"0123","dirtyRev":"0123-dirty"}}`))
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		got, err := parseFlake(raw)
 		if err == nil && (got.URL == "" || got.Dirty && got.Revision != "") {

@@ -111,6 +111,9 @@ func parseFlake(raw []byte) (Flake, error) {
 		return Flake{}, errors.New("decoding Nix's flake metadata: it has no URL")
 	}
 	l := m.Locked
+	if l.DirtyRev != "" {
+		l.Rev = ""
+	}
 	return Flake{
 		Original: m.OriginalURL, Resolved: m.ResolvedURL, URL: m.URL, StorePath: m.Path, Dir: l.Dir, Revision: l.Rev,
 		Dirty:   l.DirtyRev != "" || l.Type == "git" && l.Rev == "",
