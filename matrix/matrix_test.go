@@ -240,7 +240,7 @@ func TestParseJob(t *testing.T) {
 // A job that is accepted is one that Plan could have made, written in JSON.
 func FuzzParseJob(f *testing.F) {
 	f.Add(`{"name":"a","system":"x86_64-linux","runner":"r","outputs":"packages.x.a\npackages.x.b","systems":"x86_64-linux","series":"matrix&","other":1}`)
-	f.Add(`{"outputs":"\n"}`)
+	f.Add(`{"outputs":"\n","systems":"x","series":"s"}`)
 	f.Fuzz(func(t *testing.T, text string) {
 		j, err := ParseJob(text)
 		if err != nil {
