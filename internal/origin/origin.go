@@ -44,12 +44,15 @@ func URL(text string) string {
 }
 
 func name(host, p string) string {
-	host = strings.TrimSuffix(strings.ToLower(host), ".")
-	p = strings.TrimSuffix(strings.TrimRight(clean(p), "/"), ".git")
-	if host == "" || host == "-" || strings.Trim(p, "/") == "" {
+	host = strings.TrimRight(strings.ToLower(host), ".")
+	p = "/" + p
+	for last := ""; p != last; { // what is left may end in it again, or in a slash
+		last, p = p, path.Clean("/"+strings.TrimSuffix(p, ".git"))
+	}
+	if host == "" || host == "-" || p == "/" {
 		return ""
 	}
-	return host + p
+	return host + clean(p)
 }
 
 // clean makes a path absolute, and escapes it.

@@ -103,7 +103,7 @@ func TestWithin(t *testing.T) {
 }
 
 func FuzzNames(f *testing.F) {
-	for _, s := range []string{"git@github.com:me/one.git", "https://u:p@h:1/x?y#z", "https://h/a/-/jobs/1", "github:o/r?token=x"} {
+	for _, s := range []string{"git@github.com:me/one.git", "https://u:p@h:1/x?y#z", "https://h/a/-/jobs/1", "github:o/r?token=x", "github.com:me/.git", "h:a.git.git", "h:a/...git", "h:.git", "..:0"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
