@@ -5,6 +5,7 @@ ACT           := github.com/nektos/act@v0.2.89
 GOVULNCHECK   := golang.org/x/vuln/cmd/govulncheck@v1.8.0
 
 FUZZTIME ?= 10s
+TORTURE  ?= 1h
 VERSION  ?=
 BIN      ?= bin/
 
@@ -82,6 +83,14 @@ vuln: ## look for known vulnerabilities in what the code calls
 .PHONY: fuzz
 fuzz: ## run every fuzz target for FUZZTIME (10s)
 	FUZZTIME=$(FUZZTIME) scripts/fuzz
+
+# A failure names its seed: repeat it with -soak-seed, -model.seed or -model.history.
+.PHONY: torture
+torture: ## faults, kills and random histories for more than TORTURE (1h)
+	scripts/install-deps --for test
+	scripts/with-nix go test ./internal/e2e -count=1 -timeout 0 -v -run '^TestSoak$$' -soak $(TORTURE) -soak-faults 50
+	scripts/with-nix go test ./internal/e2e -count=5 -timeout 0 -parallel 8 -run '^(TestPassingFaults|TestKilledAfterEachRequest|TestRefusedFromEachRequestOn|TestEightPublishersAtOnce)$$'
+	CGO_ENABLED=0 go test ./index/collect -count=1 -timeout 0 -v -run '^TestModel$$' -model.histories 20000
 
 .PHONY: clean
 clean: ## remove what the other targets made

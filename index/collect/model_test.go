@@ -45,14 +45,13 @@ const (
 var (
 	modelSeed    = flag.Uint64("model.seed", 0, "repeat TestModel with the `SEED` that it has printed")
 	modelHistory = flag.Int("model.history", 0, "begin with the `HISTORY`")
+
+	// the race detector makes them many times slower
+	modelHistories = flag.Int("model.histories", 2000, "how many `HISTORIES` TestModel goes through; a twentieth with the race detector")
 )
 
-// histories is the number of histories of TestModel; the race detector makes
-// them many times slower.
-var histories = 2000
-
 func TestModel(t *testing.T) {
-	n := histories
+	n := *modelHistories
 	if indextest.RaceEnabled {
 		n /= 20
 	}
@@ -731,7 +730,7 @@ func (m *model) publish(a *actor, pub format.Publication, paths map[string][]str
 		m.attempts = append(m.attempts, attempt)
 		m.mu.Unlock()
 	}
-	for range 5 {
+	for range 20 { // the registry collects more often than any real one
 		if err := m.upload(ctx, a, w, todo, paths, packing); err != nil {
 			return err
 		}

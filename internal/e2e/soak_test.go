@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -27,6 +28,7 @@ import (
 var (
 	soakTime = flag.Duration("soak", 2*time.Minute, "how long TestSoak goes on")
 	soakSeed = flag.Uint64("soak-seed", 0, "the seed of TestSoak; 0 takes one at random")
+	soakFail = flag.Int("soak-faults", 0, "in TestSoak one request of publishers and collections in so many fails; 0: none does")
 )
 
 // A publish relies on entries for format.PinAfter without repeating them, and
@@ -48,7 +50,8 @@ type soak struct {
 	*world
 	seed    uint64
 	d       *registrytest.Distribution
-	cache   string
+	faulty  *registrytest.Faulty // before d, for those who write
+	cache   string               // by way of it
 	repo    registry.Repository
 	conf    string
 	reader  *reader
@@ -65,7 +68,7 @@ type soak struct {
 	// running is locked by the registry's collector: nobody may write beside it.
 	running sync.RWMutex
 
-	published, collected, killed, narinfos, nars, swept atomic.Int64
+	published, collected, killed, narinfos, nars, swept, requests, faults atomic.Int64
 
 	mu    sync.Mutex
 	acked map[string]acknowledged // by Git reference
@@ -118,13 +121,15 @@ func TestSoak(t *testing.T) {
 
 func newSoak(t *testing.T) *soak {
 	d := registrytest.NewDistribution(t)
-	s := &soak{world: newWorld(t), seed: *soakSeed, d: d, cache: d.Addr + "/a/b", refs: map[string][]string{}, acked: map[string]acknowledged{}}
+	f := registrytest.NewFaulty(t, d.Addr)
+	direct := d.Addr + "/a/b"
+	s := &soak{world: newWorld(t), seed: *soakSeed, d: d, faulty: f, cache: f.Addr + "/a/b", refs: map[string][]string{}, acked: map[string]acknowledged{}}
 	if s.seed == 0 {
 		s.seed = rand.Uint64()
 	}
 	t.Logf("seed %d", s.seed)
 	var err error
-	if s.repo, err = registry.Open(s.cache, registry.Options{}); err != nil {
+	if s.repo, err = registry.Open(direct, registry.Options{}); err != nil {
 		t.Fatal(err)
 	}
 	s.makePaths()
@@ -133,11 +138,29 @@ func newSoak(t *testing.T) *soak {
 		t.Fatalf("the first publish failed or took more than %s", soakLimit)
 	}
 	s.typical = time.Since(start)
-	s.conf = s.startProxy(s.cache, 2, "--refresh", "1s")
+	s.conf = s.startProxy(direct, 2, "--refresh", "1s")
 	s.reader = newReader(s.conf)
-	s.late = newReader(s.startProxy(s.cache, 2, "--refresh", (2 * soakDelay / 3).String()))
+	s.late = newReader(s.startProxy(direct, 2, "--refresh", (2 * soakDelay / 3).String()))
 	s.start = time.Now()
+	if *soakFail > 0 {
+		f.Inject(s.fault())
+	}
 	return s
+}
+
+// fault is another one each time, and seldom enough that all that is tried again
+// succeeds.
+func (s *soak) fault() registrytest.Fault {
+	all := slices.Collect(maps.Values(passing()))
+	return func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		s.requests.Add(1)
+		if rand.IntN(*soakFail) > 0 {
+			next.ServeHTTP(w, r)
+			return
+		}
+		s.faults.Add(1)
+		all[rand.IntN(len(all))](w, r, next)
+	}
 }
 
 // goesOn reports whether something new may start. When a test has failed
@@ -452,6 +475,10 @@ func rootsOf(p format.Publication) []string {
 // with a fresh publish of what is kept.
 func (s *soak) finish() {
 	t := s.T
+	s.faulty.Inject(nil)
+	if *soakFail > 0 {
+		t.Logf("%d requests of writers, %d of them failed", s.requests.Load(), s.faults.Load())
+	}
 	t.Logf("%d publishes (typically %s) and %d collections, %d of them killed; %d narinfos, %d NARs and %d times the index read",
 		s.published.Load(), s.typical.Round(time.Millisecond), s.collected.Load(), s.killed.Load(), s.narinfos.Load(), s.nars.Load(), s.swept.Load())
 	if t.Failed() {
