@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
@@ -9,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os/exec"
+	"path"
 	"slices"
 	"strings"
 	"sync"
@@ -82,6 +84,48 @@ func passing() map[string]registrytest.Fault {
 				answer(416, "")(w, r, next)
 			}
 		},
+	}
+}
+
+// lagging shows manifests, and their tags, only some time after they were written.
+func lagging(lag time.Duration) registrytest.Fault {
+	var mu sync.Mutex
+	written := map[string]time.Time{} // by tag or digest
+	hidden := func(ref string) bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return time.Since(written[ref]) < lag
+	}
+	return func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		dir, ref := path.Split(r.URL.Path)
+		switch {
+		case strings.HasSuffix(dir, "/manifests/") && r.Method == http.MethodPut:
+			next.ServeHTTP(w, r)
+			mu.Lock()
+			defer mu.Unlock()
+			if written[ref].IsZero() { // an older one stays visible
+				written[ref] = time.Now()
+			}
+		case strings.HasSuffix(dir, "/manifests/") && hidden(ref):
+			w.WriteHeader(http.StatusNotFound)
+			_, _ = io.WriteString(w, `{"errors":[{"code":"MANIFEST_UNKNOWN"}]}`)
+		case strings.HasSuffix(dir, "/tags/"):
+			rec := httptest.NewRecorder()
+			next.ServeHTTP(rec, r)
+			var list struct {
+				Name string   `json:"name"`
+				Tags []string `json:"tags"`
+			}
+			if json.Unmarshal(rec.Body.Bytes(), &list) != nil || rec.Code != http.StatusOK {
+				w.WriteHeader(rec.Code)
+				_, _ = w.Write(rec.Body.Bytes())
+				return
+			}
+			list.Tags = slices.DeleteFunc(list.Tags, hidden)
+			_ = json.NewEncoder(w).Encode(list)
+		default:
+			next.ServeHTTP(w, r)
+		}
 	}
 }
 
@@ -161,7 +205,10 @@ func TestPassingFaults(t *testing.T) {
 	pushing := shared.signPushes()
 	storage := registrytest.NewDistribution(t)
 	seed := rand.Uint64()
-	for i, name := range slices.Sorted(maps.Keys(passing())) {
+	kinds := passing()
+	const lag = 4 * time.Second
+	kinds["lags"] = lagging(lag)
+	for i, name := range slices.Sorted(maps.Keys(kinds)) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			t.Logf("seed %d", seed)
@@ -170,12 +217,16 @@ func TestPassingFaults(t *testing.T) {
 			f, truth := registrytest.NewFaulty(t, storage.Addr), storage.Addr+repo
 			cache := f.Addr + repo
 			random := rand.New(rand.NewPCG(seed, uint64(i)))
-			faults := &sometimes{fault: passing()[name], random: random, row: map[string]int{}}
+			faults := &sometimes{fault: kinds[name], random: random, row: map[string]int{}}
 			contents := []string{noise(random, 1000), noise(random, 700_000), noise(random, 12_000_000)} // a pack, a blob, a stream
-			name := fmt.Sprintf("fault%d", i)
-			first, second := w.add(name, contents...), w.add(name, noise(random, 1000), contents[1]+"x", contents[2]+"x")
+			both := fmt.Sprintf("fault%d", i) // of one name, so that the second takes the place of the first
+			first, second := w.add(both, contents...), w.add(both, noise(random, 1000), contents[1]+"x", contents[2]+"x")
 
 			f.Inject(faults.answer)
+			if name == "lags" {
+				f.Inject(kinds[name])
+				faults.injected = 1 // at each request
+			}
 			for _, paths := range [][]string{first, second} {
 				faults.again()
 				if r := w.finish(w.publishTo(cache, paths...)); r.code != 0 || r.Committed != len(paths) {
@@ -185,6 +236,9 @@ func TestPassingFaults(t *testing.T) {
 			faults.again()
 			if out, err := w.command("inspect", "--cache", cache).CombinedOutput(); err != nil || !strings.Contains(string(out), "e2e-1:") {
 				t.Errorf("inspect: %v\n%s", err, out)
+			}
+			if name == "lags" {
+				time.Sleep(lag) // what gc does not see yet takes no other's place
 			}
 			faults.again()
 			if c := w.gc(cache, atOnce...); c.code != 0 || c.Result == nil || c.Result.Removed.Paths != len(first) {
