@@ -57,7 +57,7 @@ func unlisted(err error) string {
 	walk = func(err error) {
 		text := err.Error()
 		for e := err; e != nil && e.Error() == text; e = errors.Unwrap(e) {
-			if _, ok := e.(*listedError); ok {
+			if _, ok := e.(*listedError); ok { //nolint:errorlint // each wrapping is looked at by itself
 				return
 			}
 			if j, ok := e.(interface{ Unwrap() []error }); ok && text == errors.Join(j.Unwrap()...).Error() {

@@ -219,7 +219,7 @@ func TestPassingFaults(t *testing.T) {
 			random := rand.New(rand.NewPCG(seed, uint64(i)))
 			faults := &sometimes{fault: kinds[name], random: random, row: map[string]int{}}
 			contents := []string{noise(random, 1000), noise(random, 700_000), noise(random, 12_000_000)} // a pack, a blob, a stream
-			both := fmt.Sprintf("fault%d", i) // of one name, so that the second takes the place of the first
+			both := fmt.Sprintf("fault%d", i)                                                            // of one name, so that the second takes the place of the first
 			first, second := w.add(both, contents...), w.add(both, noise(random, 1000), contents[1]+"x", contents[2]+"x")
 
 			f.Inject(faults.answer)
