@@ -3,6 +3,7 @@ package e2e
 import (
 	"bytes"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io"
 	"maps"
@@ -21,6 +22,23 @@ import (
 
 	"github.com/org/nixoci-action/internal/registrytest"
 )
+
+var torture = flag.Bool("torture", false, "inject each kind of fault by itself, and after each request, not a sample")
+
+// step is from one request to the next that something happens at: with a sample,
+// another one each time.
+func step(random *rand.Rand) (first, by int64) {
+	if *torture {
+		return 1, 1
+	}
+	return 1 + random.Int64N(4), 4
+}
+
+// mixed is another fault of passing each time.
+func mixed() registrytest.Fault {
+	all := slices.Collect(maps.Values(passing()))
+	return func(w http.ResponseWriter, r *http.Request, next http.Handler) { all[rand.IntN(len(all))](w, r, next) }
+}
 
 // passing are faults that pass: what is tried again succeeds.
 func passing() map[string]registrytest.Fault {
@@ -205,7 +223,10 @@ func TestPassingFaults(t *testing.T) {
 	pushing := shared.signPushes()
 	storage := registrytest.NewDistribution(t)
 	seed := rand.Uint64()
-	kinds := passing()
+	kinds := map[string]registrytest.Fault{"mixed": mixed()}
+	if *torture {
+		kinds = passing()
+	}
 	const lag = 4 * time.Second
 	kinds["lags"] = lagging(lag)
 	for i, name := range slices.Sorted(maps.Keys(kinds)) {
@@ -317,7 +338,7 @@ func (k *killer) run(t *testing.T, f *registrytest.Faulty, cmd *exec.Cmd) (kille
 // nothing, and the next one comes to its end.
 func TestKilledAfterEachRequest(t *testing.T) {
 	t.Parallel()
-	const least, atMost = 8, 60
+	const least, atMost = 8, 64
 	shared := newWorld(t)
 	storage := registrytest.NewDistribution(t)
 	for _, name := range []string{"publish", "gc"} {
@@ -325,7 +346,8 @@ func TestKilledAfterEachRequest(t *testing.T) {
 			t.Parallel()
 			w := shared.in(t)
 			f := registrytest.NewFaulty(t, storage.Addr)
-			random := rand.New(rand.NewPCG(1, 2))
+			seed := rand.Uint64()
+			random := rand.New(rand.NewPCG(seed, 0))
 			old := w.add(name, noise(random, 1000), noise(random, 400_000))
 			current := w.add(name, noise(random, 1000), noise(random, 400_000))
 			must := func(n int64, cmd *exec.Cmd) {
@@ -333,8 +355,9 @@ func TestKilledAfterEachRequest(t *testing.T) {
 					t.Fatalf("request %d: %s ended with %d:\n%s", n, cmd.Args[1], r.code, r.stderr)
 				}
 			}
-			n := int64(1)
-			for ; ; n++ {
+			n, by := step(random)
+			t.Logf("seed %d: from request %d, by %d", seed, n, by)
+			for ; ; n += by {
 				repo := fmt.Sprintf("/a/%s%d", name, n)
 				truth := storage.Addr + repo
 				must(n, w.publishTo(truth, old...))
@@ -352,21 +375,20 @@ func TestKilledAfterEachRequest(t *testing.T) {
 						t.Fatalf("killed after request %d: %s is lost", n, p)
 					}
 				}
-				if killed && n < atMost {
+				if killed && n+by < atMost {
 					must(n, w.publishTo(truth, current...))
 				}
 				must(n, w.command("gc", append([]string{"--cache", truth}, atOnce...)...))
 				if got := bases(sweep(t, truth)); len(got) != len(current) {
 					t.Errorf("killed after request %d: left are %v", n, got)
 				}
-				if !killed || n == atMost {
+				if !killed || n+by >= atMost {
 					w.newClient(w.proxy(truth)).substitute(current...)
 					break
 				}
 			}
-			t.Logf("%d requests", n-1)
-			if n < least || n == atMost {
-				t.Errorf("%s made %d requests", name, n-1)
+			if n < least || n+by >= atMost {
+				t.Errorf("%s made fewer than %d requests", name, n)
 			}
 		})
 	}
@@ -378,9 +400,12 @@ func TestRefusedFromEachRequestOn(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	storage := registrytest.NewDistribution(t)
-	random := rand.New(rand.NewPCG(3, 4))
+	seed := rand.Uint64()
+	random := rand.New(rand.NewPCG(seed, 0))
 	codes := map[int]int{}
-	for n := int64(1); ; n++ {
+	n, by := step(random)
+	t.Logf("seed %d: from request %d, by %d", seed, n, by)
+	for ; ; n += by {
 		repo := fmt.Sprintf("/a/refused%d", n)
 		f := registrytest.NewFaulty(t, storage.Addr)
 		var seen atomic.Int64

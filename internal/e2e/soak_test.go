@@ -151,7 +151,7 @@ func newSoak(t *testing.T) *soak {
 // fault is another one each time, and seldom enough that all that is tried again
 // succeeds.
 func (s *soak) fault() registrytest.Fault {
-	all := slices.Collect(maps.Values(passing()))
+	fault := mixed()
 	return func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 		s.requests.Add(1)
 		if rand.IntN(*soakFail) > 0 {
@@ -159,7 +159,7 @@ func (s *soak) fault() registrytest.Fault {
 			return
 		}
 		s.faults.Add(1)
-		all[rand.IntN(len(all))](w, r, next)
+		fault(w, r, next)
 	}
 }
 
