@@ -50,7 +50,7 @@ func (u *Cache) Narinfo(ctx context.Context, hashPart, storeDir string) (bincach
 		return nil, err
 	}
 	if len(body) > bincache.MaxNarinfo {
-		return nil, fmt.Errorf("%w: it is longer than %d bytes", ErrUnusable, bincache.MaxNarinfo)
+		return nil, fmt.Errorf("the narinfo is longer than %d bytes", bincache.MaxNarinfo) // and may have no end
 	}
 	fields, err := checkNarinfo(string(body), u.base, hashPart, storeDir)
 	if err != nil {
