@@ -31,7 +31,9 @@ type KeyStatement struct {
 	Keeps  []string `json:"keeps,omitempty"`
 	// Time is when it was said, for people: nothing depends on it.
 	Time time.Time `json:"time"`
-	// Signature is "name:base64", over the Fingerprint.
+	// By is the key that says it, and Signature is its, "name:base64", over the
+	// Fingerprint. Without By each key would have to be tried.
+	By        string `json:"by"`
 	Signature string `json:"sig"`
 }
 
@@ -50,12 +52,21 @@ func (s *KeyStatement) valid() bool {
 	if (s.Add == "") == (s.Retire == "") || s.Add != "" && len(s.Keeps) > 0 || len(s.Keeps) > maxKeeps {
 		return false
 	}
-	for _, k := range append([]string{s.Add + s.Retire}, s.Keeps...) {
+	for _, k := range append([]string{s.Add + s.Retire, s.By}, s.Keeps...) {
 		if !statable(k) {
 			return false
 		}
 	}
-	return len(s.Signature) <= maxKeyText+ed25519.SignatureSize && printable(s.Signature)
+	// one text for each signature, or one statement would fill the place of many
+	sig, err := signature.ParseSignature(s.Signature)
+	return err == nil && sig.String() == s.Signature && len(s.Signature) <= maxKeyText+2*ed25519.SignatureSize && printable(s.Signature)
+}
+
+// signer returns the key that has signed s, if it has.
+func (s *KeyStatement) signer() (key, bool) {
+	by, ok := parseKey(s.By)
+	sig, err := signature.ParseSignature(s.Signature)
+	return by, ok && err == nil && by.Verify(s.Fingerprint(), sig)
 }
 
 // KeyStatements are statements about keys. What is none is dropped when they are
@@ -91,7 +102,7 @@ func (ks KeyStatements) Merge(more KeyStatements) KeyStatements {
 }
 
 func (s *KeyStatement) same(o KeyStatement) bool {
-	return s.Signature == o.Signature && s.Fingerprint() == o.Fingerprint()
+	return s.Signature == o.Signature && s.By == o.By && s.Add == o.Add && s.Retire == o.Retire && s.Time.Unix() == o.Time.Unix() && slices.Equal(s.Keeps, o.Keeps)
 }
 
 // KeyChain says which keys of a cache are to be trusted by who trusts the first
@@ -132,6 +143,8 @@ func statable(text string) bool {
 	return ok && len(text) <= maxKeyText && k.Name != "" && printable(text) && !strings.ContainsAny(text, ";,") && k.String() == text
 }
 
+func (k key) id() string { return string(k.Data) }
+
 func (k key) is(o key) bool { return bytes.Equal(k.Data, o.Data) }
 
 func has(ks []key, k key) bool { return slices.ContainsFunc(ks, k.is) }
@@ -164,18 +177,22 @@ func FollowKeys(roots, named []string, statements KeyStatements) KeyChain {
 	}
 	chain := KeyChain{}
 	counted := chain.count(first, statements)
-	retired := map[string][]key{} // by the key's bytes: what all that retire it keep
+	retired := map[string]map[string]bool{} // by the key's bytes: what all that retire it keep
+	adds := map[string][]said{}             // by the bytes of who adds
 	var gone []key
 	for _, s := range counted {
 		if s.retire.text == "" {
+			adds[s.by.id()] = append(adds[s.by.id()], s)
 			continue
 		}
-		id := string(s.retire.Data)
-		kept, again := retired[id]
-		if !again {
-			kept = s.keeps
+		keeps := map[string]bool{}
+		kept, again := retired[s.retire.id()]
+		for _, k := range s.keeps {
+			if !again || kept[k.id()] {
+				keeps[k.id()] = true
+			}
 		}
-		retired[id] = slices.DeleteFunc(slices.Clone(kept), func(k key) bool { return !has(s.keeps, k) })
+		retired[s.retire.id()] = keeps
 		if !slices.Contains(texts(gone), s.retire.text) {
 			gone = append(gone, s.retire)
 		}
@@ -183,33 +200,37 @@ func FollowKeys(roots, named []string, statements KeyStatements) KeyChain {
 	// a key is reached over those that have added it; one of them that is retired
 	// must keep it, or the next on the way
 	reaches := func(k key) bool {
-		way := slices.Clone(first)
+		way, seen := slices.Clone(first), map[string]bool{}
 		for i := 0; i < len(way); i++ {
-			kept, out := retired[string(way[i].Data)]
-			for _, s := range counted {
-				if s.add.text == "" || !s.by.is(way[i]) || out && !has(kept, k) && !has(kept, s.add) {
+			kept, out := retired[way[i].id()]
+			for _, s := range adds[way[i].id()] {
+				if seen[s.add.text] || out && !kept[k.id()] && !kept[s.add.id()] {
 					continue
 				}
 				if s.add.text == k.text {
 					return true
 				}
-				if !slices.Contains(texts(way), s.add.text) {
-					way = append(way, s.add)
-				}
+				seen[s.add.text] = true
+				way = append(way, s.add)
 			}
 		}
 		return false
 	}
-	reached := slices.Clone(first)
+	reached, tried := slices.Clone(first), map[string]bool{}
+	for _, k := range first {
+		tried[k.text] = true
+	}
 	for _, s := range counted {
-		if s.add.text != "" && !slices.Contains(texts(reached), s.add.text) && reaches(s.add) {
-			reached = append(reached, s.add)
+		if k := s.add; k.text != "" && !tried[k.text] {
+			if tried[k.text] = true; reaches(k) {
+				reached = append(reached, k)
+			}
 		}
 	}
 	sorted := reached[len(first):]
 	slices.SortFunc(sorted, func(a, b key) int { return strings.Compare(a.text, b.text) })
 	for _, k := range reached {
-		switch _, out := retired[string(k.Data)]; {
+		switch _, out := retired[k.id()]; {
 		case !out:
 			chain.Trusted = append(chain.Trusted, k.text)
 		case !slices.Contains(texts(gone), k.text):
@@ -228,30 +249,36 @@ func FollowKeys(roots, named []string, statements KeyStatements) KeyChain {
 }
 
 // count finds the statements that the first keys have signed, or keys that they
-// have added, also if these were retired: else the order would say something.
+// have added, also if these were retired: else the order would say something. What
+// others say is not even verified.
 func (c *KeyChain) count(first []key, statements KeyStatements) []said {
+	of := map[string]KeyStatements{} // by the bytes of who is said to have signed them
+	for _, s := range (KeyStatements)(nil).Merge(statements) {
+		by, _ := parseKey(s.By)
+		of[by.id()] = append(of[by.id()], s)
+	}
 	var out []said
 	signers := slices.Clone(first)
-	left := KeyStatements(nil).Merge(statements)
 	for i := 0; i < len(signers); i++ {
-		left = slices.DeleteFunc(left, func(s KeyStatement) bool {
-			sig, err := signature.ParseSignature(s.Signature)
-			if err != nil || !signers[i].Verify(s.Fingerprint(), sig) {
-				return false
+		id := signers[i].id()
+		for _, s := range of[id] {
+			by, ok := s.signer()
+			if !ok {
+				continue
 			}
-			one := said{by: signers[i]}
+			one := said{by: by}
 			one.add, _ = parseKey(s.Add)
 			one.retire, _ = parseKey(s.Retire)
 			for _, text := range s.Keeps {
 				k, _ := parseKey(text)
 				one.keeps = append(one.keeps, k)
 			}
-			if one.add.text != "" && !slices.Contains(texts(signers), one.add.text) {
+			if one.add.text != "" {
 				signers = append(signers, one.add)
 			}
 			out, c.Counted = append(out, one), append(c.Counted, s)
-			return true
-		})
+		}
+		delete(of, id)
 	}
 	return out
 }
@@ -269,9 +296,15 @@ func (c *Config) FirstKeys() []string {
 
 // signers are the named keys that have made a statement.
 func (c *Config) signers() (signers []string) {
-	for _, k := range c.PublicKeys {
-		if len(FollowKeys([]string{k}, nil, c.KeyStatements).Counted) > 0 {
-			signers = append(signers, k)
+	made := map[string]bool{}
+	for _, s := range c.KeyStatements {
+		if by, ok := s.signer(); ok {
+			made[by.id()] = true
+		}
+	}
+	for _, text := range c.PublicKeys {
+		if k, ok := parseKey(text); ok && made[k.id()] {
+			signers = append(signers, text)
 		}
 	}
 	return signers

@@ -34,6 +34,7 @@ func TestFollowKeys(t *testing.T) {
 	alias := indextest.Person{Public: "other-name:" + strings.SplitN(a.Public, ":", 2)[1]}
 	forged := evil.Adds(evil)
 	forged.Signature = a.Public[:strings.Index(a.Public, ":")] + forged.Signature[strings.Index(forged.Signature, ":"):]
+	forged.By = a.Public
 	changed := a.Adds(b)
 	changed.Add = evil.Public
 	longer := a.Retires(b, c)
@@ -229,6 +230,7 @@ func TestBadKeyStatements(t *testing.T) {
 		}
 	}
 	for name, s := range map[string]format.KeyStatement{
+		"nobody says it":      {Add: b.Public, Time: a.Adds(b).Time, Signature: a.Adds(b).Signature},
 		"both":                a.Says(format.KeyStatement{Add: b.Public, Retire: a.Public}),
 		"neither":             a.Says(format.KeyStatement{}),
 		"keeps what it adds":  a.Says(format.KeyStatement{Add: b.Public, Keeps: []string{a.Public}}),
@@ -299,4 +301,41 @@ func FuzzKeyStatements(f *testing.F) {
 			t.Fatalf("got %d of %d statements back: %v", len(back), len(ks), err)
 		}
 	})
+}
+
+// Somebody without a key of the cache has filled it with keys and statements, each
+// of which adds the next key. Readers follow the chain at each change.
+func BenchmarkKeysOfOutsiders(b *testing.B) {
+	ps := indextest.People(b, format.MaxPublicKeys)
+	var said format.KeyStatements
+	for i := range ps[1:] {
+		said = append(said, ps[i].Adds(ps[i+1]))
+	}
+	c := indextest.KeysOf(ps, said...)
+	for root, p := range map[string]indextest.Person{"none of these": indextest.NewPerson(b, "ours"), "the first": ps[0]} {
+		b.Run(root, func(b *testing.B) {
+			for b.Loop() {
+				c.Keys([]string{p.Public})
+				c.FirstKeys()
+			}
+		})
+	}
+}
+
+// The same statement in another text is still one.
+func TestStatementInManyTexts(t *testing.T) {
+	ps := indextest.People(t, 2)
+	s := ps[0].Adds(ps[1])
+	said := format.KeyStatements(nil).Merge(format.KeyStatements{s})
+	later := s
+	later.Time = s.Time.Add(time.Millisecond)
+	loose := s
+	// the last four bits say nothing
+	loose.Signature = strings.NewReplacer("A==", "B==", "Q==", "R==", "g==", "h==", "w==", "x==").Replace(s.Signature)
+	if loose.Signature == s.Signature {
+		t.Fatal("it is the same text")
+	}
+	if got := said.Merge(format.KeyStatements{later, loose}); len(got) != 1 {
+		t.Errorf("got %d statements", len(got))
+	}
 }

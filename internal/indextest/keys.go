@@ -41,6 +41,7 @@ func (p Person) Says(s format.KeyStatement) format.KeyStatement {
 	if s.Time.IsZero() {
 		s.Time = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	}
+	s.By = p.Public
 	sig, err := p.Secret.Sign(nil, s.Fingerprint())
 	if err != nil {
 		panic(err)

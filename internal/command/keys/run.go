@@ -186,7 +186,7 @@ func (t *teller) change() (conf format.Config, err error) {
 			"sign with a key that `nixoci keys list` shows as trusted")
 	}
 	say := func(by signing.Keys, s format.KeyStatement) error {
-		s.Time = now
+		s.Time, s.By = now, by[0].ToPublicKey().String()
 		sigs, err := by[:1].Sign(s.Fingerprint(), nil)
 		if err != nil {
 			return err
