@@ -23,8 +23,8 @@ const (
 type body struct {
 	io.ReadCloser
 	rc      *http.ResponseController
-	began   time.Time
-	n       int64 // bytes that came
+	n       int64         // bytes that came
+	waited  time.Duration // for them; what the handler does meanwhile does not count
 	ended   bool
 	awaited bool // the connection serves no other request before the body's end
 }
@@ -34,7 +34,7 @@ func bound(w http.ResponseWriter, r *http.Request) (done func()) {
 	if r.ContentLength == 0 {
 		return func() {}
 	}
-	b := &body{ReadCloser: r.Body, rc: http.NewResponseController(w), began: time.Now(), awaited: r.ProtoMajor == 1}
+	b := &body{ReadCloser: r.Body, rc: http.NewResponseController(w), awaited: r.ProtoMajor == 1}
 	r.Body = b
 	b.unread()
 	return b.unread
@@ -48,12 +48,11 @@ func (b *body) unread() {
 }
 
 func (b *body) Read(p []byte) (int, error) {
-	limit := time.Now()
-	if slow := b.began.Add(time.Duration(b.n/bodyRate) * time.Second); slow.Before(limit) {
-		limit = slow
-	}
-	_ = b.rc.SetReadDeadline(limit.Add(bodyStall))
+	began := time.Now()
+	left := bodyStall + time.Duration(b.n/bodyRate)*time.Second - b.waited
+	_ = b.rc.SetReadDeadline(began.Add(min(left, bodyStall)))
 	n, err := b.ReadCloser.Read(p)
+	b.waited += time.Since(began)
 	b.n += int64(n)
 	b.ended = b.ended || errors.Is(err, io.EOF)
 	_ = b.rc.SetReadDeadline(time.Time{})

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 	"testing/iotest"
+	"testing/synctest"
 	"time"
 )
 
@@ -59,7 +60,7 @@ func TestBodyDeadlines(t *testing.T) {
 	d := &deadlines{ResponseRecorder: httptest.NewRecorder()}
 	before := time.Now()
 	done := bound(d, r)
-	r.Body.(*body).began = before.Add(-time.Hour) // a byte now and then
+	r.Body.(*body).waited = time.Hour // for a byte now and then
 	got, err := io.ReadAll(r.Body)
 	if err != nil || !bytes.Equal(got, sent) {
 		t.Fatalf("got %d bytes: %v", len(got), err)
@@ -85,4 +86,24 @@ func TestBodyDeadlines(t *testing.T) {
 	if len(d.at) > 0 {
 		t.Error("a request without a body has a deadline")
 	}
+}
+
+// A handler that lets a client wait, for room among others' bodies, does not
+// count that against the client.
+func TestHandlersTakeTheirTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &deadlines{ResponseRecorder: httptest.NewRecorder()}
+		r := httptest.NewRequest(http.MethodPut, "/", strings.NewReader("body"))
+		defer bound(d, r)()
+		for _, size := range []int{1, 3} {
+			time.Sleep(10 * bodyStall)
+			before := len(d.at)
+			if n, err := io.ReadFull(r.Body, make([]byte, size)); n != size {
+				t.Fatal(n, err)
+			}
+			if left := time.Until(d.at[before]); left < bodyStall {
+				t.Errorf("the client has %s to send", left)
+			}
+		}
+	})
 }
