@@ -57,7 +57,7 @@ func parseHash(s string) (*nixhash.HashWithEncoding, error) {
 		return nil, err
 	}
 	// base64 without padding may have a byte more, and line ends in it
-	if len(h.Digest()) != h.Algo().Func().Size() || !printable(s) {
+	if len(h.Digest()) != h.Algo().Func().Size() || !Printable(s) {
 		return nil, fmt.Errorf("%q is no hash", s)
 	}
 	return h, nil

@@ -172,15 +172,16 @@ func Signatures(sigs []string) []string {
 	for _, s := range sigs {
 		name, text, _ := strings.Cut(s, ":")
 		sig, err := base64.RawStdEncoding.DecodeString(strings.TrimRight(text, "="))
-		if name != "" && err == nil && len(sig) == ed25519.SignatureSize && printable(s) {
+		if name != "" && err == nil && len(sig) == ed25519.SignatureSize && Printable(s) {
 			good = append(good, name+":"+base64.StdEncoding.EncodeToString(sig))
 		}
 	}
 	return good
 }
 
-// printable reports whether s is ASCII without spaces and control characters.
-func printable(s string) bool {
+// Printable reports whether s is ASCII without spaces and control characters,
+// as what stands in a line of a narinfo has to be.
+func Printable(s string) bool {
 	for i := range len(s) {
 		if s[i] <= ' ' || s[i] > '~' {
 			return false

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math"
 	"runtime/debug"
-	"time"
 
 	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/hint"
@@ -15,9 +14,6 @@ import (
 // variable GOMEMLIMIT allows the program more. A million paths take about half of
 // it.
 const DefaultMemory = 2 << 30
-
-// maxClockSkew is by how much clocks may differ.
-const maxClockSkew = 24 * time.Hour
 
 // DamageError tells that a part of the index cannot be used: it was read, and is
 // not what it should be, or it is too large. A reader serves the rest. A writer or

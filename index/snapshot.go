@@ -135,7 +135,7 @@ func (s *Snapshot) added(p Position) int64 {
 // ahead reports whether a segment says that it was created after now, by more than
 // clocks differ.
 func (s *Snapshot) ahead(seg *format.Segment) bool {
-	return seg.Header.Created.After(s.now.Add(maxClockSkew))
+	return seg.Header.Created.After(s.now.Add(format.MaxClockSkew))
 }
 
 // believed is the latest time that a segment may speak of.
@@ -144,9 +144,9 @@ func (s *Snapshot) believed(seg *format.Segment) time.Time {
 	case s.ahead(seg):
 		return s.now
 	case seg.Header.Created.IsZero(): // nixcache-oci's index
-		return s.now.Add(maxClockSkew)
+		return s.now.Add(format.MaxClockSkew)
 	}
-	return seg.Header.Created.Add(maxClockSkew)
+	return seg.Header.Created.Add(format.MaxClockSkew)
 }
 
 func (s *Snapshot) each(f func(Position, []byte)) {

@@ -60,9 +60,6 @@ type Verdict struct {
 	Pinned bool
 }
 
-// clockSkew is by how much clocks may differ.
-const clockSkew = 24 * time.Hour
-
 // Judge decides which publications are kept at the time now. The verdicts are
 // in the order in which the publications were made. One made after now counts as
 // made now; more than a day after now, it is kept, and takes nobody's place.
@@ -78,7 +75,7 @@ func (r Retention) Judge(pubs []format.Publication, unpinned []format.Unpin, now
 	j.several = len(origins) > 1
 	for i, p := range byTime(pubs) {
 		j.verdicts[i].Publication, j.verdicts[i].From = p, j.source(p).name
-		if p.Time.After(now.Add(clockSkew)) {
+		if p.Time.After(now.Add(format.MaxClockSkew)) {
 			// nobody knows which of its line came after it
 			j.verdicts[i].Keep, j.verdicts[i].Reason = true, j.verdicts[i].From+", published "+date(p.Time)+", which is to come"
 			continue

@@ -7,6 +7,7 @@ import (
 
 	"github.com/nix-community/go-nix/pkg/narinfo/signature"
 
+	"github.com/org/nixoci-action/bincache"
 	"github.com/org/nixoci-action/internal/storepath"
 )
 
@@ -109,29 +110,19 @@ func (c Config) Dir() string {
 // into what a proxy prints.
 func (c Config) Validate() error {
 	if c.StoreDir != "" {
-		if _, err := storepath.Parse(c.StoreDir + "/00000000000000000000000000000000-x"); err != nil || !printable(c.StoreDir) {
+		if _, err := storepath.Parse(c.StoreDir + "/00000000000000000000000000000000-x"); err != nil || !bincache.Printable(c.StoreDir) {
 			return fmt.Errorf("the cache's store directory is %q", c.StoreDir)
 		}
 	}
 	for _, k := range c.PublicKeys {
-		if _, err := signature.ParsePublicKey(k); err != nil || !printable(k) {
+		if _, err := signature.ParsePublicKey(k); err != nil || !bincache.Printable(k) {
 			return fmt.Errorf("the cache's public key %q is not one", k)
 		}
 	}
 	for _, u := range c.Upstreams {
-		if !printable(u) {
+		if !bincache.Printable(u) {
 			return fmt.Errorf("the cache's upstream %q is no URL", u)
 		}
 	}
 	return nil
-}
-
-// printable reports whether s is ASCII without spaces and control characters.
-func printable(s string) bool {
-	for i := range len(s) {
-		if s[i] <= ' ' || s[i] > '~' {
-			return false
-		}
-	}
-	return true
 }

@@ -19,6 +19,10 @@ import (
 // the index and the moment its own segment is there.
 const PinAfter = 12 * time.Hour
 
+// MaxClockSkew is by how much clocks may differ. What is said to be later than
+// that is from the future.
+const MaxClockSkew = 24 * time.Hour
+
 // Location says where the bytes of a compressed NAR are: a whole blob, or a
 // part of one that it shares with others (a pack).
 type Location struct {

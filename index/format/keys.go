@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/nix-community/go-nix/pkg/narinfo/signature"
+
+	"github.com/org/nixoci-action/bincache"
 )
 
 // Limits of keys and of statements about them. What is beyond them is left out.
@@ -59,7 +61,7 @@ func (s *KeyStatement) valid() bool {
 	}
 	// one text for each signature, or one statement would fill the place of many
 	sig, err := signature.ParseSignature(s.Signature)
-	return err == nil && sig.String() == s.Signature && len(s.Signature) <= maxKeyText+2*ed25519.SignatureSize && printable(s.Signature)
+	return err == nil && sig.String() == s.Signature && len(s.Signature) <= maxKeyText+2*ed25519.SignatureSize && bincache.Printable(s.Signature)
 }
 
 // signer returns the key that has signed s, if it has.
@@ -140,7 +142,7 @@ func parseKey(text string) (key, bool) {
 // one meaning only.
 func statable(text string) bool {
 	k, ok := parseKey(text)
-	return ok && len(text) <= maxKeyText && k.Name != "" && printable(text) && !strings.ContainsAny(text, ";,") && k.String() == text
+	return ok && len(text) <= maxKeyText && k.Name != "" && bincache.Printable(text) && !strings.ContainsAny(text, ";,") && k.String() == text
 }
 
 func (k key) id() string { return string(k.Data) }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"slices"
 	"strings"
@@ -14,6 +15,8 @@ import (
 
 	"github.com/org/nixoci-action/internal/hint"
 	"github.com/org/nixoci-action/internal/secret"
+	"github.com/org/nixoci-action/internal/signing"
+	"github.com/org/nixoci-action/internal/ui"
 )
 
 // secrets are the environment variables whose value may stand in a file that
@@ -73,6 +76,37 @@ func (r remembering) ResolveContext(ctx context.Context, target authn.Resource) 
 		r.secrets.Add("the login"+of, base64.StdEncoding.EncodeToString([]byte(cfg.Username+":"+cfg.Password)))
 	}
 	return authn.FromConfig(*cfg), nil
+}
+
+// SigningKey is the variable with secret keys.
+var SigningKey = Variable{Name: signingKey, Usage: "secret signing keys themselves, one a line, in addition to --sign-key-file"}
+
+// SigningKeys reads secret keys from files and from a text. They are added to what
+// is kept secret, all of that is taken out of a job's log, and a file that others
+// can read is warned of.
+func SigningKeys(files []string, text string, getenv func(string) string, secrets *secret.Set, msg *ui.Messages) (signing.Keys, error) {
+	keys, err := signing.Load(files, text)
+	for _, k := range keys {
+		secrets.AddKeys(k.String())
+	}
+	for _, s := range secrets.Texts() {
+		msg.Mask(s)
+	}
+	if err != nil {
+		return nil, err
+	}
+	for _, err := range SecretFiles(getenv, files...) {
+		msg.Warn(err)
+	}
+	return keys, nil
+}
+
+// LogLevel is from where on a command without a log of its own tells what it does.
+func LogLevel(verbose bool) slog.Level {
+	if verbose {
+		return slog.LevelDebug
+	}
+	return slog.LevelWarn
 }
 
 // SecretFiles returns what is to be said about the files of secrets that a

@@ -65,12 +65,8 @@ func run(ctx context.Context, cfg config, getenv func(string) string, stdout, st
 
 func newCollector(cfg config, getenv func(string) string, stderr io.Writer) (*collector, func(), error) {
 	msg := ui.New(stderr, getenv)
-	level := slog.LevelWarn
-	if cfg.Verbose {
-		level = slog.LevelDebug
-	}
 	nixLog := msg.Log()
-	log := msg.Logger(level)
+	log := msg.Logger(cli.LogLevel(cfg.Verbose))
 	job := ci.Detect(getenv)
 	own, _ := job.Own(cfg.Cache)
 	repo, err := cli.OpenRepository(cfg.Cache, registry.Options{

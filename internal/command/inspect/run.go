@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/index/format"
@@ -39,11 +38,7 @@ func inspect(ctx context.Context, cfg config, getenv func(string) string, stdout
 
 // read reads the index, the tag list included.
 func read(ctx context.Context, cfg config, getenv func(string) string, msg *ui.Messages) (*index.Snapshot, error) {
-	level := slog.LevelWarn
-	if cfg.verbose {
-		level = slog.LevelDebug
-	}
-	log := msg.Logger(level)
+	log := msg.Logger(cli.LogLevel(cfg.verbose))
 	repo, err := cli.OpenRepository(cfg.cache, registry.Options{
 		Keychain: cli.Keychain(getenv),
 		Logger:   log,

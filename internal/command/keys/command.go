@@ -53,9 +53,7 @@ var Command = &cli.Command{
 		nixoci keys add --sign-key-file cache-1.secret ./colleague.public
 		nixoci keys rotate --sign-key-file cache-1.secret --sign-key-file cache-2.secret
 		nixoci keys retire --sign-key-file cache-2.secret cache-1 --dry-run`,
-	Environment: slices.Concat([]cli.Variable{
-		{Name: "NIX_SIGNING_KEY", Usage: "secret signing keys themselves, one a line, in addition to --sign-key-file"},
-	}, cli.Tokens, cli.Login),
+	Environment: slices.Concat([]cli.Variable{cli.SigningKey}, cli.Tokens, cli.Login),
 }
 
 // Run is the command. It returns the exit status.

@@ -5,13 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/index/format"
+	"github.com/org/nixoci-action/internal/ci"
 	"github.com/org/nixoci-action/internal/cli"
 	"github.com/org/nixoci-action/internal/hint"
 	"github.com/org/nixoci-action/internal/registry"
@@ -33,23 +33,18 @@ type result struct {
 // run does what cfg asks for.
 func run(ctx context.Context, cfg config, getenv func(string) string, stdout, stderr io.Writer) error {
 	msg := ui.New(stderr, getenv)
-	level := slog.LevelWarn
-	if cfg.verbose {
-		level = slog.LevelDebug
-	}
-	log := msg.Logger(level)
+	log := msg.Logger(cli.LogLevel(cfg.verbose))
+	secrets := cli.Secrets(getenv)
 	var own signing.Keys
 	if cfg.verb != list {
 		var err error
-		if own, err = signing.Load(cfg.keyFiles, cfg.keyText); err != nil {
+		if own, err = cli.SigningKeys(cfg.keyFiles, cfg.keyText, getenv, secrets, msg); err != nil {
 			return cli.WithStatus(err, cli.ExitUsage)
 		}
-		for _, err := range cli.SecretFiles(getenv, cfg.keyFiles...) {
-			msg.Warn(err)
-		}
 	}
+	access, _ := ci.Detect(getenv).Own(cfg.cache)
 	repo, err := cli.OpenRepository(cfg.cache, registry.Options{
-		Push: cfg.verb != list && !cfg.dryRun, Keychain: cli.Keychain(getenv), Logger: log,
+		Push: cfg.verb != list && !cfg.dryRun, Keychain: cli.Remember(cli.Keychain(getenv), secrets), Advice: access.Advice, Logger: log,
 	})
 	if err != nil {
 		return err

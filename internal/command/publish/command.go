@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"slices"
 
@@ -18,7 +17,6 @@ import (
 	"github.com/org/nixoci-action/internal/nix"
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/secret"
-	"github.com/org/nixoci-action/internal/signing"
 	"github.com/org/nixoci-action/internal/ui"
 	"github.com/org/nixoci-action/matrix"
 	"github.com/org/nixoci-action/publish"
@@ -93,27 +91,14 @@ func options(cfg config, getenv func(string) string, stdin io.Reader, msg *ui.Me
 		cfg.KeyText = ""
 	}
 	var err error
-	o.Keys, err = signing.Load(cfg.KeyFiles, cfg.KeyText)
-	for _, k := range o.Keys {
-		o.Secrets.AddKeys(k.String())
-	}
-	for _, s := range o.Secrets.Texts() {
-		msg.Mask(s)
-	}
+	o.Keys, err = cli.SigningKeys(cfg.KeyFiles, cfg.KeyText, getenv, o.Secrets, msg)
 	if err != nil {
 		return o, err
 	}
 	if o.Trusted, err = o.Keys.Trusted(cfg.TrustedKeys); err != nil {
 		return o, err
 	}
-	for _, err := range cli.SecretFiles(getenv, cfg.KeyFiles...) {
-		msg.Warn(err)
-	}
-	level := slog.LevelWarn
-	if cfg.Verbose {
-		level = slog.LevelDebug
-	}
-	o.Log = msg.Logger(level)
+	o.Log = msg.Logger(cli.LogLevel(cfg.Verbose))
 	own, _ := o.Job.Own(cfg.Cache)
 	o.Repo, err = cli.OpenRepository(cfg.Cache, registry.Options{
 		Push:     !cfg.DryRun && cfg.Matrix != matrix.Planning,

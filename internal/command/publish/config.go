@@ -47,7 +47,7 @@ var Command = &cli.Command{
 		nixoci publish --flake . --matrix plan --system x86_64-linux --system aarch64-linux
 		nix-build | nixoci publish --cache localhost:5000/my/cache -`,
 	Environment: slices.Concat([]cli.Variable{
-		{Name: "NIX_SIGNING_KEY", Usage: "secret signing keys themselves, one a line, in addition to --sign-key-file"},
+		cli.SigningKey,
 	}, cli.Tokens, cli.Login),
 	Partly: "what could be built and uploaded is published, the rest is named",
 }

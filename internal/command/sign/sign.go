@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"slices"
 	"strings"
@@ -35,10 +34,8 @@ var Command = &cli.Command{
 	Examples: `
 		nixoci publish --flake . --unsigned --json > report.json
 		nixoci sign --report report.json --sign-key-file ~/.config/nixoci/key.secret`,
-	Environment: slices.Concat([]cli.Variable{
-		{Name: "NIX_SIGNING_KEY", Usage: "secret signing keys themselves, one a line, in addition to --sign-key-file"},
-	}, cli.Tokens, cli.Login),
-	Partly: "what the cache has as reported is signed, the rest is named",
+	Environment: slices.Concat([]cli.Variable{cli.SigningKey}, cli.Tokens, cli.Login),
+	Partly:      "what the cache has as reported is signed, the rest is named",
 }
 
 // maxReport bounds a report, in bytes. A hundred thousand paths take some 100 MB.
@@ -86,13 +83,7 @@ func Run(ctx context.Context, args []string, getenv func(string) string, _ io.Re
 
 func run(ctx context.Context, c config, getenv func(string) string, stdout io.Writer, msg *ui.Messages) error {
 	secrets := cli.Secrets(getenv)
-	keys, err := signing.Load(c.keys, c.keyText)
-	for _, k := range keys {
-		secrets.AddKeys(k.String())
-	}
-	for _, s := range secrets.Texts() {
-		msg.Mask(s)
-	}
+	keys, err := cli.SigningKeys(c.keys, c.keyText, getenv, secrets, msg)
 	var all []report.Fingerprint
 	for _, name := range c.reports {
 		if err == nil {
@@ -104,14 +95,7 @@ func run(ctx context.Context, c config, getenv func(string) string, stdout io.Wr
 	if err != nil {
 		return cli.WithStatus(err, cli.ExitUsage)
 	}
-	for _, err := range cli.SecretFiles(getenv, c.keys...) {
-		msg.Warn(err)
-	}
-	level := slog.LevelWarn
-	if c.verbose {
-		level = slog.LevelDebug
-	}
-	log := msg.Logger(level)
+	log := msg.Logger(cli.LogLevel(c.verbose))
 	own, _ := ci.Detect(getenv).Own(c.cache)
 	repo, err := cli.OpenRepository(c.cache, registry.Options{
 		Push: true, Keychain: cli.Remember(cli.Keychain(getenv), secrets), Advice: own.Advice, Logger: log,
