@@ -16,10 +16,13 @@ import (
 // without a sandbox is such a process. It also takes the values of the variables
 // that secret names out of what /proc shows, for builds by root. os.Getenv still
 // has them. Processes that this one starts are not hidden. It must be called
-// before other goroutines are started.
+// before other goroutines are started. See also Show.
 func Hide(secret func(name string) bool) error {
 	return errors.Join(wipe(secret), unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0))
 }
+
+// Show lets the same user look at this process again. What Hide has wiped stays so.
+func Show() error { return unix.Prctl(unix.PR_SET_DUMPABLE, 1, 0, 0, 0) }
 
 // wipe overwrites values in the memory that the kernel has given the process as
 // its environment. Go's own copy is elsewhere.

@@ -18,6 +18,7 @@ import (
 	"github.com/org/nixoci-action/internal/cli"
 	"github.com/org/nixoci-action/internal/hint"
 	"github.com/org/nixoci-action/internal/httpd"
+	"github.com/org/nixoci-action/internal/secret"
 	"github.com/org/nixoci-action/internal/ui"
 	"github.com/org/nixoci-action/proxy"
 	"github.com/org/nixoci-action/proxy/many"
@@ -32,6 +33,13 @@ func serve(ctx context.Context, c config, getenv func(string) string, stdout, st
 	}
 	for _, err := range cli.SecretFiles(getenv, append(c.keyFiles, c.tokenFile, c.tlsKey)...) {
 		m.Warn(err)
+	}
+	// GitHub's runner ends what a job has left, such as a proxy whose last step did
+	// not run, and finds it by this variable in /proc
+	if getenv("RUNNER_TRACKING_ID") != "" && !c.allowPush {
+		if err := secret.Show(); err != nil {
+			log.Warn("the runner will not find this proxy", "error", err)
+		}
 	}
 	page := &cachePage{mode: c.page}
 	o := opener{config: c, page: page, getenv: getenv, msg: m, log: log, metrics: proxy.NewMetrics(), secrets: cli.Secrets(getenv)}
