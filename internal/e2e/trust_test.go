@@ -93,7 +93,7 @@ func (a *attacker) write(entries ...format.Entry) {
 // says signs a statement about a key.
 func (a *attacker) says(s format.KeyStatement) format.KeyStatement {
 	a.w.Helper()
-	s.Time, s.By = time.Now(), a.publicKey
+	s.Time, s.By = time.Now(), a.keys.PublicKeys()[0]
 	sigs, err := a.keys.Sign(s.Fingerprint(), nil)
 	if err != nil {
 		a.w.Fatal(err)
