@@ -79,13 +79,23 @@ func (r *remote) PutManifest(ctx context.Context, ref string, m Manifest) (v1.Ha
 		method: http.MethodPut, url: r.endpoint("manifests", ref), header: http.Header{"Content-Type": {m.MediaType}},
 		data: m.Raw, accept: []int{http.StatusCreated, http.StatusOK, http.StatusAccepted},
 	}
-	if err := r.call(ctx, q, nil); err != nil {
-		return v1.Hash{}, fmt.Errorf("writing manifest %s: %w", ref, r.missingBlobs(ctx, m, err))
+	err = r.retry.do(ctx, r.opts.Logger, q.method+" "+q.url.Path, func() error {
+		resp, err := r.send(ctx, q)
+		if err != nil {
+			return r.missingBlobs(ctx, m, err)
+		}
+		drain(resp.Body)
+		return nil
+	})
+	if err != nil {
+		return v1.Hash{}, fmt.Errorf("writing manifest %s: %w", ref, r.describe(ctx, err))
 	}
 	return digest, nil
 }
 
-// missingBlobs finds out whether err says that blobs are missing, and which.
+// missingBlobs finds out whether err says that blobs are missing, and which. That
+// may pass where all are there: distribution does not find a blob while somebody
+// else stores the same one.
 func (r *remote) missingBlobs(ctx context.Context, m Manifest, err error) error {
 	var te *transport.Error
 	if !errors.As(err, &te) || te.StatusCode < 400 || te.StatusCode >= 500 {
@@ -93,11 +103,11 @@ func (r *remote) missingBlobs(ctx context.Context, m Manifest, err error) error 
 	}
 	blobs := blobsOf(m)
 	var missing []v1.Hash
-	suspect := false
+	suspect, unknown := false, false
 	for _, d := range te.Errors {
 		switch d.Code {
 		case transport.ManifestBlobUnknownErrorCode, transport.BlobUnknownErrorCode:
-			suspect = true
+			suspect, unknown = true, true
 			detail, _ := json.Marshal(d.Detail)
 			for _, h := range digestsIn(string(detail)) {
 				if slices.Contains(blobs, h) {
@@ -111,7 +121,10 @@ func (r *remote) missingBlobs(ctx context.Context, m Manifest, err error) error 
 	if suspect && len(missing) == 0 { // not every registry says which
 		missing = r.lookFor(ctx, blobs)
 	}
-	if len(missing) == 0 {
+	switch {
+	case len(missing) == 0 && unknown:
+		return retryable{err}
+	case len(missing) == 0:
 		return err
 	}
 	slices.SortFunc(missing, func(a, b v1.Hash) int { return strings.Compare(a.Hex, b.Hex) })

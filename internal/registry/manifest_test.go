@@ -157,6 +157,15 @@ func TestMissingBlobs(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 	})
+	t.Run("all are there a moment later", func(t *testing.T) {
+		f := newFake(t, rule{kind: "PUT manifest", answer: details(404, `{"code":"BLOB_UNKNOWN","message":"x"}`)})
+		for _, s := range []string{"have", "lost1", "lost2", "{}"} {
+			f.put([]byte(s))
+		}
+		if _, err := f.open().PutManifest(within(t, 5*time.Second), "v1", Manifest{MediaType: "x/y", Raw: raw}); err != nil {
+			t.Error(err)
+		}
+	})
 	t.Run("what cannot be looked up is not missing", func(t *testing.T) {
 		f := newFake(t,
 			rule{kind: "PUT manifest", answer: details(400, `{"code":"MANIFEST_INVALID","message":"x"}`)},
