@@ -3,6 +3,7 @@ GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 ACTIONLINT    := github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 ACT           := github.com/nektos/act@v0.2.89
 GOVULNCHECK   := golang.org/x/vuln/cmd/govulncheck@v1.8.0
+DISTRIBUTION  := github.com/distribution/distribution/v3/cmd/registry@v3.1.2
 
 FUZZTIME ?= 10s
 TORTURE  ?= 1h
@@ -91,6 +92,16 @@ torture: ## faults, kills and random histories for more than TORTURE (1h)
 	scripts/with-nix go test ./internal/e2e -count=1 -timeout 0 -v -run '^TestSoak$$' -soak $(TORTURE) -soak-faults 50
 	scripts/with-nix go test ./internal/e2e -count=1 -timeout 0 -parallel 8 -v -torture -run '^(TestPassingFaults|TestKilledAfterEachRequest|TestRefusedFromEachRequestOn|TestEightPublishersAtOnce)$$'
 	CGO_ENABLED=0 go test ./index/collect -count=1 -timeout 0 -v -run '^TestModel$$' -model.histories 20000
+
+# Debian has distribution 2.8; the tests take the docker-registry that is first in PATH.
+.PHONY: conformance
+conformance: ## the tests of registries, with distribution 3; REGISTRY=HOST/NAMESPACE: also with that one
+	scripts/install-deps --for test
+	GOBIN='$(CURDIR)/.cache/distribution3' go install $(DISTRIBUTION)
+	mv .cache/distribution3/registry .cache/distribution3/docker-registry
+	GOBIN='$(CURDIR)/.cache/bin' go install $(ACT)
+	PATH="$(CURDIR)/.cache/distribution3:$(CURDIR)/.cache/bin:$$PATH" CI=true scripts/with-nix go test -count=1 -timeout 60m ./upload ./index ./index/migrate ./internal/registry
+	PATH="$(CURDIR)/.cache/distribution3:$(CURDIR)/.cache/bin:$$PATH" CI=true scripts/with-nix go test -count=1 -timeout 60m -parallel 8 ./internal/e2e -registry '$(REGISTRY)'
 
 .PHONY: clean
 clean: ## remove what the other targets made

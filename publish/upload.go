@@ -103,15 +103,16 @@ func (p *publisher) upload(ctx context.Context, plan *closure.Plan, base *index.
 			break
 		}
 	}
-	p.report.committed(result, err, func(path string) bool {
+	available := func(path string) bool {
 		parsed, err := storepath.Parse(path)
 		return err == nil && w.Available(parsed.HashPart)
-	})
+	}
+	p.report.committed(result, err, available)
 	p.adopted(result.Adopted)
 	if uploadErr == nil && err == nil && len(result.Incomplete)+len(result.Lost) > 0 && len(p.report.Failures) == 0 {
 		err = fmt.Errorf("%s not visible: something they refer to is missing", ui.Count(len(result.Incomplete)+len(result.Lost), "path"))
 	}
-	p.report.complete = uploadErr == nil && err == nil
+	p.report.any = uploadErr == nil && err == nil && slices.ContainsFunc(roots, func(r root) bool { return available(r.path) })
 	if unsigned := p.report.NotSigned(); unsigned != nil {
 		p.Messages.Warn(unsigned)
 	}

@@ -227,7 +227,7 @@ func UnsentError(errs []error) error {
 	}
 	return asListed(errors.Join(append(first, hint.Wrap(
 		fmt.Errorf("%s not uploaded", ui.Count(len(errs), "path")),
-		"what does not refer to them is published; the next run sends the rest"))...))
+		"run it again: what has arrived is not sent again"))...))
 }
 
 // NotSigned is what to say of paths that are not signed; nil if there are none.

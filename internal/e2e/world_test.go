@@ -5,9 +5,12 @@ package e2e
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"net/http"
 	"os"
@@ -46,6 +49,8 @@ func TestMain(m *testing.M) {
 // limit is how long any one command may take.
 const limit = 3 * time.Minute
 
+var running = flag.String("registry", "", "where in a running registry the tests make repositories, as well: HOST/NAMESPACE; docker's login is used")
+
 // caches are the places a cache can be in.
 func caches(t *testing.T, f func(t *testing.T, cache string)) {
 	t.Run("oci", func(t *testing.T) { t.Parallel(); f(t, "oci:"+filepath.Join(t.TempDir(), "cache")) })
@@ -54,6 +59,9 @@ func caches(t *testing.T, f func(t *testing.T, cache string)) {
 		t.Parallel()
 		f(t, registrytest.NewDistribution(t).Addr+"/owner/repo/nix-cache")
 	})
+	if *running != "" {
+		t.Run("given", func(t *testing.T) { f(t, *running+"/nixoci-"+strings.ToLower(rand.Text())) })
+	}
 }
 
 // world is a machine with Nix, a store, and a key.
@@ -80,6 +88,9 @@ func newWorldIn(t *testing.T, env *nixtest.Env) *world {
 		t.Fatal(err)
 	}
 	w.publicKey = string(b)
+	if *running != "" {
+		w.Vars = append(w.Vars, "DOCKER_CONFIG="+cmp.Or(os.Getenv("DOCKER_CONFIG"), filepath.Join(os.Getenv("HOME"), ".docker")))
+	}
 	return w
 }
 

@@ -7,47 +7,53 @@ import (
 	"github.com/org/nixoci-action/internal/registrytest"
 )
 
-// Everything that a cache is for works in registries that take certain media
-// types only.
-func TestStrictRegistries(t *testing.T) {
+// Everything that a cache is for works wherever a cache can be, and in
+// registries that take certain media types only.
+func TestConformance(t *testing.T) {
 	t.Parallel()
+	caches(t, func(t *testing.T, cache string) { conforms(newWorld(t), cache) })
 	for name, rules := range map[string]registrytest.Rules{"gitlab": registrytest.GitLab(), "oldgitlab": registrytest.OldGitLab(), "quay": registrytest.Quay()} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t)
 			s := registrytest.NewStrict(t, rules)
 			cache := s.Addr + "/owner/repo/nix-cache"
-
-			r := w.publish(cache, "--flake", w.flake(flakeText(t.Name(), "")))
+			w := newWorld(t)
+			w.publish(cache, w.add("first", "first")...)
 			tried := len(s.Refused())
-			if again := w.publish(cache, "--flake", w.flake(flakeText(t.Name(), ""))); again.Uploaded.Paths != 0 {
-				t.Errorf("again: got %+v", again.Uploaded)
-			}
-			w.newClient(w.proxy(cache)).substitute(r.paths()...)
-			conf := w.startProxy(cache, 2, w.signPushes()...)
-			pushed := w.chain("pushed", 2000, 700_000)
-			w.copyTo(substituter(conf), pushed[1])
-			w.newClient(conf).substitute(pushed...)
-			changed := w.publish(cache, "--flake", w.flake(flakeText(t.Name(), "changed")))
-			if c := w.gc(cache, "--retention", "0s", "--keep-last", "1", "--delay", "0s"); c.code != 0 || !strings.Contains(c.stderr, "removed") {
-				t.Errorf("gc ended with %d:\n%s", c.code, c.stderr)
-			}
+			conforms(w, cache)
 			if n := len(s.Refused()); n != tried {
 				t.Errorf("%d manifests were refused although the root tells the form", n-tried)
 			}
-			w.newClient(w.proxy(cache)).substitute(changed.paths()...)
-			out, err := w.command("inspect", "--cache", cache).CombinedOutput()
-			if err != nil || !strings.Contains(string(out), "e2e-1:") {
-				t.Errorf("inspect: %v\n%s", err, out)
-			}
-			checkClosed(t, cache)
-
-			// nixcache-oci's readers find the index: they take the first layer
-			w.publish(cache, "--flake", w.flake(flakeText(t.Name(), "changed")), "--compat-index", "on")
-			if idx := w.theirs(cache).index(); idx.Version != 1 || idx.Entries == nil {
-				t.Errorf("got %+v", idx)
-			}
 		})
+	}
+}
+
+func conforms(w *world, cache string) {
+	w.Helper()
+	r := w.publish(cache, "--flake", w.flake(flakeText(w.Name(), "")))
+	if again := w.publish(cache, "--flake", w.flake(flakeText(w.Name(), ""))); again.Uploaded.Paths != 0 {
+		w.Errorf("again: got %+v", again.Uploaded)
+	}
+	w.newClient(w.proxy(cache)).substitute(r.paths()...)
+	conf := w.startProxy(cache, 2, w.signPushes()...)
+	pushed := w.chain("pushed", 2000, 700_000)
+	w.copyTo(substituter(conf), pushed[1])
+	w.newClient(conf).substitute(pushed...)
+	changed := w.publish(cache, "--flake", w.flake(flakeText(w.Name(), "changed")))
+	if c := w.gc(cache, "--retention", "0s", "--keep-last", "1", "--delay", "0s"); c.code != 0 || !strings.Contains(c.stderr, "removed") {
+		w.Errorf("gc ended with %d:\n%s", c.code, c.stderr)
+	}
+	w.newClient(w.proxy(cache)).substitute(changed.paths()...)
+	out, err := w.command("inspect", "--cache", cache).CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "e2e-1:") {
+		w.Errorf("inspect: %v\n%s", err, out)
+	}
+	checkClosed(w.T, cache)
+
+	// nixcache-oci's readers find the index: they take the first layer
+	w.publish(cache, "--flake", w.flake(flakeText(w.Name(), "changed")), "--compat-index", "on")
+	if idx := w.theirs(cache).index(); idx.Version != 1 || idx.Entries == nil {
+		w.Errorf("got %+v", idx)
 	}
 }
 
