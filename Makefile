@@ -101,7 +101,7 @@ conformance: ## the tests of registries, with distribution 3; REGISTRY=HOST/NAME
 	mv .cache/distribution3/registry .cache/distribution3/docker-registry
 	GOBIN='$(CURDIR)/.cache/bin' go install $(ACT)
 	PATH="$(CURDIR)/.cache/distribution3:$(CURDIR)/.cache/bin:$$PATH" CI=true scripts/with-nix go test -count=1 -timeout 60m ./upload ./index ./index/migrate ./internal/registry
-	PATH="$(CURDIR)/.cache/distribution3:$(CURDIR)/.cache/bin:$$PATH" CI=true scripts/with-nix go test -count=1 -timeout 60m -parallel 8 ./internal/e2e -registry '$(REGISTRY)'
+	PATH="$(CURDIR)/.cache/distribution3:$(CURDIR)/.cache/bin:$$PATH" CI=true scripts/with-nix go test -count=1 -timeout 60m ./internal/e2e -registry '$(REGISTRY)'
 
 .PHONY: clean
 clean: ## remove what the other targets made

@@ -60,6 +60,7 @@ var elsewhere = map[string]string{
 // impossible begin the commands that cannot run here, with the reason.
 var impossible = map[string]string{
 	"make check":               "takes minutes, and does a part of make test",
+	"make conformance":         "takes minutes, and does a part of make test with another registry",
 	"make torture":             "takes more than an hour; make test has a sample of each part",
 	"make fuzz":                "takes ten seconds for each target; their seeds are tests",
 	"scripts/release tag":      "builds a release, and tags a commit",
