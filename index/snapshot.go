@@ -255,6 +255,12 @@ func (s *Snapshot) Digest() string {
 	return s.digest.String()
 }
 
+// Absent reports whether there is no cache: neither a root nor a segment, not even
+// a damaged one, nor what oranc has stored.
+func (s *Snapshot) Absent() bool {
+	return s.digest == (v1.Hash{}) && len(s.segments)+len(s.damage)+len(s.oranc) == 0
+}
+
 // Segments returns the live segments, oldest first.
 func (s *Snapshot) Segments() []format.SegmentInfo {
 	infos := make([]format.SegmentInfo, 0, len(s.segments))

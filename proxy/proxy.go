@@ -216,10 +216,16 @@ func (s *Server) Close() { s.packs.Close() }
 // Servers are s alone.
 func (s *Server) Servers() []*Server { return []*Server{s} }
 
-// Blank reports whether there is no cache at all behind the server.
+// Blank reports whether the server knows of nothing that it could serve.
 func (s *Server) Blank() bool {
 	snap := s.snapshot.Load()
 	return snap == nil || snap.Len() == 0 && snap.Digest() == ""
+}
+
+// Absent reports whether the registry has said that there is no cache.
+func (s *Server) Absent() bool {
+	snap := s.snapshot.Load()
+	return snap != nil && snap.Absent()
 }
 
 // serverMemory is what a server takes besides its index and its packs, in

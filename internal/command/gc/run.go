@@ -103,6 +103,10 @@ func (c *collector) run(ctx context.Context) error {
 	if err != nil {
 		return explain(err)
 	}
+	if base.Absent() { // a schedule may begin before the first publish: no failure
+		c.msg.Warn(cli.NoCache(c.report.Cache))
+		return nil
+	}
 	if err := checkPins(c.cfg.Unpin, base.Publications()); err != nil {
 		return cli.WithStatus(err, cli.ExitUsage)
 	}
@@ -116,11 +120,7 @@ func (c *collector) run(ctx context.Context) error {
 		return explain(err)
 	}
 	c.report.Plan(plan)
-	empty := base.Digest() == "" && len(base.Segments()) == 0
-	if empty {
-		c.msg.Printf("the cache %s is empty, or there is none of this name", c.report.Cache)
-	}
-	if empty || c.cfg.DryRun {
+	if c.cfg.DryRun {
 		return nil
 	}
 	defer c.stages.Start("collect")()

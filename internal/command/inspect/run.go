@@ -54,6 +54,8 @@ func read(ctx context.Context, cfg config, getenv func(string) string, msg *ui.M
 		return nil, context.Cause(ctx)
 	case errors.As(err, new(*format.TooNewError)):
 		return nil, hint.Wrap(err, "use a newer version of nixoci-action")
+	case err == nil && snap.Absent():
+		return nil, cli.NoCache(repo.String())
 	}
 	return snap, err
 }

@@ -16,9 +16,6 @@ const maxRows = 10
 func summaryText(s page.Summary) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s: %s, %s in the registry, %s unpacked\n", s.Cache, ui.Count(s.Paths.Paths, "store path"), ui.Bytes(s.Stored), ui.Bytes(s.Paths.NarSize))
-	if s.Paths.Paths == 0 && len(s.Publications) == 0 {
-		b.WriteString("it is empty, or there is none of this name\n")
-	}
 	if len(s.PublicKeys) > 0 {
 		fmt.Fprintf(&b, "public keys: %s\n", strings.Join(s.PublicKeys, " "))
 	}

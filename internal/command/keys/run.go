@@ -56,6 +56,9 @@ func run(ctx context.Context, cfg config, getenv func(string) string, stdout, st
 	} else if err != nil {
 		return err
 	}
+	if base.Absent() {
+		return cli.NoCache(repo.String())
+	}
 	chain, changes := base.Keys(), format.KeyStatements{}
 	if cfg.verb != list {
 		t := teller{config: cfg, own: own, base: base, chain: chain}
@@ -76,7 +79,7 @@ func run(ctx context.Context, cfg config, getenv func(string) string, stdout, st
 		return cli.WriteJSON(stdout, r)
 	}
 	if chain.Keyless() {
-		msg.Printf("the cache %s has no key, or there is none of this name", r.Cache)
+		msg.Printf("the cache %s has no key", r.Cache)
 	}
 	if _, err := io.WriteString(stdout, ui.Text(r.text())); err != nil {
 		return fmt.Errorf("writing the result: %w", err)

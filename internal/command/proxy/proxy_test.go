@@ -266,6 +266,12 @@ func TestServesUntilStopped(t *testing.T) {
 		t.Errorf("got on stderr: %s", p.stderr.String())
 	}
 
+	none := startProxy(t, 10*time.Second, "--cache", "oci:"+filepath.Join(t.TempDir(), "none"))
+	none.url(t)
+	if !strings.Contains(none.stderr.String(), "warning: there is no cache oci:") || !strings.Contains(none.stderr.String(), "The first publish makes") {
+		t.Errorf("a cache that is not there: got on stderr: %s", none.stderr.String())
+	}
+
 	taken := strings.TrimPrefix(url, "http://")
 	var stderr bytes.Buffer
 	if status := Run(t.Context(), []string{"--cache", cache, "--listen", taken}, env(), nil, io.Discard, &stderr); status != cli.ExitFailed || !strings.Contains(stderr.String(), "hint: is another proxy running?") {

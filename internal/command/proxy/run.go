@@ -115,6 +115,11 @@ func announce(s proxy.Service, c config, listeners []net.Listener, stdout io.Wri
 			warnOpen(c, addr, m)
 		}
 	}
+	for _, one := range s.Servers() {
+		if one.Absent() {
+			m.Warn(cli.NoCache(one.Cache()))
+		}
+	}
 	chain := s.Keys()
 	keys := chain.Trusted
 	if chain.Keyless() && s.Len() > 0 {

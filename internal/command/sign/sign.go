@@ -136,6 +136,9 @@ func sign(ctx context.Context, cache *index.Cache, keys signing.Keys, all []repo
 	if err != nil {
 		return err
 	}
+	if base.Absent() {
+		return cli.NoCache(r.Cache)
+	}
 	refuse := func(path, why string) { r.Refused = append(r.Refused, report.Failure{Path: path, Error: why}) }
 	signed := map[string]format.Entry{} // by hash part
 	reported := map[string]bool{}
