@@ -450,7 +450,7 @@ func TestHints(t *testing.T) {
 		{untracked, "looking up the flake", "git -C " + untracked + " add flake.nix"},
 		{empty, "no flake.nix", ""},
 		{"path:" + untracked, ".git", "--flake " + untracked},
-		{untracked + "#x", "names an attribute", "--include"},
+		{untracked + "#x", "names an attribute", "give --flake " + untracked + " --include 'packages.*.x'"},
 		{filepath.Join(untracked, "flake.nix"), "not a folder", "the folder"},
 		{"", "empty", ""},
 	} {
@@ -460,6 +460,24 @@ func TestHints(t *testing.T) {
 		}
 		if got := hint.Of(err); !strings.Contains(got, c.hint) || (got == "") != (c.hint == "") {
 			t.Errorf("%q: got hint %q, want %q in it", c.ref, got, c.hint)
+		}
+	}
+}
+
+// What nix build takes as one argument is two flags here.
+func TestNoAttribute(t *testing.T) {
+	for ref, want := range map[string]string{
+		".":                           "",
+		"#":                           "give --flake .",
+		"#a":                          "give --flake . --include 'packages.*.a'",
+		"./x#a-b^dev":                 "give --flake ./x --include 'packages.*.a-b'",
+		"github:a/b#checks.*.unit":    "give --flake github:a/b --include 'checks.*.unit'",
+		"#checks":                     "give --flake . --include 'packages.*.checks'",
+		".#nixosConfigurations.h.a.b": "give --flake . --include 'nixosConfigurations.h'",
+		".#legacy.a":                  "give --flake . --include 'packages.*.legacy.a'",
+	} {
+		if err := NoAttribute(ref); hint.Of(err) != want || (err == nil) != (want == "") {
+			t.Errorf("%s: got %v, hint %q; want %q", ref, err, hint.Of(err), want)
 		}
 	}
 }

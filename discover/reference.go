@@ -2,12 +2,14 @@ package discover
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -21,14 +23,34 @@ type reference struct {
 	file string // flake.nix, relative to the work tree
 }
 
+// NoAttribute returns an error for a reference with an attribute, as nix build
+// takes it; nil for others. Its hint says what to give instead.
+func NoAttribute(ref string) error {
+	flake, attr, ok := strings.Cut(ref, "#")
+	if !ok {
+		return nil
+	}
+	instead := "--flake " + cmp.Or(flake, ".")
+	attr, _, _ = strings.Cut(attr, "^")
+	switch parts := strings.Split(attr, "."); {
+	case attr == "":
+	case strings.HasSuffix(parts[0], "Configurations"): // what follows the name is the same of all
+		instead += " --include '" + strings.Join(parts[:min(len(parts), 2)], ".") + "'"
+	case len(parts) > 1 && slices.Contains(AllKinds(), Kind(parts[0])):
+		instead += " --include '" + attr + "'"
+	default:
+		instead += " --include 'packages.*." + attr + "'"
+	}
+	return hint.Wrap(fmt.Errorf("flake reference %q names an attribute", ref), "give "+instead)
+}
+
 // parseReference turns a folder into the reference that Nix would make of it,
 // with two differences: it works in a folder whose name needs escapes, which
 // 2.8 cannot read from the command line, and a folder is never copied with a
 // .git in it.
 func parseReference(ref string) (reference, error) {
-	if strings.Contains(ref, "#") {
-		err := fmt.Errorf("flake reference %q names an attribute", ref)
-		return reference{}, hint.Wrap(err, "leave out what follows the #, and choose attributes with --include")
+	if err := NoAttribute(ref); err != nil {
+		return reference{}, err
 	}
 	switch dir, isPath := strings.CutPrefix(ref, "path:"); {
 	case ref == "":

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/org/nixoci-action/discover"
 	"github.com/org/nixoci-action/internal/nix"
 	"github.com/org/nixoci-action/internal/storepath"
 	"github.com/org/nixoci-action/report"
@@ -64,6 +65,9 @@ func storePath(name string) (string, error) {
 	}
 	target, err := filepath.EvalSymlinks(name)
 	if err != nil {
+		if ref := discover.NoAttribute(name); ref != nil { // as nix build takes it
+			return "", ref
+		}
 		return "", fmt.Errorf("%q is no store path: %w", name, err)
 	}
 	for dir := target; dir != "/" && dir != "."; dir = filepath.Dir(dir) {

@@ -103,6 +103,8 @@ func parseRepository(cache string) (name.Repository, error) {
 	switch {
 	case strings.Contains(host, "@"): // and nobody should see it
 		return fail("leave the user and the password out, and log in with `docker login`", "names a user before its registry %q", host[strings.LastIndex(host, "@")+1:])
+	case strings.HasPrefix(cache, ".") || strings.HasPrefix(cache, "/"):
+		return fail("for a directory, write "+layoutScheme+cache, "%q names no registry", cache)
 	case !ok || path == "" || !strings.ContainsAny(host, ".:") && host != "localhost":
 		return fail(form, "%q names no registry", cache)
 	case strings.ContainsAny(path, ":@"):
