@@ -167,7 +167,9 @@ func TestVersionIsAskedOnce(t *testing.T) {
 // Cancelling interrupts Nix and what it started, and waits for it.
 func TestCancelInterrupts(t *testing.T) {
 	mark := filepath.Join(t.TempDir(), "mark")
-	c := stub(t, `trap 'echo stopped >> `+mark+`; exit 1' INT; echo started >> `+mark+`; sleep 300 >/dev/null 2>&1 & wait; wait`)
+	c := stub(t, `trap 'echo stopped >> `+mark+`; echo "error: interrupted by the user" >&2; exit 1' INT; echo begun >&2; echo started >> `+mark+`; sleep 300 >/dev/null 2>&1 & wait; wait`)
+	var log bytes.Buffer
+	c.stderr = &log
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() {
@@ -184,6 +186,9 @@ func TestCancelInterrupts(t *testing.T) {
 	}
 	if b, _ := os.ReadFile(mark); string(b) != "started\nstopped\n" {
 		t.Errorf("got %q, want the program to have stopped in its own way", b)
+	}
+	if strings.Contains(log.String(), "interrupted by the user") {
+		t.Errorf("the log has %q, which Nix says to whoever stops it", log.String())
 	}
 }
 

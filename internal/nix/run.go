@@ -86,7 +86,7 @@ func (c *Client) run(ctx context.Context, cmd command, read func(io.Reader) erro
 	log := &tail{}
 	p.Stderr = log
 	if !cmd.quiet {
-		p.Stderr = io.MultiWriter(log, c.stderr)
+		p.Stderr = io.MultiWriter(log, live{stop, c.stderr})
 	}
 	// A group of its own, so that a terminal's Ctrl-C reaches Nix through us,
 	// once, and so that Git and ssh below it stop as well.
@@ -129,6 +129,20 @@ func (c *Client) run(ctx context.Context, cmd command, read func(io.Reader) erro
 		return &CommandError{Command: cmd.String(), Exit: p.ProcessState.ExitCode(), Message: log.message(), Derivations: log.failed, Err: err}
 	}
 	return readErr
+}
+
+// live is the log of a command that has not been told to stop. What Nix says of
+// that, "interrupted by the user", would be wrong: we have told it.
+type live struct {
+	stop context.Context
+	w    io.Writer
+}
+
+func (l live) Write(p []byte) (int, error) {
+	if l.stop.Err() != nil {
+		return len(p), nil
+	}
+	return l.w.Write(p)
 }
 
 // eofReader remembers having seen the end: an error of a reader that saw it is
