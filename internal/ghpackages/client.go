@@ -133,7 +133,7 @@ func (c *Client) do(ctx context.Context, q request, out any) (more bool, err err
 		case n >= tries || !transient(err):
 			return false, err
 		}
-		c.opts.Logger.Warn("GitHub request failed, trying again", "what", q.method+" "+q.path, "try", n, "pause", backoff, "error", err)
+		c.opts.Logger.Debug("GitHub request failed, trying again", "what", q.method+" "+q.path, "try", n, "pause", backoff, "error", err)
 		if err := c.sleep(ctx, backoff); err != nil {
 			return false, err
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -112,8 +113,13 @@ func TestBlobRetries(t *testing.T) {
 		rule{kind: "GET blob", answer: answer(503, "X", "x")},
 		rule{kind: "GET blob", answer: drop(0)},
 	)
+	var log bytes.Buffer
+	f.opts.Logger = slog.New(slog.NewTextHandler(&log, nil)) // without --verbose
 	d := f.put(data)
 	body, err := f.open().Blob(within(t, 5*time.Second), digestOf(t, d), 5, 7)
+	if log.Len() > 0 {
+		t.Errorf("what has passed is told: %s", log.String())
+	}
 	if err != nil {
 		t.Fatal(err)
 	}

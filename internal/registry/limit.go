@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"log/slog"
 	"net/http"
 	"regexp"
 	"sync"
@@ -21,6 +22,7 @@ import (
 type limiter struct {
 	next http.RoundTripper
 	rate *rate.Limiter // nil means unlimited
+	log  *slog.Logger  // is told of pauses that people notice
 
 	requests atomic.Int64
 
@@ -33,6 +35,9 @@ func ghcrRate() *rate.Limiter { return rate.NewLimiter(30, 60) }
 
 // maxRetryAfter bounds the pause that a registry can impose.
 const maxRetryAfter = 5 * time.Minute
+
+// noticeable is the pause after which people ask what happens.
+const noticeable = 5 * time.Second
 
 func (l *limiter) RoundTrip(req *http.Request) (*http.Response, error) {
 	req, err := fresh(req)
@@ -78,6 +83,9 @@ func (l *limiter) pause(d time.Duration) {
 	until := time.Now().Add(min(d, maxRetryAfter))
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if until.Sub(l.until) > noticeable && time.Until(until) > noticeable {
+		l.log.Warn("the registry limits requests, waiting", "pause", time.Until(until).Round(time.Second))
+	}
 	if until.After(l.until) {
 		l.until = until
 	}

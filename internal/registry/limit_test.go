@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"log/slog"
 	"net/http"
 	"slices"
 	"strings"
@@ -125,12 +126,24 @@ func TestRetryAfterIsNoStall(t *testing.T) {
 	}
 }
 
+// Who waits for minutes is told once.
 func TestRetryAfterCancelled(t *testing.T) {
 	f := newFake(t, rule{kind: "POST upload", times: 9, answer: withHeader("Retry-After", "200", answer(429, "TOOMANYREQUESTS", "x"))})
+	var log bytes.Buffer
+	f.opts.Logger = slog.New(slog.NewTextHandler(&log, nil))
+	r := f.open()
 	start := time.Now()
-	_, err := f.open().PutBlob(within(t, 100*time.Millisecond), []byte("x"))
-	if err == nil || time.Since(start) > 2*time.Second {
-		t.Errorf("got %v after %s", err, time.Since(start))
+	var wg sync.WaitGroup
+	for range 3 {
+		wg.Go(func() {
+			if _, err := r.PutBlob(within(t, 100*time.Millisecond), []byte("x")); err == nil || time.Since(start) > 2*time.Second {
+				t.Errorf("got %v after %s", err, time.Since(start))
+			}
+		})
+	}
+	wg.Wait()
+	if got := log.String(); strings.Count(got, "\n") != 1 || !strings.Contains(got, "the registry limits requests, waiting") || !strings.Contains(got, "pause=3m20s") {
+		t.Errorf("the log says\n%s", got)
 	}
 }
 

@@ -31,8 +31,8 @@ type Options struct {
 	GitHubAPI string
 	// UserAgent names the program to the registry.
 	UserAgent string
-	// Logger receives requests at debug level and retries at warn level; nil
-	// discards them.
+	// Logger receives requests and retries at debug level, and at warn level long
+	// pauses that the registry asks for; nil discards them.
 	Logger *slog.Logger
 
 	ghcr string // the host that is taken for ghcr.io, in tests

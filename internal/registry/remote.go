@@ -48,7 +48,7 @@ func newRemote(repo name.Repository, o Options) *remote {
 	}
 	r := &remote{
 		repo: repo, opts: o, retry: defaultRetry, small: bufferSize, chunk: chunkSize, deletePatience: deletePatience,
-		limit: &limiter{next: &stallGuard{next: next, limit: stallTimeout}},
+		limit: &limiter{next: &stallGuard{next: next, limit: stallTimeout}, log: o.Logger},
 	}
 	r.session, r.deleting = newSession(transport.PullScope), newSession(transport.DeleteScope, transport.PushScope)
 	if o.Push {

@@ -55,7 +55,7 @@ func (p retryPolicy) do(ctx context.Context, log *slog.Logger, what string, try 
 			return err
 		}
 		pause := retry.Spread(wait)
-		log.Warn("registry request failed, trying again", "what", what, "try", n, "pause", pause.Round(time.Millisecond), "error", err)
+		log.Debug("registry request failed, trying again", "what", what, "try", n, "pause", pause.Round(time.Millisecond), "error", err)
 		if err := retry.Sleep(ctx, pause); err != nil {
 			return err
 		}
