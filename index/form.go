@@ -66,13 +66,16 @@ func (c *Cache) putManifest(ctx context.Context, tag, kind string, layers []v1.D
 // that a refusal would waste. It stores the config that every manifest of the
 // index names. Where no root says in which form the registry takes manifests, it
 // also stores one that is good for nothing: without a tag, and always the same
-// one.
+// one. In a directory nothing is stored.
 //
 // For its errors registry.Denied or registry.Refused may be true: then another
 // try would fail, too.
 func (c *Cache) Prepare(ctx context.Context) error {
 	if err := c.lookForForm(ctx); err != nil {
 		return err
+	}
+	if dir, ok := c.repo.(interface{ Probe() error }); ok { // it takes every form
+		return dir.Probe()
 	}
 	_, config := c.form().Config()
 	if _, err := c.repo.PutBlob(ctx, config); err != nil {

@@ -4,8 +4,11 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -236,21 +239,36 @@ func TestNoForm(t *testing.T) {
 	}
 }
 
-// In a directory what Prepare stores is freed like anything without a tag.
+// In place of a directory Prepare finds out whether it could be made, and makes
+// nothing: a publish that comes to nothing leaves no cache.
 func TestPrepareInDirectory(t *testing.T) {
 	ctx := context.Background()
 	dir := t.TempDir()
-	repo := indextest.Opener(t, "oci:"+dir)()
+	for name, text := range map[string]string{"file": "", "foreign/README": ""} {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, ok := range map[string]bool{"new": true, "far/below": true, "file": false, "file/x": false, "foreign": false} {
+		repo := indextest.Opener(t, "oci:"+filepath.Join(dir, name))()
+		if err := index.Open(repo, indextest.Quick()).Prepare(ctx); (err == nil) != ok {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+	var left []string
+	_ = filepath.WalkDir(dir, func(name string, _ fs.DirEntry, _ error) error {
+		left = append(left, strings.TrimPrefix(name, dir))
+		return nil
+	})
+	if want := []string{"", "/file", "/foreign", "/foreign/README"}; !slices.Equal(left, want) {
+		t.Errorf("got %q, want %q", left, want)
+	}
+	repo := indextest.Opener(t, "oci:"+filepath.Join(dir, "new"))()
+	indextest.MustPublish(t, repo, indextest.NewEntry(t, repo, "a"))
 	if err := index.Open(repo, indextest.Quick()).Prepare(ctx); err != nil {
-		t.Fatal(err)
-	}
-	if tags, err := repo.Tags(ctx); err != nil || len(tags) != 0 {
-		t.Errorf("got the tags %q, %v", tags, err)
-	}
-	if _, err := repo.Collect(ctx, time.Now().Add(time.Hour)); err != nil {
-		t.Fatal(err)
-	}
-	if left, err := os.ReadDir(filepath.Join(dir, "blobs/sha256")); err != nil || len(left) != 0 {
-		t.Errorf("%d blobs are left, %v", len(left), err)
+		t.Error(err)
 	}
 }

@@ -111,6 +111,28 @@ func (l *layout) prepare(ctx context.Context) error {
 	return nil
 }
 
+// Probe finds out whether the directory can be written to, or made. Unlike a
+// write it leaves nothing: work that comes to nothing makes no cache.
+func (l *layout) Probe() error {
+	if err := l.refuseForeign(); err != nil {
+		return err
+	}
+	dir := l.dir
+	for {
+		_, err := os.Stat(dir)
+		if up := filepath.Dir(dir); errors.Is(err, fs.ErrNotExist) && up != dir {
+			dir = up
+			continue
+		}
+		break
+	}
+	f, err := os.CreateTemp(dir, uploadPrefix)
+	if err != nil {
+		return l.fail(err)
+	}
+	return l.fail(errors.Join(f.Close(), os.Remove(f.Name())))
+}
+
 // refuseForeign tells a layout, also one whose making was interrupted, from a
 // directory that somebody uses for something else.
 func (l *layout) refuseForeign() error {
