@@ -9,6 +9,7 @@ import (
 	"github.com/org/nixoci-action/discover"
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/internal/hint"
+	"github.com/org/nixoci-action/internal/origin"
 	"github.com/org/nixoci-action/internal/ui"
 	"github.com/org/nixoci-action/matrix"
 )
@@ -56,7 +57,7 @@ func (p *publisher) roots(ctx context.Context, wait func() (*index.Snapshot, err
 // discover evaluates the flake.
 func (p *publisher) discover(ctx context.Context) ([]discover.Output, error) {
 	end := p.stages.Start("discover")
-	endGroup := p.Messages.Group("discovering the outputs of %s", p.printable(p.Flake))
+	endGroup := p.Messages.Group("discovering the outputs of %s", p.printable(origin.Shown(p.Flake)))
 	found, err := discover.Discover(ctx, p.Nix, discover.Options{
 		Flake: p.Flake, Systems: p.Systems, Kinds: p.Kinds, Include: p.Include, Exclude: p.Exclude,
 		DenyUnfree: p.DenyUnfree, Floating: !p.DryRun, Logger: p.Log,

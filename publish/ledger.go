@@ -31,6 +31,7 @@ type ledger struct {
 	unsent   []error
 	foreign  map[string]bool     // what is not signed, by store path
 	vouched  map[string]bool     // what is to be signed elsewhere, by store path
+	unkeyed  map[string]bool     // what is added without a signature, by store path
 	logs     map[string]buildLog // by attribute
 }
 
@@ -71,6 +72,8 @@ func (l *ledger) built(built []discover.Built, dryRun bool) error {
 			}
 			known := l.logs[o.Attr]
 			o.FailedDrv, o.Log, o.Message = known.drv, known.text, known.message
+		case dryRun:
+			o.Status = report.OutputPresent
 		}
 	}
 	return l.CheckOutputs()
@@ -174,6 +177,18 @@ func (l *ledger) unsigned(info *nix.PathInfo) {
 			l.OtherKeys = append(l.OtherKeys, name)
 		}
 	}
+}
+
+// bare takes in a path that is added without a signature, because there is no key.
+// It is called concurrently, and again for a path that is sent again.
+func (l *ledger) bare(path string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.unkeyed == nil {
+		l.unkeyed = map[string]bool{}
+	}
+	l.unkeyed[path] = true
+	l.Bare = len(l.unkeyed)
 }
 
 // vouch takes in what is to be signed elsewhere. It is called concurrently, and

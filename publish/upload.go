@@ -159,9 +159,13 @@ func (p *publisher) repeat(ctx context.Context, w *index.Writer, decisions []clo
 		}
 		local := record(d.Path.Store, &d.Path.PathInfo)
 		if recorded && e.Fingerprint() == local.Fingerprint() {
+			signatures := len(e.Signatures)
 			certified, err := p.certify(&e, &d.Path.PathInfo)
 			if err != nil {
 				return err
+			}
+			if len(e.Signatures) > signatures {
+				p.report.Signed++
 			}
 			changed = changed || certified
 		}
@@ -252,6 +256,9 @@ func (p *publisher) entry(info nix.PathInfo) (format.Entry, error) {
 	}
 	e := record(parsed, &info)
 	_, err = p.certify(&e, &info)
+	if !p.Unsigned && len(p.Keys)+len(e.Signatures) == 0 && e.CA == "" { // a content address needs no signature
+		p.report.bare(info.Path)
+	}
 	return e, err
 }
 

@@ -55,6 +55,10 @@ type Publish struct {
 	// Repeated ones among them, which only were made young again.
 	Committed int `json:"committed"`
 	Repeated  int `json:"repeated"`
+	// Signed is the number of those that had no signature of ours before this run;
+	// Bare that of paths that were added without any signature.
+	Signed int `json:"signed,omitempty"`
+	Bare   int `json:"bare,omitempty"`
 	// Unsigned is what is published without our signature: it was not built here,
 	// and no trusted key has signed it. UnsignedPaths names it, and OtherKeys the
 	// keys that have signed some of it.
@@ -88,6 +92,8 @@ type Publish struct {
 	Failures []Failure `json:"failures,omitempty"`
 	Segments []string  `json:"segments,omitempty"`
 	Stages   []Stage   `json:"stages"`
+
+	failed string // what CheckOutputs said
 }
 
 // Output is an output of the flake and what became of it.
@@ -113,6 +119,7 @@ type OutputStatus string
 // All statuses of outputs.
 const (
 	OutputBuilt    OutputStatus = "built"
+	OutputPresent  OutputStatus = "present"  // in the local store, in a dry run that builds nothing
 	OutputCached   OutputStatus = "cached"   // clients can get it, so it was not built
 	OutputLeftOut  OutputStatus = "left out" // built, but a path of it is not published
 	OutputPlanned  OutputStatus = "planned"  // a job of the matrix builds it
@@ -123,10 +130,10 @@ const (
 
 // OutputStatuses are all of them, in the order in which people want to read how
 // many there are of each.
-var OutputStatuses = []OutputStatus{OutputBuilt, OutputCached, OutputLeftOut, OutputPlanned, OutputNotBuilt, OutputFailed, OutputSkipped}
+var OutputStatuses = []OutputStatus{OutputBuilt, OutputPresent, OutputCached, OutputLeftOut, OutputPlanned, OutputNotBuilt, OutputFailed, OutputSkipped}
 
 // Good reports whether the output is published, if the run is.
-func (s OutputStatus) Good() bool { return s == OutputBuilt || s == OutputCached }
+func (s OutputStatus) Good() bool { return s == OutputBuilt || s == OutputPresent || s == OutputCached }
 
 // Path is a store path and what was decided about it.
 type Path struct {
@@ -206,7 +213,8 @@ func (r *Publish) CheckOutputs() error {
 	if len(failed) == 0 {
 		return nil
 	}
-	return asListed(fmt.Errorf("%s failed: %s", ui.Count(len(failed), "output"), ui.Few(failed)))
+	r.failed = fmt.Sprintf("%s failed: %s", ui.Count(len(failed), "output"), ui.Few(failed))
+	return asListed(errors.New(r.failed))
 }
 
 // UnsentError is the error for paths that were not uploaded, of which errs has

@@ -3,6 +3,7 @@ package report
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/org/nixoci-action/internal/hint"
@@ -35,6 +36,13 @@ func TestOtherError(t *testing.T) {
 		r.Finish(nil, tc.err)
 		if r.Status != tc.status || r.Error != tc.text || r.OtherError != tc.other {
 			t.Errorf("%s: got %s, %q and %q, want %s, %q and %q", tc.name, r.Status, r.Error, r.OtherError, tc.status, tc.text, tc.other)
+		}
+	}
+	// an error that ends the run before does not name them, so the summary does
+	for err, want := range map[error]bool{outputs: false, AsPartly(errors.Join(outputs, down)): false, down: true} {
+		r.Finish(nil, err)
+		if got := strings.Contains(r.Text(), "failed (build failed): b"); got != want {
+			t.Errorf("after %q: got %s", err, r.Text())
 		}
 	}
 	if err := AsPartly(hint.Wrap(down, "")); !IsPartly(err) || IsMisuse(err) || hint.Of(err) != "look for it" || IsPartly(down) {

@@ -18,8 +18,8 @@ func (r *Publish) Text() string {
 	if rows := r.rows(); rows != nil {
 		b.WriteString(ui.Table([]string{"", "paths", "NAR size", ""}, rows))
 	}
-	if r.Unsigned.Paths > 0 {
-		fmt.Fprintf(&b, "not signed: %s, %s\n", ui.Count(r.Unsigned.Paths, "path"), ui.Bytes(r.Unsigned.NarSize))
+	if r.Status != Failed {
+		b.WriteString(r.signedText())
 	}
 	if r.Pin != "" {
 		stay := "newest stays"
@@ -34,6 +34,20 @@ func (r *Publish) Text() string {
 		b.WriteString("\nnothing is published")
 	}
 	return b.String()
+}
+
+// signedText says what the table does not say of signatures.
+func (r *Publish) signedText() (text string) {
+	if r.Signed > 0 {
+		text += fmt.Sprintf("signed: %s that the cache had already\n", ui.Count(r.Signed, "path"))
+	}
+	if r.Bare > 0 {
+		text += fmt.Sprintf("not signed: %s; no key was given, so Nix takes them only from a cache that it trusts as a whole\n", ui.Count(r.Bare, "path"))
+	}
+	if n := len(r.Fingerprints); n > 0 {
+		text += fmt.Sprintf("to be signed: %s, by nixoci sign with the report of --json\n", ui.Count(n, "path"))
+	}
+	return text
 }
 
 // rows are the numbers of paths; nil if there are none.
@@ -66,8 +80,12 @@ func (r *Publish) outputsText() string {
 	if len(r.Outputs) == 0 {
 		return "summary"
 	}
-	left := map[string][]string{} // attributes by reason
+	left := map[string][]string{}                                 // attributes by reason
+	told := r.failed != "" && strings.Contains(r.Error, r.failed) // the error names them
 	for _, o := range r.Outputs {
+		if told && o.Status == OutputFailed {
+			continue
+		}
 		if !o.Status.Good() && o.Status != OutputPlanned {
 			reason := string(o.Status) + " (" + o.Reason + ")"
 			left[reason] = append(left[reason], o.Attr)

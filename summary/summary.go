@@ -360,7 +360,7 @@ func (o *Options) allOutputs(outputs []report.Output) string {
 
 // order is that of the outputs: those that are not published first.
 var order = []report.OutputStatus{
-	report.OutputFailed, report.OutputNotBuilt, report.OutputLeftOut, report.OutputPlanned, report.OutputSkipped, report.OutputCached, report.OutputBuilt,
+	report.OutputFailed, report.OutputNotBuilt, report.OutputLeftOut, report.OutputPlanned, report.OutputSkipped, report.OutputCached, report.OutputPresent, report.OutputBuilt,
 }
 
 // usage is what others must do to use the cache.

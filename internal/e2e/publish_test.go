@@ -120,6 +120,9 @@ func TestSigningLater(t *testing.T) {
 	if unsigned.code != 0 {
 		t.Fatalf("got %d\n%s", unsigned.code, unsigned.stderr)
 	}
+	if want := fmt.Sprintf("not signed: %d paths; no key was given", unsigned.Closure.Paths); !strings.Contains(unsigned.stderr, want) {
+		t.Errorf("got %s\nwant %q in it", unsigned.stderr, want)
+	}
 	second := filepath.Join(w.Dir, "second-key")
 	w.Env.Run(t, w.Dir, "nix-store", "--generate-binary-cache-key", "e2e-2", second, second+".pub")
 	for _, extra := range [][]string{nil, {"--sign-key-file", second}} {
@@ -127,7 +130,10 @@ func TestSigningLater(t *testing.T) {
 		if r.Uploaded.Paths != 0 || r.Repeated != r.Closure.Paths || r.Committed != r.Closure.Paths {
 			t.Errorf("signing later: got %+v", r)
 		}
-		if again := w.publish(cache, append(extra, "--flake", flake)...); again.Repeated != 0 {
+		if want := fmt.Sprintf("signed: %d paths that the cache had already", r.Closure.Paths); r.Signed != r.Closure.Paths || !strings.Contains(r.stderr, want) || strings.Contains(r.stderr, "not signed") {
+			t.Errorf("got %s\nwant %q in it", r.stderr, want)
+		}
+		if again := w.publish(cache, append(extra, "--flake", flake)...); again.Repeated != 0 || again.Signed != 0 || strings.Contains(again.stderr, "signed: ") {
 			t.Errorf("signed already: got %+v", again)
 		}
 	}
@@ -186,6 +192,9 @@ func TestExitStatus(t *testing.T) {
 			t.Errorf("partly: %q is not in\n%s", want, r.stderr)
 		}
 	}
+	if n := strings.Count(r.stderr, "packages."+system+".bad (build failed)"); n != 1 || strings.Contains(r.stderr, "failed (build failed)") {
+		t.Errorf("the outputs that failed are named %d times in\n%s", n, r.stderr)
+	}
 	w.newClientUnsigned(cache).substitute(r.paths()...)
 
 	r = w.tryPublish(cache, append(none, "--flake", filepath.Join(w.Dir, "flake"), "--include", "bad")...)
@@ -229,6 +238,9 @@ func TestDryRunWritesNothing(t *testing.T) {
 	for _, o := range r.Outputs {
 		if o.Attr == "packages."+system+".lib" && (o.Status != "left out" || o.Reason != "excluded by lib") {
 			t.Errorf("left out: got %+v", o)
+		}
+		if o.Attr == "packages."+system+".base" && o.Status != "present" {
+			t.Errorf("in the store, and not built by the dry run: got %+v", o)
 		}
 	}
 	if r.code != 0 || reasons["base"] != "new" || reasons["lib"] != "excluded by lib" || !strings.HasPrefix(reasons["app"], "needs ") {

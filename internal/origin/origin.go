@@ -5,6 +5,7 @@ package origin
 import (
 	"net/url"
 	"path"
+	"path/filepath"
 	"regexp"
 	"strings"
 )
@@ -96,4 +97,16 @@ func Within(name string, query url.Values) string {
 		return name
 	}
 	return name + "?" + chosen.Encode()
+}
+
+// Shown is a flake reference for people: a folder is named in full, because "."
+// says nothing to who reads it later. What is no folder stays as it is.
+func Shown(ref string) string {
+	if ref != "." && ref != ".." && !strings.HasPrefix(ref, "./") && !strings.HasPrefix(ref, "../") || strings.ContainsAny(ref, "?#") {
+		return ref
+	}
+	if abs, err := filepath.Abs(ref); err == nil {
+		return abs
+	}
+	return ref
 }

@@ -2,6 +2,8 @@ package origin
 
 import (
 	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -116,4 +118,19 @@ func FuzzNames(f *testing.F) {
 			t.Errorf("%q: %q is no name of its own, but %q", s, got, URL("https://"+got))
 		}
 	})
+}
+
+func TestShown(t *testing.T) {
+	here, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for ref, want := range map[string]string{
+		".": here, "./x/": filepath.Join(here, "x"), "..": filepath.Dir(here), "../y": filepath.Join(filepath.Dir(here), "y"),
+		"/abs": "/abs", "github:a/b": "github:a/b", ".?dir=x": ".?dir=x", ".hidden": ".hidden", "": "",
+	} {
+		if got := Shown(ref); got != want {
+			t.Errorf("%q: got %q, want %q", ref, got, want)
+		}
+	}
 }

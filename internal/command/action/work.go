@@ -1,6 +1,7 @@
 package action
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -84,6 +85,9 @@ func (s *session) publishWith(ctx context.Context, paths []string) error {
 	s.annotate(&r, s.lenient(ctx, status, r.Denied))
 	s.warn(errors.Join(s.publishOutputs(&r), s.summarise(func(o summary.Options) string {
 		o.Flake, o.OfJob, o.Took = s.cfg.text["flake"], paths != nil, took
+		if o.Flake == "." {
+			o.Flake = cmp.Or(r.Origin, o.Flake)
+		}
 		return summary.Publish(&r, o)
 	})))
 	return s.verdict(ctx, status, r.Denied, out)

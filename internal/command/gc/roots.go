@@ -15,6 +15,7 @@ import (
 	"github.com/org/nixoci-action/index/collect"
 	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/hint"
+	"github.com/org/nixoci-action/internal/origin"
 	"github.com/org/nixoci-action/internal/secret"
 	"github.com/org/nixoci-action/internal/ui"
 	"github.com/org/nixoci-action/report"
@@ -74,7 +75,7 @@ func allSystems(local string, pubs []format.Publication) []string {
 
 func (c *collector) evaluate(ctx context.Context, systems []string) (discover.Result, error) {
 	defer c.stages.Start("evaluate")()
-	shown, _ := secret.Reference(c.cfg.Flake)
+	shown, _ := secret.Reference(origin.Shown(c.cfg.Flake))
 	c.msg.Printf("evaluating %s for %s", shown, strings.Join(systems, ", "))
 	return discover.Discover(ctx, c.nix, discover.Options{
 		Flake: c.cfg.Flake, Systems: systems, Kinds: c.cfg.Kinds, Include: c.cfg.Include, Exclude: c.cfg.Exclude, Logger: c.log,
