@@ -103,6 +103,8 @@ type Server struct {
 	push      *push.Receiver // nil if clients only read
 	pushed    *index.Group   // what the index may not show yet; nil like push
 	orancTold atomic.Bool
+	running   atomic.Bool // Run has begun
+	away      bool        // the last reading by Prepare or Run failed; theirs alone
 
 	snapshot atomic.Pointer[index.Snapshot]
 	refresh  chan struct{} // holds one token: a refresh is under way

@@ -39,15 +39,17 @@ func (s *Server) Prepare(ctx context.Context) error {
 	if diskErr == nil {
 		s.adopt(snap)
 		wait = waitWithCopy
+		ctx = registry.Once(ctx) // the copy serves at once, and Run tries again
 	}
 	ctx, cancel := registry.Within(ctx, wait)
 	defer cancel()
 	err := s.Reload(ctx, false)
+	s.away = err != nil
 	switch {
 	case err == nil:
 		return nil
 	case diskErr == nil:
-		return fmt.Errorf("serving an older copy of the index: %w", err)
+		return fmt.Errorf("serving the copy of the index on disk until the registry answers: %w", err)
 	}
 	return fmt.Errorf("serving nothing until the registry answers: %w", err)
 }
@@ -73,6 +75,7 @@ func (s *Server) Run(ctx context.Context) {
 		}()
 		defer func() { <-pushed }()
 	}
+	s.running.Store(true)
 	// At once after the start comes the look at the tag list, for which the
 	// start itself does not wait.
 	timer := time.NewTimer(0)
@@ -86,14 +89,24 @@ func (s *Server) Run(ctx context.Context) {
 		}
 		next := s.opts.Refresh
 		rctx, cancel := registry.Within(ctx, refreshTimeout)
-		if err := s.Reload(rctx, s.SweepDue()); err != nil && ctx.Err() == nil {
+		err := s.Reload(rctx, s.SweepDue())
+		cancel()
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
 			next = min(retry, next)
 			retry = min(2*retry, s.opts.Refresh)
-			s.log.Warn("the cache index was not refreshed; serving what is known", "error", err, "next", next)
-		} else {
+			if !s.away { // it is told once
+				s.log.Warn("the cache index was not refreshed; serving what is known until the registry answers", "error", err)
+			}
+		default:
 			retry = retryInterval
+			if s.away {
+				s.log.Info("the registry answers again")
+			}
 		}
-		cancel()
+		s.away = err != nil
 		timer.Reset(next)
 	}
 }
@@ -152,7 +165,7 @@ func (s *Server) adopt(snap *index.Snapshot) {
 		s.pushed.Seen(snap)
 	}
 	s.noticeOranc(snap)
-	if old == nil || old.Len() != snap.Len() || old.Digest() != snap.Digest() {
-		s.log.Info("the cache index is in use", "paths", snap.Len())
+	if s.running.Load() && (old == nil || old.Len() != snap.Len() || old.Digest() != snap.Digest()) {
+		s.log.Info("the cache has changed", "paths", snap.Len())
 	}
 }

@@ -1,11 +1,13 @@
 package proxy
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"io"
 	"io/fs"
+	"log/slog"
 	"net"
 	"net/http"
 	"strings"
@@ -80,8 +82,8 @@ func TestPrepare(t *testing.T) {
 	}{
 		{"fresh", none, fresh, 2, "", 0},
 		{"newer than the copy", old, fresh, 2, "", 0},
-		{"down, with a copy", old, down, 1, "older copy", 0},
-		{"hangs, with a copy", old, away, 1, "older copy", waitWithCopy},
+		{"down, with a copy", old, down, 1, "copy of the index on disk", 0},
+		{"hangs, with a copy", old, away, 1, "copy of the index on disk", waitWithCopy},
 		{"down, without", none, down, 0, "serving nothing", 0},
 		{"hangs, without", none, away, 0, "serving nothing", waitWithoutCopy},
 	} {
@@ -118,7 +120,8 @@ func TestRunKeepsTheIndexFresh(t *testing.T) {
 	one, two := snapshotOf(t, "one"), snapshotOf(t, "one", "two")
 	synctest.Test(t, func(t *testing.T) {
 		x := newFakeIndex(none, one)
-		s, err := New(Options{Index: x, Refresh: time.Minute})
+		var log bytes.Buffer
+		s, err := New(Options{Index: x, Refresh: time.Minute, Logger: slog.New(slog.NewTextHandler(&log, nil))})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -148,6 +151,9 @@ func TestRunKeepsTheIndexFresh(t *testing.T) {
 		time.Sleep(time.Minute)
 		if s.Len() != 2 || s.Status().Refresh.Error != "" {
 			t.Errorf("after the registry came back: %d paths, status %+v", s.Len(), s.Status().Refresh)
+		}
+		if got := log.String(); strings.Count(got, "\n") != 3 || strings.Count(got, "was not refreshed") != 1 || strings.Count(got, "answers again") != 1 || strings.Count(got, "has changed") != 1 {
+			t.Errorf("what happened is not said once each:\n%s", got)
 		}
 
 		time.Sleep(time.Hour)

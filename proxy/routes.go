@@ -3,7 +3,6 @@ package proxy
 import (
 	"net/http"
 	"slices"
-	"strings"
 
 	"github.com/org/nixoci-action/bincache"
 	"github.com/org/nixoci-action/index/format"
@@ -23,9 +22,7 @@ func (s *Server) route(w http.ResponseWriter, r *http.Request) {
 		allowed = []string{http.MethodPost}
 	}
 	if !slices.Contains(allowed, r.Method) {
-		// `nix copy --to` ends here unless pushing is allowed
-		w.Header().Set("Allow", strings.Join(allowed, ", "))
-		http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
+		reply.NotAllowed(w, r, allowed...)
 		return
 	}
 	if s.opts.Page != nil && s.opts.Page.Owns(r) {

@@ -42,7 +42,7 @@ func TestRoutes(t *testing.T) {
 		{"GET", "/log/" + e.Path.HashPart + "-hello.drv", 404, "", ""},
 		{"GET", "//nix-cache-info", 404, "", ""},
 		{"PUT", "/nix-cache-info", 405, "", ""},
-		{"PUT", "/" + absent + ".narinfo", 405, "", ""},
+		{"PUT", "/" + absent + ".narinfo", 405, "", "this proxy takes nothing; one that is started with --allow-push and one --cache does\n"},
 		{"DELETE", "/" + e.URL(), 405, "", ""},
 		{"POST", "/nix-cache-info", 405, "", ""},
 		{"GET", "/_refresh", 405, "", ""},

@@ -28,6 +28,9 @@ func Listen(addrs []string) ([]net.Listener, error) {
 	for _, addr := range addrs {
 		l, err := net.Listen("tcp", addr)
 		if err != nil {
+			if op := (*net.OpError)(nil); errors.As(err, &op) {
+				err = op.Err // the rest says the address again
+			}
 			return nil, errors.Join(fmt.Errorf("listening on %s: %w", addr, err), Close(ls))
 		}
 		ls = append(ls, l)

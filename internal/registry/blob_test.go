@@ -129,6 +129,21 @@ func TestBlobRetries(t *testing.T) {
 	}
 }
 
+// Once is tried once.
+func TestOnce(t *testing.T) {
+	f := newFake(t, rule{kind: "GET blob", answer: answer(503, "X", "x")})
+	d := f.put(content(10))
+	r := f.open()
+	if _, err := r.Blob(Once(within(t, 5*time.Second)), digestOf(t, d), 5, 2); err == nil {
+		t.Error("it was tried again")
+	}
+	body, err := r.Blob(within(t, 5*time.Second), digestOf(t, d), 5, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body.Close()
+}
+
 func TestReadBlob(t *testing.T) {
 	data := content(100_000)
 	broken := func(w http.ResponseWriter, _ *http.Request) bool {

@@ -51,7 +51,7 @@ func (p retryPolicy) do(ctx context.Context, log *slog.Logger, what string, try 
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if n >= p.tries || !transient(err) {
+		if n >= p.tries || !transient(err) || ctx.Value(onceKey{}) != nil {
 			return err
 		}
 		pause := retry.Spread(wait)

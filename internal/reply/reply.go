@@ -35,11 +35,21 @@ func NotFound(w http.ResponseWriter) { http.Error(w, "not found", http.StatusNot
 // nothing to be written to. `nix copy --to` tries that after a "not found".
 func Refuse(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
-		w.Header().Set("Allow", "GET, HEAD")
-		http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
+		NotAllowed(w, r, http.MethodGet, http.MethodHead)
 		return
 	}
 	NotFound(w)
+}
+
+// NotAllowed answers 405. To `nix copy --to`, which shows it, it says what would
+// help.
+func NotAllowed(w http.ResponseWriter, r *http.Request, allowed ...string) {
+	text := "method not allowed"
+	if r.Method == http.MethodPut {
+		text = "this proxy takes nothing; one that is started with --allow-push and one --cache does"
+	}
+	w.Header().Set("Allow", strings.Join(allowed, ", "))
+	http.Error(w, text, http.StatusMethodNotAllowed)
 }
 
 // Text answers with a text that is in memory.

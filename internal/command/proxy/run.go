@@ -134,7 +134,7 @@ func announce(s proxy.Service, c config, listeners []net.Listener, stdout io.Wri
 		names = "caches that match " + strings.Join(c.allow, ", ")
 	}
 	if url == "" {
-		m.Printf("ready: %d store paths of %s on %s", s.Len(), names, listeners[0].Addr())
+		m.Printf("ready: %s of %s on %s", ui.Count(s.Len(), "store path"), names, listeners[0].Addr())
 		return "serving " + names, nil
 	}
 	lines := "# " + bincache.SettingSubstituters + " = " + url + "/HOST/NAME\n" // for those that wait for it
@@ -151,7 +151,7 @@ func announce(s proxy.Service, c config, listeners []net.Listener, stdout io.Wri
 		lines += trusted
 	}
 	if len(c.caches) > 0 {
-		m.Printf("ready: %d store paths of %s on %s", s.Len(), names, url)
+		m.Printf("ready: %s of %s on %s", ui.Count(s.Len(), "store path"), names, url)
 	}
 	if len(c.allow) > 0 {
 		m.Printf("ready: caches that match %s on %s/HOST/NAME", strings.Join(c.allow, ", "), url)

@@ -3,9 +3,11 @@ package proxy
 import (
 	"errors"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"strings"
+	"syscall"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -25,9 +27,19 @@ func listen(c config, getenv func(string) string) ([]net.Listener, error) {
 	}
 	own, err := httpd.Listen(addrs)
 	if err != nil {
-		return nil, errors.Join(hint.Wrap(err, "is another proxy running? --listen 127.0.0.1:0 picks a free port"), httpd.Close(listeners))
+		return nil, errors.Join(hint.Wrap(err, listenHint(err)), httpd.Close(listeners))
 	}
 	return append(listeners, own...), nil
+}
+
+func listenHint(err error) string {
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return "is another proxy running? --listen 127.0.0.1:0 picks a free port"
+	case errors.Is(err, fs.ErrPermission):
+		return "ports below 1024 are for root: choose a higher one, or have systemd open the socket"
+	}
+	return ""
 }
 
 // openAccessLog returns nil if none is wanted.

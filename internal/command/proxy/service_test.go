@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -256,5 +257,18 @@ func TestUnits(t *testing.T) {
 	}
 	if !strings.Contains(unit("socket"), "\nListenStream="+defaultListen+"\n") {
 		t.Errorf("the socket is not at %s", defaultListen)
+	}
+}
+
+// What helps depends on why. A port that needs permission is not in use.
+func TestListenHint(t *testing.T) {
+	t.Parallel()
+	for err, want := range map[error]string{
+		syscall.EADDRINUSE: "another proxy", syscall.EACCES: "below 1024", syscall.EADDRNOTAVAIL: "",
+	} {
+		got := listenHint(fmt.Errorf("listening on x: %w", os.NewSyscallError("bind", err)))
+		if !strings.Contains(got, want) || want == "" && got != "" {
+			t.Errorf("%v: got %q, want %q in it", err, got, want)
+		}
 	}
 }

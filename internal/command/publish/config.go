@@ -93,7 +93,7 @@ func parseConfig(args []string, getenv func(string) string) (config, error) {
 	f.Choice(&c.Compression, "compression", []string{bincache.CompressionZstd, bincache.CompressionXZ, bincache.CompressionNone}, "`NAME` of the compression of NARs: zstd, xz or none")
 	f.Int(&c.Level, "compression-level", 3, "`NUMBER` from 1 to 22: zstd's compression level")
 	f.Choice(&compat, "compat-index", []string{compatAuto, compatOn, compatOff}, "`MODE` of the index for nixcache-oci's proxy: on or off from now on, or auto to leave it as it is")
-	f.Int(&c.Jobs, "jobs", 0, "`NUMBER` of uploads at a time (default: twice the processors, at least 4)")
+	f.Int(&c.Jobs, "jobs", 0, "`NUMBER` of uploads at a time; 0 for twice the processors, at least 4")
 	f.Strings(&c.NixArgs, "nix-arg", nil, "`ARGUMENT` to add to each Nix command; it must be one that nix and nix-store know, as in --nix-arg=--option --nix-arg=cores --nix-arg=2")
 	f.Bool(&c.ImportOranc, "import-oranc", "import the paths that oranc has stored in the repository, without sending them again, and publish nothing else")
 	f.Bool(&c.DryRun, "dry-run", "show what would be done, and write and build nothing")
