@@ -87,6 +87,9 @@ func newSnapshot(now time.Time, digest v1.Hash, list rootState, segments []*form
 	return s
 }
 
+// Empty is a cache that has nothing.
+func Empty() *Snapshot { return newSnapshot(time.Now(), v1.Hash{}, rootState{}, nil, nil) }
+
 // remove hides what a collection has removed, nothing that was added after it.
 func (s *Snapshot) remove(seg *format.Segment) {
 	rs, latest := seg.Header.Removed, s.believed(seg).Unix()

@@ -51,7 +51,7 @@ func (p *publisher) roots(ctx context.Context, wait func() (*index.Snapshot, err
 			roots = append(roots, root{b.Attr.String(), path})
 		}
 	}
-	return roots, p.report.built(built, p.DryRun)
+	return roots, p.report.built(built, p.DryRun && !p.BuildOnly)
 }
 
 // discover evaluates the flake.
@@ -60,7 +60,7 @@ func (p *publisher) discover(ctx context.Context) ([]discover.Output, error) {
 	endGroup := p.Messages.Group("discovering the outputs of %s", p.printable(origin.Shown(p.Flake)))
 	found, err := discover.Discover(ctx, p.Nix, discover.Options{
 		Flake: p.Flake, Systems: p.Systems, Kinds: p.Kinds, Include: p.Include, Exclude: p.Exclude,
-		DenyUnfree: p.DenyUnfree, Floating: !p.DryRun, Logger: p.Log,
+		DenyUnfree: p.DenyUnfree, Floating: !p.DryRun || p.BuildOnly, Logger: p.Log,
 	})
 	endGroup()
 	end()
@@ -82,12 +82,13 @@ func (p *publisher) discover(ctx context.Context) ([]discover.Output, error) {
 	return found.Outputs, nil
 }
 
-// build builds outputs, or in a dry run looks which of them are there.
+// build builds outputs, or in a dry run that does not build looks which of them
+// are there.
 func (p *publisher) build(ctx context.Context, outputs []discover.Output) ([]discover.Built, error) {
 	if len(outputs) == 0 {
 		return nil, nil
 	}
-	if p.DryRun {
+	if p.DryRun && !p.BuildOnly {
 		return p.valid(ctx, outputs)
 	}
 	defer p.stages.Start("build")()

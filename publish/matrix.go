@@ -2,12 +2,9 @@ package publish
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/org/nixoci-action/discover"
 	"github.com/org/nixoci-action/index"
-	"github.com/org/nixoci-action/internal/hint"
-	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/matrix"
 	"github.com/org/nixoci-action/report"
 )
@@ -47,16 +44,4 @@ func (p *publisher) planMatrix(ctx context.Context, wait func() (*index.Snapshot
 		}
 	}
 	return report.AsPartly(p.report.CheckOutputs())
-}
-
-// readable is the index as far as a plan needs it. A registry that refuses to
-// show the cache may not have it yet: GitHub's does not tell the difference.
-// Nothing is lost if all is planned then; what may not be written ends the jobs.
-func (p *publisher) readable(base *index.Snapshot, err error) (*index.Snapshot, error) {
-	if err != nil && registry.Denied(err) {
-		p.Messages.Warn(hint.Wrap(fmt.Errorf("the cache cannot be read, so all that no upstream cache has is planned: %w", err),
-			"that is normal before the first publish; else the job needs the permission to read packages"))
-		return nil, nil
-	}
-	return base, err
 }

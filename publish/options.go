@@ -72,8 +72,9 @@ type Options struct {
 	CompatIndex *bool
 	// NoLogs keeps the logs of builds out of the cache.
 	NoLogs bool
-	// DryRun finds out what would be done, and writes and builds nothing.
-	DryRun bool
+	// DryRun finds out what would be done, and writes and builds nothing. With
+	// BuildOnly it does build.
+	DryRun, BuildOnly bool
 
 	// Cache is what the user calls the cache; Repo is where it is, and Index what
 	// reads and writes it there.

@@ -12,6 +12,7 @@ import (
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/hint"
+	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/ui"
 	"github.com/org/nixoci-action/matrix"
 	"github.com/org/nixoci-action/report"
@@ -41,7 +42,7 @@ func newPublisher(o Options) *publisher {
 		urls = append(urls, u.String())
 	}
 	return &publisher{Options: o, report: ledger{
-		Publish: report.Publish{Cache: o.Repo.String(), DryRun: o.DryRun, PublicKeys: o.Keys.PublicKeys(), Upstreams: urls, Paths: []report.Path{}},
+		Publish: report.Publish{Cache: o.Repo.String(), DryRun: o.DryRun, BuildOnly: o.BuildOnly, PublicKeys: o.Keys.PublicKeys(), Upstreams: urls, Paths: []report.Path{}},
 		logs:    map[string]buildLog{},
 	}}
 }
@@ -121,9 +122,9 @@ func (p *publisher) partly(err error) error {
 // open reads the cache index, makes sure that the cache can be written to, and
 // takes it over if it is nixcache-oci's.
 func (p *publisher) open(ctx context.Context) (*index.Snapshot, error) {
-	base, err := p.Index.Sweep(ctx)
+	base, err := p.sweep(ctx)
 	if p.Matrix == matrix.Planning {
-		return p.readable(base, err)
+		return base, err
 	}
 	if err == nil && !p.DryRun {
 		if err = base.Damage(); err == nil {
@@ -146,11 +147,25 @@ func (p *publisher) fresh(ctx context.Context, base *index.Snapshot, since time.
 	if time.Since(since) < maxIndexAge {
 		return base, nil
 	}
-	base, err := p.Index.Sweep(ctx)
+	base, err := p.sweep(ctx)
 	if err != nil {
 		return nil, err
 	}
 	return p.adopt(ctx, base)
+}
+
+// sweep reads the index. A registry that refuses to show the cache may not have
+// it yet: GitHub's does not tell the difference. To a run that writes nothing
+// such a cache is an empty one: nothing is lost if more is built then, or planned,
+// and what may not be written ends the jobs of the plan.
+func (p *publisher) sweep(ctx context.Context) (*index.Snapshot, error) {
+	base, err := p.Index.Sweep(ctx)
+	if registry.Denied(err) && (p.Matrix == matrix.Planning || p.BuildOnly) {
+		p.Messages.Warn(hint.Wrap(fmt.Errorf("the cache cannot be read, so it counts as empty: %w", err),
+			"that is normal before the first publish; else the job needs the permission to read packages"))
+		return index.Empty(), nil
+	}
+	return base, err
 }
 
 // explain adds hints to what the index reports.

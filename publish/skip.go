@@ -81,7 +81,7 @@ func (p *publisher) holdings(ctx context.Context, base *index.Snapshot, outputs 
 // entryOf returns the entry of a store path, if it is one that clients accept.
 func (p *publisher) entryOf(base *index.Snapshot, name string) (format.Entry, bool) {
 	parsed, err := storepath.Parse(name)
-	if err != nil || base == nil {
+	if err != nil {
 		return format.Entry{}, false
 	}
 	e, ok := base.Lookup(parsed.HashPart)

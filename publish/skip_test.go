@@ -97,7 +97,7 @@ func TestHoldings(t *testing.T) {
 		if got := h.output(&o); (got != "") != (name == "whole") || name == "whole" && got != "in cache" {
 			t.Errorf("%s: got %q", name, got)
 		}
-		if h, err = p.holdings(t.Context(), nil, []discover.Output{o}); err != nil || h.output(&o) != "" {
+		if h, err = p.holdings(t.Context(), index.Empty(), []discover.Output{o}); err != nil || h.output(&o) != "" {
 			t.Errorf("%s: without an index got %q, %v", name, h.output(&o), err)
 		}
 	}

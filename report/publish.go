@@ -28,6 +28,8 @@ type Publish struct {
 	Denied bool   `json:"denied,omitempty"`
 	Cache  string `json:"cache"`
 	DryRun bool   `json:"dryRun"`
+	// BuildOnly says that a dry run has built.
+	BuildOnly bool `json:"buildOnly,omitempty"`
 	// PublicKeys are our own keys and those for which they vouch, RetiredKeys those
 	// of them that were taken out of the cache.
 	PublicKeys  []string `json:"publicKeys,omitempty"`
@@ -355,6 +357,8 @@ func (r *Publish) Parts() []Part {
 		{"same contents as in the cache", r.Reused, false}, {"left out", r.Excluded, false},
 	}
 	switch {
+	case r.BuildOnly:
+		return append(parts, Part{"new, not uploaded", r.New, true})
 	case r.DryRun:
 		return append(parts, Part{"to upload", r.New, true})
 	case r.Status == Failed && r.Uploaded.Paths > 0:

@@ -41,6 +41,8 @@ type Options struct {
 	// Again says that an earlier summary of the same page has named the cache,
 	// and told how to use it.
 	Again bool
+	// Idle is why nothing is published, where that was decided before.
+	Idle string
 	// Keys are public keys of the cache, besides those of the report.
 	Keys []string
 	Took time.Duration
@@ -56,7 +58,7 @@ func Publish(r *report.Publish, o Options) string {
 		part = "Built in this job"
 	}
 	b.WriteString(o.heading(part))
-	fmt.Fprintf(&b, "%s\n\n", headline(r, o))
+	fmt.Fprintf(&b, "%s\n\n%s", headline(r, o), o.idle())
 	b.WriteString(o.problem(r.OtherError))
 	b.WriteString(o.failures(r))
 	if r.Closure.Paths > 0 {
@@ -64,7 +66,7 @@ func Publish(r *report.Publish, o Options) string {
 	}
 	b.WriteString(notSigned(r))
 	title := "Largest new paths"
-	if r.DryRun {
+	if r.DryRun && !r.BuildOnly {
 		title = "Largest paths to upload"
 	}
 	b.WriteString(largestNew(title, r.Paths))
@@ -77,6 +79,24 @@ func Publish(r *report.Publish, o Options) string {
 		b.WriteString(usage(o.Cache, slices.Compact(keys), r.RetiredKeys))
 	}
 	return bounded(b.String())
+}
+
+// Idle tells of a step that publishes nothing, and whether it serves the cache to
+// the steps that follow.
+func Idle(read bool, o Options) string {
+	what := "➖ <b>nothing is done</b>"
+	if read {
+		what = "📖 <b>the cache is only read</b>: nothing is built or published"
+	}
+	return o.heading("No publication") + what + "\n\n" + o.idle()
+}
+
+// idle says why nothing is published.
+func (o *Options) idle() string {
+	if o.Idle == "" {
+		return ""
+	}
+	return "> [!NOTE]\n> Nothing is published: " + literal(ui.Cut(ui.Line(o.Idle), maxMessage)) + "\n\n"
 }
 
 // Matrix tells what is built where, and why the rest is not.
@@ -153,7 +173,20 @@ func headline(r *report.Publish, o Options) string {
 	if n := len(r.Failures); n > 0 {
 		parts = append(parts, fmt.Sprintf("❌ <b>%s not published</b>", ui.Count(n, "path")))
 	}
+	n, good := r.Count(), r.Published()
 	switch {
+	case r.BuildOnly && r.Status == report.Failed && n[report.OutputBuilt]+n[report.OutputCached] == 0 && len(parts) == 0:
+		parts = append(parts, "❌ <b>nothing was built</b>")
+	case r.BuildOnly:
+		if n[report.OutputBuilt] > 0 {
+			parts = append(parts, fmt.Sprintf("✅ <b>%s built</b>", ui.Count(n[report.OutputBuilt], "output")))
+		}
+		if n[report.OutputCached] > 0 {
+			parts = append(parts, fmt.Sprintf("⏭️ %d in a cache already", n[report.OutputCached]))
+		}
+		if o.Idle == "" {
+			parts = append(parts, "nothing is published")
+		}
 	case r.DryRun:
 		parts = append(parts, "🔍 <b>dry run</b>: nothing was built or uploaded")
 	case r.Status == report.Failed && len(parts) > 0:
@@ -162,10 +195,13 @@ func headline(r *report.Publish, o Options) string {
 		parts = append(parts, "❌ <b>nothing was published</b>")
 	case o.OfJob:
 		parts = append(parts, "✅ <b>what this job has built is published</b>")
+	case good == 0:
+		parts = append(parts, "no output is published")
 	default:
-		parts = append(parts, fmt.Sprintf("✅ <b>%s published</b>", ui.Count(r.Published(), "output")))
+		parts = append(parts, fmt.Sprintf("✅ <b>%s published</b>", ui.Count(good, "output")))
 	}
 	switch {
+	case r.BuildOnly:
 	case r.DryRun && r.New.Paths > 0:
 		parts = append(parts, fmt.Sprintf("%s to upload", ui.Count(r.New.Paths, "path")))
 	case r.Uploaded.Paths > 0 && r.Status == report.Failed:

@@ -23,6 +23,9 @@ type Event struct {
 	// Privileged says that the forge runs the job with the repository's secrets,
 	// and a token that writes, all the same.
 	Privileged bool
+	// Dependabot says that GitHub's Dependabot has caused the event. Its jobs get
+	// secrets of its own instead of those of Actions.
+	Dependabot bool
 	// Ref is the reference of the pull request that the job is about, where its
 	// GITHUB_REF says another branch; "" if that says what the job is for.
 	Ref string
@@ -83,7 +86,7 @@ type payload struct {
 // the workflow asks for, and so do Gitea and Forgejo. Other events run with all
 // that the repository's own jobs have.
 func ReadEvent(getenv func(string) string) (Event, error) {
-	e := Event{Name: getenv("GITHUB_EVENT_NAME")}
+	e := Event{Name: getenv("GITHUB_EVENT_NAME"), Dependabot: getenv("GITHUB_ACTOR") == "dependabot[bot]"}
 	if slices.Contains(ofWriters, e.Name) {
 		return e, nil
 	}

@@ -171,6 +171,47 @@ func TestActionInForkReads(t *testing.T) {
 	}
 }
 
+// The flake of a fork's pull request is built, and nothing of it is published. A
+// flake that does not evaluate is red.
+func TestActionBuildsForks(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	dir := filepath.Join(w.Dir, "cache")
+	w.inStore("oci:" + dir)
+	nixtest.Write(t, w.Dir, "event.json", `{"pull_request": {"head": {"repo": {"full_name": "somebody/fork"}}}, "repository": {"full_name": "org/repo"}}`)
+	before := contents(t, dir)
+	run := func(flake, with string) *job {
+		t.Helper()
+		nixtest.Write(t, w.Dir, "repo/flake.nix", flake)
+		w.forget()
+		j := w.act("on: pull_request\njobs:\n  build:\n    runs-on: ubuntu-latest\n    steps:\n      - uses: actions/checkout@v5\n"+
+			"      - uses: org/nixoci-action@v1\n        with: {flake: ., "+with+"}\n", "pull_request", "--eventpath", filepath.Join(w.Dir, "event.json"))
+		if contents(t, dir) != before {
+			t.Error("the cache was changed")
+		}
+		return j
+	}
+	const note = "Nothing is published: the pull request is from somebody/fork"
+	j := run(flakeText(t.Name(), ""), "")
+	j.wants(0, "mode: build (the pull request is from somebody/fork", "building '", "::notice", "✅ <b>8 outputs built</b>", note)
+	j.lacks("::warning", "::error", "published</b>")
+	if j.output("published") != "0" || j.output("failed") != "0" {
+		t.Errorf("got %s published, %s failed", j.output("published"), j.output("failed"))
+	}
+	w.noProxy(j)
+	j = run(flakeText(t.Name(), "")+"}", "")
+	j.wants(1, "mode: build", "::error", "❌ <b>nothing was built</b>", "syntax error", note)
+	j.lacks("✅ <b>")
+	j = run(strings.Replace(flakeText(t.Name(), ""), "default = app;", "default = throw \"it is broken\";", 1), "on-fork: build")
+	j.wants(1, "❌ <b>1 output failed</b> · ✅ <b>7 outputs built</b>", "it is broken", note)
+	j = run(flakeText(t.Name(), ""), "on-fork: read")
+	j.wants(0, "mode: read-only", "the cache is only read", note)
+	j.lacks("building '")
+	j = run("nothing of this is looked at", "on-fork: skip")
+	j.wants(0, "mode: skip", "nothing is done", note)
+	j.lacks("building '", "substituter=")
+}
+
 // contents are the names of the files in a directory.
 func contents(t *testing.T, dir string) string {
 	t.Helper()

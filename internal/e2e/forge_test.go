@@ -191,7 +191,7 @@ func TestForgeTokenIsRefused(t *testing.T) {
 }
 
 // Pull requests: those of the repository's own branches publish, those of forks
-// and of AGit read.
+// and of AGit read in cache mode.
 func TestForgePullRequests(t *testing.T) {
 	t.Parallel()
 	const workflow = `

@@ -213,8 +213,9 @@ func TestMatrixFails(t *testing.T) {
 	}
 }
 
-// To plan needs no right to write. Where the cache may not be read, which a
-// registry may say of one that is not there yet, all is planned.
+// To plan needs no right to write, and neither does to build only. Where the cache
+// may not be read, which a registry may say of one that is not there yet, all is
+// planned or built.
 func TestMatrixNeedsNoRights(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -246,6 +247,10 @@ func TestMatrixNeedsNoRights(t *testing.T) {
 	jobs, code, stderr = w.plan(cache, "--flake", flake)
 	if code != 0 || len(outputsOf(jobs)) != 11 || !strings.Contains(stderr, "warning: the cache cannot be read") || writes.Load() != before {
 		t.Errorf("refused: got %d, %q\n%s", code, outputsOf(jobs), stderr)
+	}
+	built := w.tryPublish(cache, "--upstream", "none", "--flake", flake, "--build-only", "--skip-cached")
+	if built.code != 0 || !strings.Contains(built.stderr, "warning: the cache cannot be read") || writes.Load() != before {
+		t.Errorf("building refused: got %d, and %d writes\n%s", built.code, writes.Load()-before, built.stderr)
 	}
 	s.Close()
 	if jobs, code, stderr = w.plan(cache, "--flake", flake); code != 1 || jobs != nil {

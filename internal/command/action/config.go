@@ -57,6 +57,9 @@ func parseConfig(getenv func(string) string) (config, error) {
 	default:
 		errs = append(errs, fmt.Errorf("input on-error: %q is neither fail nor warn", c.text["on-error"]))
 	}
+	if f := c.text["on-fork"]; !slices.Contains([]string{forkBuild, forkRead, forkSkip}, f) {
+		errs = append(errs, fmt.Errorf("input on-fork: %q is none of build, read and skip", f))
+	}
 	errs = append(errs, c.checkMatrix())
 	for _, name := range c.trustEvents() {
 		if !ci.AnybodyCauses(name) {

@@ -48,6 +48,7 @@ var inputs = []field{
 	{name: "pin", about: "name under which what is published stays until it is unpinned", variable: "NIXOCI_PIN", to: "publish"},
 	{name: "extra-nix-args", about: "arguments for each Nix command of the action, separated by white space, as in `--option cores 2`", variable: "NIXOCI_NIX_ARG", to: "publish"},
 	{name: "deadline", about: "time after which the step stops, as in `5h`; what is uploaded by then stays"},
+	{name: "on-fork", fallback: "build", about: "what to do for a pull request from a fork, whose job may not write: `build` the `flake` and publish nothing, `read` the cache for the job's other steps, or `skip`"},
 	{name: "trust-event", about: "events, such as `pull_request_target`, in which the job publishes and signs although anybody may have chosen what it builds; without it the job only reads then"},
 	{name: "summary", fallback: "true", about: "`false` for no job summary"},
 }

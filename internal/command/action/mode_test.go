@@ -19,6 +19,7 @@ func TestChoose(t *testing.T) {
 		pull    = "GITHUB_REF=refs/pull/3/head"
 		local   = "INPUT_CACHE=localhost:1/x"
 		flake   = "INPUT_FLAKE=."
+		robot   = "GITHUB_ACTOR=dependabot[bot]"
 	)
 	run := func(event, head string) string {
 		return `{"workflow_run": {"event": "` + event + `", "head_repository": ` + head + `, "pull_requests": []}, "repository": {"full_name": "o/r"}}`
@@ -39,21 +40,38 @@ func TestChoose(t *testing.T) {
 		{"a matrix", "push", "{}", []string{token, flake, "INPUT_MATRIX=plan"}, modeMatrix, "matrix is plan"},
 		{"a matrix in a fork", "pull_request", fork, []string{flake, "INPUT_MATRIX=plan"}, modeMatrix, "matrix is plan"},
 		{"a part", "push", "{}", []string{token, flake, "INPUT_PART={}"}, modePublish, "part is set"},
-		{"a part in a fork", "pull_request", fork, []string{token, flake, "INPUT_PART={}"}, modeReadOnly, "x/fork"},
+		{"a part in a fork", "pull_request", fork, []string{token, flake, "INPUT_PART={}"}, modeBuild, "x/fork"},
 		{"the whole", "push", "{}", []string{token, flake, "INPUT_MATRIX=record"}, modePublish, "matrix is record"},
-		{"no token", "push", "{}", []string{flake}, modeReadOnly, "no token for ghcr.io"},
+		{"no token", "push", "{}", []string{flake}, "", "no token for ghcr.io"},
 		{"no token needed", "push", "{}", []string{flake, local}, modePublish, "flake"},
-		{"a secret that is missing", "push", "{}", []string{local, "INPUT_USERNAME=me"}, modeReadOnly, "no token"},
-		{"fork", "pull_request", fork, []string{token, flake}, modeReadOnly, "x/fork"},
-		{"fork and a login", "pull_request", fork, []string{token, local, "INPUT_USERNAME=me"}, modeReadOnly, "x/fork"},
+		{"a secret that is missing", "push", "{}", []string{local, "INPUT_USERNAME=me"}, "", "a username, but no token"},
+		{"a secret that is missing, own branch", "pull_request", same, []string{local, flake, "INPUT_USERNAME=me"}, "", "a username, but no token"},
+		{"a secret that is missing, gc", "schedule", "{}", []string{local, "INPUT_USERNAME=me", "INPUT_GC=true"}, "", "a username, but no token"},
+		{"a secret that is missing in a dry run", "push", "{}", []string{local, flake, "INPUT_USERNAME=me", "INPUT_DRY-RUN=true"}, modePublish, "flake"},
+		{"a secret that is missing, a fork", "pull_request", fork, []string{local, flake, "INPUT_USERNAME=me"}, modeBuild, "x/fork"},
+		{"Dependabot without the secret", "pull_request", same, []string{robot, local, flake, "INPUT_USERNAME=me"}, modeBuild, "Dependabot's jobs get no secrets"},
+		{"Dependabot's push without the secret", "push", "{}", []string{robot, local, "INPUT_USERNAME=me"}, modeReadOnly, "Dependabot"},
+		{"Dependabot and the job's token", "pull_request", same, []string{robot, token, flake}, modePublish, "flake"},
+		{"Dependabot, gc", "push", "{}", []string{robot, local, "INPUT_USERNAME=me", "INPUT_GC=true"}, modeReadOnly, "Dependabot"},
+		{"fork", "pull_request", fork, []string{token, flake}, modeBuild, "x/fork"},
+		{"fork, cache mode", "pull_request", fork, []string{token}, modeReadOnly, "x/fork"},
+		{"fork, read", "pull_request", fork, []string{token, flake, "INPUT_ON-FORK=read"}, modeReadOnly, "x/fork"},
+		{"fork, skip", "pull_request", fork, []string{token, flake, "INPUT_ON-FORK=skip"}, modeSkip, "x/fork"},
+		{"fork, skip a plan", "pull_request", fork, []string{token, flake, "INPUT_ON-FORK=skip", "INPUT_MATRIX=plan"}, modeSkip, "x/fork"},
+		{"fork, the whole of a matrix", "pull_request", fork, []string{token, flake, "INPUT_MATRIX=record"}, modeReadOnly, "x/fork"},
+		{"fork, signing", "pull_request", fork, []string{token, flake, "INPUT_SIGN=report.json"}, modeReadOnly, "x/fork"},
+		{"fork, gc", "pull_request", fork, []string{token, flake, "INPUT_GC=true"}, modeReadOnly, "x/fork"},
+		{"own branch, skip", "pull_request", same, []string{token, flake, "INPUT_ON-FORK=skip"}, modePublish, "flake"},
+		{"target, skip", "pull_request_target", fork, []string{token, flake, "INPUT_ON-FORK=skip"}, modeSkip, "x/fork"},
+		{"fork and a login", "pull_request", fork, []string{token, local, flake, "INPUT_USERNAME=me"}, modeBuild, "x/fork"},
 		{"deleted fork", "pull_request_review", deleted, []string{token}, modeReadOnly, "a deleted repository"},
 		{"own branch", "pull_request", same, []string{token, flake}, modePublish, "flake"},
 		{"Gitea, own branch", "pull_request", same, []string{gitea, server, pull, token, flake}, modePublish, "flake"},
-		{"Gitea, fork", "pull_request", fork, []string{gitea, server, pull, token, flake}, modeReadOnly, "x/fork"},
-		{"Gitea, fork in a called workflow", "workflow_call", fork, []string{gitea, server, pull, token, flake}, modeReadOnly, "x/fork"},
+		{"Gitea, fork", "pull_request", fork, []string{gitea, server, pull, token, flake}, modeBuild, "x/fork"},
+		{"Gitea, fork in a called workflow", "workflow_call", fork, []string{gitea, server, pull, token, flake}, modeBuild, "x/fork"},
 		{"Gitea, target in a called workflow", "workflow_call", fork, []string{gitea, server, "GITHUB_REF=refs/heads/main", token, flake}, modeReadOnly, "x/fork"},
-		{"AGit", "pull_request", agit, []string{gitea, server, pull, token, flake}, modeReadOnly, "AGit"},
-		{"Gitea, no token", "push", "{}", []string{gitea, server, flake}, modeReadOnly, "no token for git.example.org"},
+		{"AGit", "pull_request", agit, []string{gitea, server, pull, token, flake}, modeBuild, "AGit"},
+		{"Gitea, no token", "push", "{}", []string{gitea, server, flake}, "", "no token for git.example.org"},
 		{"Forgejo, the job's token", "push", "{}", []string{gitea, "FORGEJO_ACTIONS=true", "GITHUB_TOKEN=t", server, flake}, modePublish, "flake"},
 		{"Gitea, a GitHub token is none", "push", "{}", []string{gitea, server, "INPUT_CACHE=ghcr.io/o/r", token, flake}, modePublish, "flake"},
 		{"Gitea, a push in a called workflow", "workflow_call", "{}", []string{gitea, server, "GITHUB_REF=refs/heads/main", token, flake}, modePublish, "flake"},
@@ -81,7 +99,7 @@ func TestChoose(t *testing.T) {
 		{"issue", "issues", `{"issue": {"number": 3}}`, []string{token, flake}, modeReadOnly, "issues"},
 		{"discussion", "discussion_comment", "{}", []string{token, flake}, modeReadOnly, "discussion_comment"},
 		{"an event of tomorrow", "tomorrow", "{}", []string{token, flake}, modeReadOnly, "tomorrow"},
-		{"a pull request without one", "pull_request", "{}", []string{token, flake}, modeReadOnly, "whoever"},
+		{"a pull request without one", "pull_request", "{}", []string{token, flake}, modeBuild, "whoever"},
 		{"signing", "push", "{}", []string{token, "INPUT_SIGN=report.json"}, modeSign, "sign is set"},
 		{"signing for a fork", "workflow_run", run("pull_request", `{"full_name": "x/fork"}`), []string{token, "INPUT_SIGN=report.json"}, modeReadOnly, "x/fork"},
 		{"clock", "schedule", "{}", []string{token, flake}, modePublish, "flake"},
@@ -103,9 +121,15 @@ func TestChoose(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got, reason := choose(c, env(pairs...))
-			if got != tc.want || !strings.Contains(reason, tc.reason) {
-				t.Errorf("got %s (%s); want %s (%s)", got, reason, tc.want, tc.reason)
+			got, reason, err := choose(c, env(pairs...))
+			if tc.want == "" {
+				if err == nil || !strings.Contains(err.Error(), tc.reason) {
+					t.Errorf("got %s (%s), %v; want the error %q", got, reason, err, tc.reason)
+				}
+				return
+			}
+			if err != nil || got != tc.want || !strings.Contains(reason, tc.reason) {
+				t.Errorf("got %s (%s), %v; want %s (%s)", got, reason, err, tc.want, tc.reason)
 			}
 		})
 	}
@@ -114,6 +138,9 @@ func TestChoose(t *testing.T) {
 		if _, err := parseConfig(env("GITHUB_EVENT_NAME", name, "GITHUB_EVENT_PATH", "/nonexistent", "INPUT_CACHE", "localhost:1/x")); err == nil || !strings.Contains(err.Error(), "reading the event") {
 			t.Errorf("no event: got %v", err)
 		}
+	}
+	if _, err := parseConfig(env("INPUT_CACHE", "localhost:1/x", "INPUT_ON-FORK", "publish")); err == nil || !strings.Contains(err.Error(), "input on-fork") {
+		t.Errorf("on-fork: publish: got %v", err)
 	}
 	for _, name := range []string{"push", "pull_request", "true"} {
 		_, err := parseConfig(env("INPUT_CACHE", "localhost:1/x", "INPUT_TRUST-EVENT", name))

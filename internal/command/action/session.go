@@ -16,6 +16,7 @@ import (
 	"github.com/org/nixoci-action/internal/nix"
 	"github.com/org/nixoci-action/internal/steplog"
 	"github.com/org/nixoci-action/internal/ui"
+	"github.com/org/nixoci-action/summary"
 )
 
 // session is one run of this program.
@@ -26,6 +27,7 @@ type session struct {
 	stderr  *steplog.Pulse
 	msg     *ui.Messages
 	program string // this one, whose other commands do the work
+	idle    string // why nothing is published
 	state   state
 }
 
@@ -65,7 +67,10 @@ func (s *session) nix() *nix.Client { return nix.New(nix.Options{Env: s.env}) }
 // main is the step.
 func (s *session) main(ctx context.Context) error {
 	defer s.stderr.Beat()()
-	m, reason := choose(s.cfg, s.getenv)
+	m, reason, err := choose(s.cfg, s.getenv)
+	if err != nil {
+		return err
+	}
 	s.msg.Printf("mode: %s (%s)", m, reason)
 	dir, err := os.MkdirTemp(s.getenv("RUNNER_TEMP"), "nixoci-")
 	if err != nil {
@@ -82,8 +87,15 @@ func (s *session) main(ctx context.Context) error {
 		return s.plan(ctx)
 	case modeSign:
 		return s.sign(ctx)
-	case modeReadOnly:
-		s.msg.Notice("nothing is published to " + s.cfg.cache() + ", it is only read: " + reason)
+	case modeReadOnly, modeBuild, modeSkip:
+		s.idle = reason
+		s.msg.Notice("nothing is published to " + s.cfg.cache() + ": " + reason)
+		if m != modeBuild {
+			s.warn(s.summarise(func(o summary.Options) string { return summary.Idle(m == modeReadOnly, o) }))
+		}
+		if m == modeSkip {
+			return nil
+		}
 	case modeCache:
 		if err := s.mayWrite(ctx); err != nil {
 			s.state.Mode = modeReadOnly // post need not try
@@ -96,8 +108,14 @@ func (s *session) main(ctx context.Context) error {
 		}
 		s.msg.Warn(fmt.Errorf("the job goes on without the cache as a substituter: %w", err))
 	}
-	if m == modePublish {
+	switch m {
+	case modePublish:
 		return s.publish(ctx)
+	case modeBuild:
+		if s.cfg.dryRun {
+			return s.publish(ctx)
+		}
+		return s.publish(ctx, "--build-only")
 	}
 	return nil
 }

@@ -39,8 +39,8 @@ func (s *session) mayWrite(ctx context.Context) error {
 }
 
 // publish builds and publishes the flake.
-func (s *session) publish(ctx context.Context) error {
-	return s.publishWith(ctx, nil)
+func (s *session) publish(ctx context.Context, args ...string) error {
+	return s.publishWith(ctx, nil, args...)
 }
 
 // publishBuilt publishes what was built since the step, and records with it
@@ -56,7 +56,7 @@ func (s *session) publishBuilt(ctx context.Context) error {
 	if len(paths) == 0 {
 		return nil
 	}
-	return s.publishWith(ctx, paths)
+	return s.publishWith(ctx, paths, "--series", s.series(), "-")
 }
 
 // series tells apart the jobs of a matrix that run on different machines.
@@ -66,11 +66,7 @@ func (s *session) series() string {
 
 // publishWith publishes store paths, or the flake if paths is nil, and tells
 // about it.
-func (s *session) publishWith(ctx context.Context, paths []string) error {
-	var args []string
-	if paths != nil {
-		args = []string{"--series", s.series(), "-"}
-	}
+func (s *session) publishWith(ctx context.Context, paths []string, args ...string) error {
 	var r report.Publish
 	begun := time.Now()
 	status, out, err := s.run(ctx, publishCommand, strings.NewReader(strings.Join(paths, "\n")), &r, args...)
@@ -79,7 +75,7 @@ func (s *session) publishWith(ctx context.Context, paths []string) error {
 		return s.mayWarn(ctx, err)
 	}
 	took := time.Since(begun)
-	if r.DryRun {
+	if s.cfg.dryRun {
 		s.showPlan(r.PlanText())
 	}
 	s.annotate(&r, s.lenient(ctx, status, r.Denied))
@@ -119,7 +115,7 @@ func (s *session) summarise(write func(summary.Options) string) error {
 		return nil
 	}
 	text := write(summary.Options{
-		Cache: s.cfg.cache(), Keys: s.state.Keys, Again: s.getenv(summarisedName) == s.cfg.cache(), Secrets: s.cfg.secrets(),
+		Cache: s.cfg.cache(), Idle: s.idle, Keys: s.state.Keys, Again: s.getenv(summarisedName) == s.cfg.cache(), Secrets: s.cfg.secrets(),
 	})
 	if err := s.msg.Summary(text); err != nil {
 		return err

@@ -97,6 +97,7 @@ func parseConfig(args []string, getenv func(string) string) (config, error) {
 	f.Strings(&c.NixArgs, "nix-arg", nil, "`ARGUMENT` to add to each Nix command; it must be one that nix and nix-store know, as in --nix-arg=--option --nix-arg=cores --nix-arg=2")
 	f.Bool(&c.ImportOranc, "import-oranc", "import the paths that oranc has stored in the repository, without sending them again, and publish nothing else")
 	f.Bool(&c.DryRun, "dry-run", "show what would be done, and write and build nothing")
+	f.Bool(&c.BuildOnly, "build-only", "build, show what would be uploaded, and write nothing to the cache")
 	f.Bool(&c.JSON, "json", "print the result as JSON on standard output")
 	f.Bool(&c.Verbose, "verbose", "log every request and command")
 	f.CacheDir(&c.CacheDir)
@@ -106,6 +107,9 @@ func parseConfig(args []string, getenv func(string) string) (config, error) {
 		return config{}, err
 	}
 	c.Paths = rest
+	if c.BuildOnly {
+		c.DryRun = true // but for the builds
+	}
 	if c.Matrix == matrixOff {
 		c.Matrix = ""
 	}
@@ -205,6 +209,9 @@ func (c *config) validate() error {
 	}
 	if len(c.Paths) == 0 && c.Flake == "" && !c.ImportOranc {
 		c.Flake = "."
+	}
+	if c.BuildOnly && (c.Flake == "" || c.Matrix != "" || c.ImportOranc) {
+		errs = append(errs, errors.New("--build-only is for a flake, and excludes --matrix and --import-oranc"))
 	}
 	if len(c.Paths) > 1 && slices.Contains(c.Paths, "-") {
 		errs = append(errs, errors.New("- cannot stand beside store paths"))

@@ -47,6 +47,9 @@ func TestParseConfig(t *testing.T) {
 		err  string // parts, separated by |
 	}{
 		{name: "import", args: []string{"--import-oranc", "--cache", "localhost:5000/x"}, want: with(func(c *config) { c.ImportOranc, c.Flake, c.Cache = true, "", "localhost:5000/x" })},
+		{name: "building only", args: []string{"--build-only", "--cache", "localhost:5000/x"}, want: with(func(c *config) { c.DryRun, c.BuildOnly, c.Cache = true, true, "localhost:5000/x" })},
+		{name: "building store paths", args: []string{"--build-only", "./result"}, err: "--build-only is for a flake"},
+		{name: "building a plan", args: []string{"--build-only", "--matrix", "plan"}, err: "--build-only is for a flake"},
 		{name: "import and more", args: []string{"--import-oranc", "--flake", "."}, err: "--import-oranc publishes nothing else"},
 		{name: "import and paths", args: []string{"--import-oranc", "./result"}, err: "--import-oranc publishes nothing else"},
 		{name: "import and pin", args: []string{"--import-oranc", "--pin", "p"}, err: "--import-oranc publishes nothing else"},
