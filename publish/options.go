@@ -114,5 +114,8 @@ func Run(ctx context.Context, o Options) (*report.Publish, error) {
 	err := p.run(ctx)
 	p.report.Finish(p.stages.Stages(), err)
 	p.report.Error, p.report.OtherError = p.redact(p.report.Error), p.redact(p.report.OtherError)
+	for i, h := range p.report.Hints {
+		p.report.Hints[i] = p.redact(h)
+	}
 	return &p.report.Publish, err
 }

@@ -21,6 +21,8 @@ import (
 type GC struct {
 	Status Status `json:"status"`
 	Error  string `json:"error,omitempty"`
+	// Hints are what can be done about Error.
+	Hints []string `json:"hints,omitempty"`
 	// Denied tells that the registry refused the credentials, or what they may
 	// do.
 	Denied  bool     `json:"denied,omitempty"`
@@ -312,4 +314,5 @@ func (r *GC) Failure(err error) error {
 func (r *GC) Finish(stages []Stage, err error) {
 	r.Stages = stages
 	r.Status, r.Error, r.Denied = end(err)
+	r.Hints = hint.All(err)
 }

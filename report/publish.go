@@ -23,6 +23,8 @@ type Publish struct {
 	// OtherError is Error without what Outputs and Failures say one by one; empty
 	// if nothing else went wrong.
 	OtherError string `json:"otherError,omitempty"`
+	// Hints are what can be done about Error.
+	Hints []string `json:"hints,omitempty"`
 	// Denied tells that the registry refused the credentials, or what they may
 	// do.
 	Denied bool   `json:"denied,omitempty"`
@@ -197,6 +199,7 @@ func (r *Publish) Finish(stages []Stage, err error) {
 	slices.SortFunc(r.Fingerprints, func(a, b Fingerprint) int { return strings.Compare(a.Path, b.Path) })
 	slices.SortFunc(r.Paths, func(a, b Path) int { return strings.Compare(a.Path, b.Path) })
 	r.Status, r.Error, r.Denied = end(err)
+	r.Hints = hint.All(err)
 	r.OtherError = unlisted(err)
 	if r.Status == Failed {
 		r.Pin, r.PinKeep = "", 0

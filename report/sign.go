@@ -36,6 +36,7 @@ func (f *Fingerprint) Entry() (format.Entry, error) {
 type Sign struct {
 	Status     Status   `json:"status"`
 	Error      string   `json:"error,omitempty"`
+	Hints      []string `json:"hints,omitempty"` // what can be done about it
 	Denied     bool     `json:"denied,omitempty"`
 	Cache      string   `json:"cache"`
 	PublicKeys []string `json:"publicKeys"`
@@ -61,5 +62,6 @@ func (r *Sign) Finish(err error) error {
 		}
 	}
 	r.Status, r.Error, r.Denied = end(err)
+	r.Hints = hint.All(err)
 	return err
 }

@@ -5,6 +5,7 @@ package summary
 import (
 	"cmp"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -41,6 +42,9 @@ type Options struct {
 	// Again says that an earlier summary of the same page has named the cache,
 	// and told how to use it.
 	Again bool
+	// Wording makes of a hint what readers of the summary know; nil leaves it as it
+	// is.
+	Wording func(hint string) string
 	// Idle is why nothing is published, where that was decided before.
 	Idle string
 	// Keys are public keys of the cache, besides those of the report.
@@ -61,6 +65,7 @@ func Publish(r *report.Publish, o Options) string {
 	fmt.Fprintf(&b, "%s\n\n%s", headline(r, o), o.idle())
 	b.WriteString(o.problem(r.OtherError))
 	b.WriteString(o.failures(r))
+	b.WriteString(o.hints(r.Hints))
 	if r.Closure.Paths > 0 {
 		b.WriteString(totals(r) + "\n")
 	}
@@ -120,6 +125,7 @@ func Matrix(r *report.Publish, o Options) string {
 	b.WriteString(strings.Join(parts, " · ") + "\n\n")
 	b.WriteString(o.problem(r.OtherError))
 	b.WriteString(o.failures(r))
+	b.WriteString(o.hints(r.Hints))
 	if len(jobs) > 0 {
 		var rows [][]string
 		for _, j := range jobs {
@@ -150,18 +156,40 @@ func (o *Options) heading(part string) string {
 // redact hides secrets, should a log have one.
 func (o *Options) redact(text string) string { return string(o.Secrets.Redact([]byte(text))) }
 
-// problem shows the error that ended the work.
+// problem shows the error that ended the work. What follows an empty or an
+// indented line keeps its layout: Nix points to a place in a file there.
 func (o *Options) problem(text string) string {
+	said := strings.TrimSpace(ui.Cut(ui.Text(o.redact(text)), maxMessage))
+	if said == "" {
+		return ""
+	}
+	drawn := ""
+	if at := layout.FindStringIndex(said); at != nil {
+		said, drawn = said[:at[0]], "\n> "+strings.ReplaceAll(pre(strings.Trim(said[at[0]:], "\n")), "\n", "\n> ")
+	}
+	lines := strings.Split(said, "\n")
+	for i := range lines {
+		lines[i] = literal(lines[i])
+	}
+	return "> [!CAUTION]\n> " + strings.Join(lines, "<br>") + drawn + "\n\n"
+}
+
+// layout is where lines begin whose layout has a meaning.
+var layout = regexp.MustCompile(`\n[\n ]`)
+
+// hints shows what can be done about the errors.
+func (o *Options) hints(list []string) string {
 	var lines []string
-	for line := range strings.Lines(ui.Cut(ui.Text(o.redact(text)), maxMessage)) {
-		if line = strings.TrimSpace(line); line != "" {
-			lines = append(lines, literal(line))
+	for _, h := range list {
+		if o.Wording != nil {
+			h = o.Wording(h)
 		}
+		lines = append(lines, literal(ui.Cut(o.redact(h), maxMessage)))
 	}
 	if lines == nil {
 		return ""
 	}
-	return "> [!CAUTION]\n> " + strings.Join(lines, "<br>") + "\n\n"
+	return "> [!TIP]\n> " + strings.Join(lines, "<br>\n> ") + "\n\n"
 }
 
 // headline is the result in one line.
@@ -423,6 +451,7 @@ func GC(r *report.GC, o Options) string {
 	}
 	b.WriteString(gcHeadline(r, kept, removed) + "\n\n")
 	b.WriteString(o.problem(r.Error))
+	b.WriteString(o.hints(r.Hints))
 	if kept.Paths+removed.Paths > 0 {
 		b.WriteString(table([]string{"store paths", "number", "size", "compressed"}, true, [][]string{
 			{"kept", ui.Number(kept.Paths), ui.Bytes(kept.NarSize), ui.Bytes(kept.FileSize)},

@@ -60,7 +60,7 @@ func FuzzSummary(f *testing.F) {
 	summaries := func(a, b string) (texts []string) {
 		at := time.Unix(1_700_000_000, 0)
 		r := report.Publish{
-			Status: report.Partly, OtherError: "of " + b + "t0ken-123", PublicKeys: []string{b}, Closure: report.Total{Paths: 1, NarSize: 2, FileSize: 3},
+			Status: report.Partly, OtherError: "of " + b + "t0ken-123", Hints: []string{"try " + a + "t0ken-123"}, PublicKeys: []string{b}, Closure: report.Total{Paths: 1, NarSize: 2, FileSize: 3},
 			Excluded: report.Total{Paths: 1, NarSize: 2, FileSize: 3}, Unsigned: report.Total{Paths: 1, NarSize: 2, FileSize: 3}, OtherKeys: []string{a, b},
 			Outputs: []report.Output{
 				{Attr: a, Status: report.OutputFailed, Reason: "r" + b, Message: "m" + b + "c2VjcmV0", FailedDrv: "x" + a, Log: "l" + a + "k:c2VjcmV0"},
@@ -75,6 +75,7 @@ func FuzzSummary(f *testing.F) {
 		if err := json.Unmarshal([]byte(text), &g); err != nil {
 			f.Fatal(err)
 		}
+		g.Hints = []string{"try " + b}
 		g.Error, g.Reasons[0].Reason, g.Paths[0].Path, g.Result.Refused[0].Reason, g.Result.Refused[0].Remedy = "of "+b, a, a, b, a
 		for _, again := range []bool{false, true} {
 			o := Options{Cache: "oci:/c", Flake: a, Again: again, Secrets: secrets()}
@@ -101,6 +102,7 @@ var (
 	entity = regexp.MustCompile(`&#[0-9]+;`)
 	shown  = regexp.MustCompile(`<(pre|code)>[^<]*</`)          // it may be empty
 	breaks = regexp.MustCompile(`(<br>[A-Za-z0-9 /,?\t.…-]*)+`) // an error of several lines
+	drawn  = regexp.MustCompile(`\n> <pre>x</pre>`)             // where Nix points to a line
 	words  = regexp.MustCompile(`[A-Za-z0-9 /,?\t.…-]+|\n+`)
 )
 
@@ -109,6 +111,7 @@ func markup(s string) string {
 	s = entity.ReplaceAllString(s, "x")
 	s = shown.ReplaceAllString(s, "<$1>x</")
 	s = breaks.ReplaceAllString(s, "")
+	s = drawn.ReplaceAllString(s, "")
 	return words.ReplaceAllString(s, " ")
 }
 
@@ -136,6 +139,41 @@ func FuzzMatrixSummary(f *testing.F) {
 			t.Errorf("a secret is in the summary: %s", text)
 		}
 	})
+}
+
+// What a step that failed, or published nothing, says first.
+func TestHeadline(t *testing.T) {
+	t.Parallel()
+	good, bad := report.Output{Attr: "a", Status: report.OutputBuilt}, report.Output{Attr: "b", Status: report.OutputFailed}
+	for _, tc := range []struct {
+		name string
+		r    report.Publish
+		want string
+	}{
+		{"published", report.Publish{Status: report.Done, Outputs: []report.Output{good}}, "✅ <b>1 output published</b>"},
+		{"in part", report.Publish{Status: report.Partly, Outputs: []report.Output{good, bad}}, "❌ <b>1 output failed</b> · ✅ <b>1 output published</b>"},
+		{"nothing of it", report.Publish{Status: report.Partly, Outputs: []report.Output{bad}}, "❌ <b>1 output failed</b> · no output is published"},
+		{"failed", report.Publish{Status: report.Failed}, "❌ <b>nothing was published</b>"},
+		{"built only", report.Publish{Status: report.Done, DryRun: true, BuildOnly: true, Outputs: []report.Output{good}}, "✅ <b>1 output built</b> · nothing is published"},
+		{"did not evaluate", report.Publish{Status: report.Failed, DryRun: true, BuildOnly: true}, "❌ <b>nothing was built</b>"},
+		{"built only, in part", report.Publish{Status: report.Failed, DryRun: true, BuildOnly: true, Outputs: []report.Output{bad}}, "❌ <b>1 output failed</b> · nothing is published"},
+	} {
+		if got, _, _ := strings.Cut(Publish(&tc.r, Options{Cache: "c"}), " · 0.0 s\n"); !strings.HasSuffix(got, "\n\n"+tc.want) {
+			t.Errorf("%s: got %q, want %q", tc.name, got, tc.want)
+		}
+	}
+}
+
+// Nix's errors point to a line of a file; what stands below each other must stay
+// so.
+func TestLayoutOfErrors(t *testing.T) {
+	t.Parallel()
+	r := report.Publish{Status: report.Failed, OtherError: "evaluating: syntax error\n\n   at x\n\n     1| {\n      | ^", Hints: []string{"mend it", "or not"}}
+	got := Publish(&r, Options{Cache: "c"})
+	want := "> [!CAUTION]\n> evaluating&#58; syntax error\n> <pre>   at x\n> \n>      1&#124; &#123;\n>       &#124; &#94;</pre>\n\n> [!TIP]\n> mend it<br>\n> or not\n\n"
+	if !strings.Contains(got, want) {
+		t.Errorf("got %q, want %q in it", got, want)
+	}
 }
 
 // What was sent and is in no index is not called uploaded, and least of all

@@ -200,7 +200,7 @@ func TestActionBuildsForks(t *testing.T) {
 	}
 	w.noProxy(j)
 	j = run(flakeText(t.Name(), "")+"}", "")
-	j.wants(1, "mode: build", "::error", "❌ <b>nothing was built</b>", "syntax error", note)
+	j.wants(1, "mode: build", "::error file=flake.nix,line=22,col=1::", "❌ <b>nothing was built</b>", "syntax error", note)
 	j.lacks("✅ <b>")
 	j = run(strings.Replace(flakeText(t.Name(), ""), "default = app;", "default = throw \"it is broken\";", 1), "on-fork: build")
 	j.wants(1, "❌ <b>1 output failed</b> · ✅ <b>7 outputs built</b>", "it is broken", note)
@@ -414,7 +414,7 @@ func TestActionRefused(t *testing.T) {
 		resp.Body.Close()
 	}
 	j := w.act(strings.Replace(cacheWorkflow, "        with:\n", "        with:\n          on-error: warn\n", 1))
-	j.wants(1, "::error::", "token expired", "hint: log in")
+	j.wants(1, "::error::", "token expired", "hint: log in", "❌ <b>nothing was published</b>", "> [!TIP]", "> log in")
 	j.lacks("building '")
 }
 

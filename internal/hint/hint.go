@@ -2,7 +2,11 @@
 // message says what is wrong, the hint says what to try; a command prints both.
 package hint
 
-import "errors"
+import (
+	"errors"
+	"slices"
+	"strings"
+)
 
 type hinted struct {
 	error
@@ -27,4 +31,27 @@ func Of(err error) string {
 		return h.text
 	}
 	return ""
+}
+
+// All returns the hints of an error and of each part of a joined one, without
+// repetition.
+func All(err error) []string {
+	var all []string
+	for _, e := range append([]error{err}, Parts(err)...) {
+		if h := Of(e); h != "" && !slices.Contains(all, h) {
+			all = append(all, h)
+		}
+	}
+	return all
+}
+
+// Parts takes a joined error apart, through wrappers that leave its message as it
+// is. Any other error is its own only part.
+func Parts(err error) []error {
+	for e := err; e != nil && e.Error() == err.Error(); e = errors.Unwrap(e) {
+		if j, ok := e.(interface{ Unwrap() []error }); ok && strings.Contains(e.Error(), "\n") {
+			return j.Unwrap()
+		}
+	}
+	return []error{err}
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"testing"
 )
 
@@ -26,6 +27,10 @@ func TestHint(t *testing.T) {
 		if got := Of(tt.err); got != tt.want {
 			t.Errorf("%s: got %q, want %q", tt.name, got, tt.want)
 		}
+	}
+	all := Wrap(errors.Join(io.EOF, Wrap(io.EOF, "a"), inner, inner), "outer")
+	if got := All(all); !slices.Equal(got, []string{"outer", "a", "inner"}) || len(All(nil))+len(All(io.EOF)) > 0 {
+		t.Errorf("got all hints %q", got)
 	}
 	if err := Wrap(nil, "x"); err != nil {
 		t.Errorf("nil became %v", err)

@@ -57,8 +57,11 @@ type CommandError struct {
 }
 
 func (e *CommandError) Error() string {
-	if e.Message == "" {
+	switch {
+	case e.Message == "":
 		return fmt.Sprintf("running %s: %v", e.Command, e.Err)
+	case e.Exit > 0: // it says itself what is wrong
+		return fmt.Sprintf("running %s: %s", e.Command, e.Message)
 	}
 	return fmt.Sprintf("running %s: %v: %s", e.Command, e.Err, e.Message)
 }

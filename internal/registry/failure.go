@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -111,6 +112,14 @@ var (
 
 func (p *presentable) Error() string {
 	s := p.err.Error()
+	var te *transport.Error
+	if errors.As(p.err, &te) {
+		for _, d := range te.Errors {
+			if d.Detail != nil {
+				s = strings.Replace(s, fmt.Sprintf("; %v", d.Detail), detail(d), 1)
+			}
+		}
+	}
 	if len(s) > 2*maxErrorText {
 		s = s[:2*maxErrorText] // no more than this is worth a search
 	}
@@ -120,4 +129,18 @@ func (p *presentable) Error() string {
 		s = s[:maxErrorText] + "…"
 	}
 	return strings.ToValidUTF8(s, "")
+}
+
+// detail is what a registry says besides its message, as it has said it. Of a
+// refusal it is what was asked for, which the message of the caller says.
+func detail(d transport.Diagnostic) string {
+	if text, ok := d.Detail.(string); ok {
+		return "; " + text
+	}
+	switch d.Code {
+	case transport.DeniedErrorCode, transport.UnauthorizedErrorCode, transport.NameUnknownErrorCode:
+		return ""
+	}
+	text, _ := json.Marshal(d.Detail) // it was JSON
+	return "; " + string(text)
 }

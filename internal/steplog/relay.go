@@ -14,12 +14,14 @@ import (
 type Relay struct {
 	mu   sync.Mutex
 	w    io.Writer
+	edit func(line string) string
 	line []byte
 	held []string
 }
 
-// NewRelay passes on to w.
-func NewRelay(w io.Writer) *Relay { return &Relay{w: w} }
+// NewRelay passes on to w what edit makes of each line; nil leaves them as they
+// are.
+func NewRelay(w io.Writer, edit func(line string) string) *Relay { return &Relay{w: w, edit: edit} }
 
 const errorCommand = "::error"
 
@@ -40,12 +42,30 @@ func (r *Relay) Write(p []byte) (int, error) {
 }
 
 func (r *Relay) pass(line string) {
+	if r.edit != nil {
+		line = r.edit(line)
+	}
 	if strings.HasPrefix(line, errorCommand) {
 		r.held = append(r.held, line)
 		return
 	}
 	fmt.Fprintln(r.w, line)
 }
+
+// Held are the texts of the annotations that are held back.
+func (r *Relay) Held() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var texts []string
+	for _, line := range r.held {
+		_, text, _ := strings.Cut(strings.TrimPrefix(line, "::"), "::")
+		texts = append(texts, unescape.Replace(text))
+	}
+	return texts
+}
+
+// unescape undoes what a runner needs in the texts of annotations.
+var unescape = strings.NewReplacer("%0A", "\n", "%0D", "\r", "%25", "%")
 
 // Finish passes on what was held back: as errors, or as warnings.
 func (r *Relay) Finish(warn bool) {

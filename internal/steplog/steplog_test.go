@@ -44,7 +44,7 @@ func TestRelay(t *testing.T) {
 		false: "one\ntwo\n::error::bad\n::error title=x::worse\n",
 	} {
 		var out bytes.Buffer
-		r := NewRelay(&out)
+		r := NewRelay(&out, nil)
 		for _, part := range []string{"on", "e\n::err", "or::bad\ntwo\n", "::error title=x::worse"} {
 			_, _ = r.Write([]byte(part))
 		}

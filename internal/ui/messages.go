@@ -8,7 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/sethvargo/go-githubactions"
@@ -75,13 +75,24 @@ func (m *Messages) Notice(text string) {
 	}
 }
 
+// Place is a place in a file, which is relative to the checkout. Without File it
+// is none.
+type Place struct {
+	File      string
+	Line, Col int
+}
+
 // Annotate adds an annotation with a title to the run in GitHub Actions, a
 // warning or an error. Elsewhere it does nothing: what it says was printed.
-func (m *Messages) Annotate(warn bool, title, text string) {
+func (m *Messages) Annotate(warn bool, at Place, title, text string) {
 	if m.action == nil {
 		return
 	}
-	a := m.action.WithFieldsMap(map[string]string{"title": Line(title)})
+	fields := map[string]string{"title": Line(title)}
+	if at.File != "" {
+		fields["file"], fields["line"], fields["col"] = Line(at.File), strconv.Itoa(at.Line), strconv.Itoa(at.Col)
+	}
+	a := m.action.WithFieldsMap(fields)
 	if warn {
 		a.Warningf("%s", Text(text))
 	} else {
@@ -91,36 +102,13 @@ func (m *Messages) Annotate(warn bool, title, text string) {
 
 func describe(kind string, err error) []string {
 	var lines []string
-	for _, e := range parts(err) {
+	for _, e := range hint.Parts(err) {
 		lines = append(lines, kind+": "+Text(e.Error()))
 	}
-	for _, h := range hints(err) {
+	for _, h := range hint.All(err) {
 		lines = append(lines, "hint: "+Text(h))
 	}
 	return lines
-}
-
-// parts takes a joined error apart, through wrappers that leave its message
-// as it is.
-func parts(err error) []error {
-	for e := err; e != nil && e.Error() == err.Error(); e = errors.Unwrap(e) {
-		if j, ok := e.(interface{ Unwrap() []error }); ok && strings.Contains(e.Error(), "\n") {
-			return j.Unwrap()
-		}
-	}
-	return []error{err}
-}
-
-// hints are the hints of an error and of each part of a joined one, without
-// repetition.
-func hints(err error) []string {
-	var all []string
-	for _, e := range append([]error{err}, parts(err)...) {
-		if h := hint.Of(e); h != "" && !slices.Contains(all, h) {
-			all = append(all, h)
-		}
-	}
-	return all
 }
 
 // Group starts a stage and prints its title. In GitHub Actions the lines up to

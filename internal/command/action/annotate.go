@@ -24,13 +24,13 @@ func (s *session) annotate(r *report.Publish, warn bool) {
 		shown = all[:maxAnnotations-1]
 	}
 	for _, c := range shown {
-		s.msg.Annotate(warn, ui.Cut(ui.Few(c.Attrs), maxTitle), ui.Cut(c.Text(), maxText))
+		s.msg.Annotate(warn, s.place(c.Message), ui.Cut(ui.Few(c.Attrs), maxTitle), ui.Cut(c.Text(), maxText))
 	}
 	if rest := all[len(shown):]; len(rest) > 0 {
 		var attrs []string
 		for _, c := range rest {
 			attrs = append(attrs, c.Attrs...)
 		}
-		s.msg.Annotate(warn, fmt.Sprintf("%d more failed", len(attrs)), ui.Cut(strings.Join(attrs, ", "), maxText)+"\nthe job summary and the log say why")
+		s.msg.Annotate(warn, ui.Place{}, fmt.Sprintf("%d more failed", len(attrs)), ui.Cut(strings.Join(attrs, ", "), maxText)+"\nthe job summary and the log say why")
 	}
 }

@@ -1,6 +1,7 @@
 package action
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -16,6 +18,7 @@ import (
 	"github.com/org/nixoci-action/internal/nix"
 	"github.com/org/nixoci-action/internal/steplog"
 	"github.com/org/nixoci-action/internal/ui"
+	"github.com/org/nixoci-action/report"
 	"github.com/org/nixoci-action/summary"
 )
 
@@ -158,9 +161,10 @@ func (s *session) reportFile() string { return filepath.Join(s.state.Dir, "repor
 
 // run runs one of the other commands with --json and decodes its report. The
 // caller finishes the relay, which holds back the errors. The error is one of
-// running the command; that the command failed says its status.
-func (s *session) run(ctx context.Context, command string, stdin io.Reader, report any, args ...string) (int, *steplog.Relay, error) {
-	out := steplog.NewRelay(s.stderr)
+// running the command; that the command failed says its status. If the command
+// came to no report, the result has what it printed.
+func (s *session) run(ctx context.Context, command string, stdin io.Reader, result any, args ...string) (int, *steplog.Relay, error) {
+	out := steplog.NewRelay(s.stderr, s.edit)
 	file, err := os.OpenFile(s.reportFile(), os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o600)
 	if err != nil {
 		return 0, out, fmt.Errorf("making a file for the report: %w", err)
@@ -191,12 +195,14 @@ func (s *session) run(ctx context.Context, command string, stdin io.Reader, repo
 	} else if err != nil {
 		status = cli.ExitInterrupted
 	}
-	if text, err := readFile(s.reportFile(), maxReport); err != nil {
-		return status, out, fmt.Errorf("reading the report of %s: %w", command, err)
+	if text, rerr := readFile(s.reportFile(), maxReport); rerr != nil {
+		return status, out, fmt.Errorf("reading the report of %s: %w", command, rerr)
 	} else if len(text) > 0 {
-		if err := json.Unmarshal(text, report); err != nil {
+		if err := json.Unmarshal(text, result); err != nil {
 			return status, out, fmt.Errorf("reading the report of %s: %w", command, err)
 		}
+	} else if r, ok := result.(interface{ Finish([]report.Stage, error) }); ok && status != cli.ExitDone {
+		r.Finish(nil, errors.New(cmp.Or(strings.Join(out.Held(), "\n"), fmt.Sprintf("%s ended without a report: %v", command, err))))
 	}
 	return status, out, nil
 }

@@ -84,6 +84,21 @@ func TestVerdict(t *testing.T) {
 	}
 }
 
+// A command that ends before its report has failed, and nothing was published.
+func TestNoReport(t *testing.T) {
+	t.Parallel()
+	for script, want := range map[string]string{
+		`echo "::error::--include \"[\" is no glob%0Ahint: mend it" >&2; exit 2`: "include \"[\" is no glob\nhint: mend it",
+		`kill -9 $$`: "publish ended without a report: signal: killed",
+	} {
+		s, _ := newTestSession(t, script)
+		var r report.Publish
+		if _, _, err := s.run(t.Context(), publishCommand, nil, &r); err != nil || r.Status != report.Failed || r.OtherError != want {
+			t.Errorf("%s: got %q, %q, %v, want %q", script, r.Status, r.OtherError, err, want)
+		}
+	}
+}
+
 // The deadline stops the command, which reports what it has done.
 func TestDeadline(t *testing.T) {
 	t.Parallel()

@@ -31,6 +31,10 @@ func (s *session) mayWrite(ctx context.Context) error {
 		return err
 	case status == cli.ExitDone:
 	case loud:
+		s.warn(s.summarise(func(o summary.Options) string {
+			o.OfJob = true
+			return summary.Publish(&r, o)
+		}))
 		return failed{status}
 	default:
 		s.msg.Printf("the job goes on; what it builds is published at its end if the cache can be reached then")
@@ -115,7 +119,7 @@ func (s *session) summarise(write func(summary.Options) string) error {
 		return nil
 	}
 	text := write(summary.Options{
-		Cache: s.cfg.cache(), Idle: s.idle, Keys: s.state.Keys, Again: s.getenv(summarisedName) == s.cfg.cache(), Secrets: s.cfg.secrets(),
+		Cache: s.cfg.cache(), Idle: s.idle, Wording: inInputs, Keys: s.state.Keys, Again: s.getenv(summarisedName) == s.cfg.cache(), Secrets: s.cfg.secrets(),
 	})
 	if err := s.msg.Summary(text); err != nil {
 		return err
