@@ -18,7 +18,7 @@ import (
 // AdoptOptions configures Adopt. The zero value works.
 type AdoptOptions struct {
 	// SegmentLayers is the largest number of NAR blobs in one segment; if
-	// less than or equal to 0, 2,000. Amazon ECR takes 499.
+	// less than or equal to 0, 2,000. It is fewer where the registry says so.
 	SegmentLayers int
 	// Config is merged into the cache's configuration. Of a cache that has no
 	// segments yet the compat index is on, unless Config says otherwise; of
@@ -171,11 +171,14 @@ func (w *Writer) adopt(ctx context.Context, s *Snapshot) error {
 	}
 	h := format.Header{Config: w.adoptedConfig(s)}
 	for {
-		batches := divide(w.adoptable(s, todo, lost), w.opts.SegmentLayers)
+		batches := divide(w.adoptable(s, todo, lost), w.layers())
 		if len(batches) == 0 && len(s.Segments())+len(w.written) == 0 {
 			batches = [][]format.Entry{nil}
 		}
 		todo, err = w.adoptBatches(ctx, h, batches)
+		if errors.Is(err, ErrTooManyLayers) {
+			continue
+		}
 		var missing *registry.MissingBlobsError
 		if !errors.As(err, &missing) {
 			return err

@@ -59,6 +59,9 @@ type Cache struct {
 	// taken is 1 more than the form in which manifests are written, because the
 	// registry has taken one; 0 if that is not known
 	taken atomic.Int32
+	// layers is how many blobs a segment may name; 0 if the registry has not
+	// refused any for that
+	layers atomic.Int32
 	// spent is what was reserved in this reading, and held before
 	spent atomic.Int64
 

@@ -35,21 +35,42 @@ func (w *Writer) compact(ctx context.Context) error {
 	w.committing.Lock()
 	defer w.committing.Unlock()
 	s := w.cache.Current()
-	groups := s.mergeable(w.opts.SegmentLayers)
-	for _, group := range groups {
-		h, entries, err := s.merge(group)
+	merged := false
+	// what is large already costs more to rewrite than it saves
+	for _, group := range s.PiledUp(maxMerged/fanIn, w.layers()/fanIn) {
+		done, err := w.mergeGroup(ctx, s, group)
 		if err != nil {
-			return err
-		}
-		if err := w.putMerged(ctx, h, entries); err != nil {
 			return fmt.Errorf("merging %d segments: %w", len(group), err)
 		}
-		w.cache.opts.Logger.Debug("segments merged", "segments", len(group), "entries", len(entries))
+		merged = merged || done
 	}
-	if len(groups) == 0 {
+	if !merged {
 		return nil
 	}
 	return w.writeRoot(ctx)
+}
+
+// mergeGroup merges as many of a group of segments as fit into one. It reports
+// whether they were enough.
+func (w *Writer) mergeGroup(ctx context.Context, s *Snapshot, group []int) (bool, error) {
+	for {
+		group = s.fitting(group, w.layers())
+		if len(group) < fanIn {
+			return false, nil
+		}
+		h, entries, err := s.merge(group)
+		if err != nil {
+			return false, err
+		}
+		err = w.putMerged(ctx, h, entries)
+		if errors.Is(err, ErrTooManyLayers) {
+			continue
+		}
+		if err == nil {
+			w.cache.opts.Logger.Debug("segments merged", "segments", len(group), "entries", len(entries))
+		}
+		return err == nil, err
+	}
 }
 
 // putMerged writes a merged segment. Documents that the registry has lost are
@@ -85,25 +106,23 @@ func (c *Cache) Current() *Snapshot {
 	return c.current
 }
 
-// mergeable picks the segments to merge, by their positions: of each size
-// class that is full, all that fit into one.
-func (s *Snapshot) mergeable(maxLayers int) [][]int {
-	segments := s.segments
-	var groups [][]int
-	// what is large already costs more to rewrite than it saves
-	for _, class := range s.PiledUp(maxMerged/fanIn, maxLayers/fanIn) {
-		entries, layers := 0, 0
-		for n, i := range class {
-			entries += segments[i].Len()
-			layers += segments[i].Info.Layers
-			if entries > maxMerged || layers > maxLayers {
-				class = class[:n]
-				break
-			}
+// fitting returns those of a group of segments that are small, as many as fit
+// into one.
+func (s *Snapshot) fitting(group []int, maxLayers int) (fit []int) {
+	entries, layers := 0, 0
+	for _, i := range group {
+		seg := s.segments[i]
+		if seg.Info.Layers > maxLayers/fanIn {
+			continue
 		}
-		groups = append(groups, class)
+		entries += seg.Len()
+		layers += seg.Info.Layers
+		if entries > maxMerged || layers > maxLayers {
+			break
+		}
+		fit = append(fit, i)
 	}
-	return groups
+	return fit
 }
 
 // PiledUp sorts the segments of at most so many entries and layers into

@@ -13,6 +13,39 @@ import (
 	"github.com/org/nixoci-action/internal/registry"
 )
 
+// ErrTooManyLayers tells that a segment was refused because it names more blobs
+// than the registry takes in a manifest. SegmentLayers gives a smaller number
+// from then on.
+var ErrTooManyLayers = errors.New("a segment names too many blobs for the registry")
+
+// SegmentLayers is how many blobs a segment may name besides its entries, as far
+// as the registry has told.
+func (c *Cache) SegmentLayers() int {
+	if n := c.layers.Load(); n > 0 {
+		return int(n)
+	}
+	return DefaultSegmentLayers
+}
+
+// tooMany looks whether a segment with so many blobs was refused for their
+// number. Then it tries half as many from now on, if that is fewer than before.
+func (c *Cache) tooMany(err error, blobs int) error {
+	n := int32(max(blobs/2, 1)) //nolint:gosec // at most DefaultSegmentLayers
+	if !registry.TooManyBlobs(err) {
+		return err
+	}
+	for {
+		old := c.layers.Load()
+		if old > 0 && n >= old {
+			return err
+		}
+		if c.layers.CompareAndSwap(old, n) {
+			c.opts.Logger.Info("the registry takes fewer blobs in a manifest, dividing the segment", "blobs", blobs, "now", n)
+			return fmt.Errorf("%w: %w", ErrTooManyLayers, err)
+		}
+	}
+}
+
 // form is the form in which manifests are written.
 func (c *Cache) form() format.Form { return format.Form(max(c.taken.Load()-1, 0)) }
 

@@ -28,7 +28,7 @@ type WriterOptions struct {
 	// added; if less than or equal to 0, five minutes.
 	CommitInterval time.Duration
 	// SegmentLayers is the largest number of NAR blobs in one segment; if
-	// less than or equal to 0, 2,000. Amazon ECR takes 499.
+	// less than or equal to 0, 2,000. It is fewer where the registry says so.
 	SegmentLayers int
 	// OnUpstream reports whether a hash part is available on an upstream
 	// cache; nil means none is. It is called from several goroutines.
@@ -303,7 +303,7 @@ func (w *Writer) writeSegments(ctx context.Context, p *format.Publication) error
 		}
 		err := w.writeSegment(ctx, batches[0], w.visible(pub, batches[0]))
 		var missing *registry.MissingBlobsError
-		if errors.As(err, &missing) && w.forget(missing.Digests) {
+		if errors.As(err, &missing) && w.forget(missing.Digests) || errors.Is(err, ErrTooManyLayers) {
 			continue
 		}
 		if err != nil {
@@ -396,8 +396,11 @@ func (w *Writer) available(hashPart string) bool {
 func (w *Writer) batches() [][]format.Entry {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return divide(w.complete(), w.opts.SegmentLayers)
+	return divide(w.complete(), w.layers())
 }
+
+// layers is how many blobs the next segment may name.
+func (w *Writer) layers() int { return min(w.opts.SegmentLayers, w.cache.SegmentLayers()) }
 
 // divide cuts entries into batches of at most so many blobs, but of one entry
 // at least.
@@ -528,7 +531,7 @@ func (w *Writer) writeSegment(ctx context.Context, entries []format.Entry, p *fo
 // Put writes a segment as it is given, without a look at what its entries refer
 // to, and sets the header's Nonce and Created. From then on it is durable, and
 // WriteRoot makes it visible. It is for who knows what the cache has, like a
-// collection: Add is for all others.
+// collection: Add is for all others. Its error may be ErrTooManyLayers.
 func (w *Writer) Put(ctx context.Context, h format.Header, c format.Content) (format.SegmentInfo, error) {
 	w.committing.Lock()
 	defer w.committing.Unlock()
@@ -560,7 +563,7 @@ func (w *Writer) putSegment(ctx context.Context, h format.Header, c format.Conte
 		}
 		// a registry's collector may run between the blob and the manifest
 		if try == putTries || !w.ownMissing(err, info.Entries) {
-			return format.SegmentInfo{}, err
+			return format.SegmentInfo{}, w.cache.tooMany(err, len(c.Layers))
 		}
 	}
 	w.written = append(w.written, info)

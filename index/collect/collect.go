@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
@@ -131,9 +132,14 @@ func (c *collection) replace(ctx context.Context, p *Plan) error {
 	if err != nil {
 		return err
 	}
-	for i, rows := range rw.new {
+	for todo := slices.Clone(rw.new); len(todo) > 0; {
+		rows := todo[0]
+		if parts := p.table.divide(rows, c.cache.SegmentLayers()); len(parts) > 1 {
+			todo = append(parts, todo[1:]...)
+			continue
+		}
 		h := format.Header{Config: rw.header.Config}
-		if i == len(rw.new)-1 {
+		if len(todo) == 1 {
 			// only now: what is left out disappears as a whole, never a path
 			// before what refers to it
 			h = rw.header
@@ -143,10 +149,14 @@ func (c *collection) replace(ctx context.Context, p *Plan) error {
 			return err
 		}
 		info, err := w.Put(ctx, h, content)
+		if errors.Is(err, index.ErrTooManyLayers) {
+			continue
+		}
 		if err != nil {
 			return err
 		}
 		c.Segments = append(c.Segments, info)
+		todo = todo[1:]
 	}
 	if err := w.WriteRoot(ctx, nil); err != nil {
 		return err

@@ -48,7 +48,7 @@ func (t *table) rewrite(o *PlanOptions, verdicts []Verdict, unpinned []format.Un
 			rw.old = append(rw.old, i)
 		}
 	}
-	rw.new = t.divide(rw.old, o.SegmentLayers)
+	rw.new = t.divide(t.staying(rw.old), o.SegmentLayers)
 	rw.header = t.header(rw.old, verdicts, o.Now.Add(-o.Delay))
 	rw.header.Unpinned = s.PinEnds(unpinned)
 	rw.removed, rw.header.Removed = t.removals(o.Now.Add(-o.Delay))
@@ -136,35 +136,42 @@ func (t *table) stale(segment int) bool {
 	return false
 }
 
-// divide cuts what stays of segments into new ones.
-func (t *table) divide(segments []int, maxLayers int) [][]int32 {
-	var out [][]int32
-	var current []int32
-	blobs := map[int32]bool{}
+// staying lists the rows of segments that stay.
+func (t *table) staying(segments []int) []int32 {
+	var rows []int32
 	for _, i := range segments {
 		for line := range t.segments[i].Len() {
-			n := t.start[i] + line
-			r := &t.rows[n]
-			if !r.stays() {
-				continue
+			if n := t.start[i] + line; t.rows[n].stays() {
+				rows = append(rows, int32(n)) //nolint:gosec // bounded by maxEntries
 			}
-			more := 0
-			for _, b := range t.blobsOf(r) {
-				if !blobs[b] {
-					more++
-				}
-			}
-			if len(current) == maxCollected || len(current) > 0 && more > 0 && len(blobs)+more > maxLayers {
-				out, current, blobs = append(out, current), nil, map[int32]bool{}
-			}
-			for _, b := range t.blobsOf(r) {
-				blobs[b] = true
-			}
-			current = append(current, int32(n)) //nolint:gosec // bounded by maxEntries
 		}
 	}
-	if len(current) > 0 {
-		out = append(out, current)
+	return rows
+}
+
+// divide cuts rows into those of one segment each.
+func (t *table) divide(rows []int32, maxLayers int) [][]int32 {
+	var out [][]int32
+	start := 0
+	blobs := map[int32]bool{}
+	for i, n := range rows {
+		named := t.blobsOf(&t.rows[n])
+		more := 0
+		for _, b := range named {
+			if !blobs[b] {
+				more++
+			}
+		}
+		if i-start == maxCollected || i > start && more > 0 && len(blobs)+more > maxLayers {
+			out = append(out, rows[start:i])
+			start, blobs = i, map[int32]bool{}
+		}
+		for _, b := range named {
+			blobs[b] = true
+		}
+	}
+	if start < len(rows) {
+		out = append(out, rows[start:])
 	}
 	return out
 }

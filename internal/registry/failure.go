@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
@@ -22,12 +23,27 @@ func Denied(err error) bool {
 	return errors.As(err, &te) && (te.StatusCode == http.StatusUnauthorized || te.StatusCode == http.StatusForbidden)
 }
 
+// tooManyLayers is in Amazon ECR's answer, with the code UNSUPPORTED.
+const tooManyLayers = "Limit on number of layers per image exceeded"
+
+// TooManyBlobs reports whether err is a registry's answer that a manifest names
+// more blobs than it allows.
+func TooManyBlobs(err error) bool {
+	var te *transport.Error
+	if !errors.As(err, &te) {
+		return false
+	}
+	return slices.ContainsFunc(te.Errors, func(d transport.Diagnostic) bool {
+		return d.Code == "MANIFEST_REFERENCE_LIMIT" || strings.Contains(d.Message, tooManyLayers) // the first is GitLab's
+	})
+}
+
 // Refused reports whether err is a registry's answer that it does not take a
 // request as it is, and would not if it were repeated. It is not about
 // credentials, absence or size.
 func Refused(err error) bool {
 	var te *transport.Error
-	if errors.As(err, new(*MissingBlobsError)) || !errors.As(err, &te) || retry.Transient(te.StatusCode) {
+	if errors.As(err, new(*MissingBlobsError)) || !errors.As(err, &te) || retry.Transient(te.StatusCode) || TooManyBlobs(err) {
 		return false
 	}
 	switch te.StatusCode {

@@ -24,6 +24,16 @@ type Rules struct {
 	// ParseConfig refuses the config of an image that lacks what image-spec
 	// requires.
 	ParseConfig bool
+	// Blobs is how many a manifest may name besides its config; 0 means any number.
+	Blobs int
+	// TooMany answers a manifest that names more.
+	TooMany Answer
+}
+
+// Answer is an error of the distribution specification.
+type Answer struct {
+	Status                int
+	Code, Message, Detail string
 }
 
 const (
@@ -54,6 +64,21 @@ func OldGitLab() Rules {
 // configs and layers, and into the config of an image, but not at artifactType.
 func Quay() Rules {
 	return Rules{Configs: []string{ociConfig, helm}, Layers: append([]string{"application/tar+gzip"}, ociLayers...), ParseConfig: true}
+}
+
+// ManyReferences are those of a GitLab registry that limits how many blobs a
+// manifest names.
+func ManyReferences(blobs int) Rules {
+	r := GitLab()
+	r.Blobs, r.TooMany = blobs, Answer{http.StatusBadRequest, "MANIFEST_REFERENCE_LIMIT", "too many manifest references", ""}
+	return r
+}
+
+// ECR are those of Amazon ECR, which takes 500 layers in a manifest: the answer
+// to more is one that it gave to tart and to others.
+func ECR(layers int) Rules {
+	return Rules{Blobs: layers, TooMany: Answer{http.StatusMethodNotAllowed, "UNSUPPORTED",
+		"Invalid parameter at 'ImageManifest' failed to satisfy constraint: 'Limit on number of layers per image exceeded'", ""}}
 }
 
 // NoArtifacts are those of a registry that takes no cache in any form.
@@ -119,11 +144,11 @@ func (s *Strict) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 			return
 		}
-		if detail := s.judge(r.URL.Path, ref, body); detail != "" {
+		if a := s.judge(r.URL.Path, ref, body); a.Status != 0 {
 			w.Header().Set("Content-Type", "application/json")
-			w.WriteHeader(http.StatusBadRequest)
+			w.WriteHeader(a.Status)
 			_ = json.NewEncoder(w).Encode(map[string]any{"errors": []any{
-				map[string]string{"code": "MANIFEST_INVALID", "message": "manifest invalid", "detail": detail},
+				map[string]string{"code": a.Code, "message": a.Message, "detail": a.Detail},
 			}})
 			return
 		}
@@ -132,29 +157,37 @@ func (s *Strict) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	behind(s.Storage.Addr).ServeHTTP(w, r)
 }
 
-// judge says what is wrong with a manifest; "" if it is taken.
-func (s *Strict) judge(path, ref string, body []byte) string {
+// judge says what is wrong with a manifest; its status is 0 if it is taken.
+func (s *Strict) judge(path, ref string, body []byte) Answer {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	tagged := !strings.Contains(ref, ":")
 	if tagged && s.after == 0 {
 		s.rules = s.next
 	}
-	detail := s.fault(path, body)
+	var a Answer
+	var m v1.Manifest
+	if err := json.Unmarshal(body, &m); err != nil {
+		a = invalid(err.Error())
+	} else if detail := s.fault(path, m); detail != "" {
+		a = invalid(detail)
+	} else if s.rules.Blobs > 0 && len(m.Layers) > s.rules.Blobs {
+		a = s.rules.TooMany
+	}
 	switch {
-	case detail != "":
+	case a.Status != 0:
 		s.refused = append(s.refused, ref)
 	case tagged:
 		s.after--
 	}
-	return detail
+	return a
 }
 
-func (s *Strict) fault(path string, body []byte) string {
-	var m v1.Manifest
-	if err := json.Unmarshal(body, &m); err != nil {
-		return err.Error()
-	}
+func invalid(detail string) Answer {
+	return Answer{http.StatusBadRequest, "MANIFEST_INVALID", "manifest invalid", detail}
+}
+
+func (s *Strict) fault(path string, m v1.Manifest) string {
 	unknown := func(list []string, t string) bool { return list != nil && !slices.Contains(list, t) }
 	switch {
 	case m.ArtifactType != "" && unknown(s.rules.Artifacts, m.ArtifactType):
