@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"slices"
+
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 
@@ -32,11 +34,15 @@ func Keychain(getenv func(string) string) authn.Keychain {
 	return HostKeychain(getenv)
 }
 
-// HostKeychain finds credentials by the registry's host: those of docker,
-// podman or a credential helper, else those that the CI system gives for it.
+// HostKeychain finds credentials by the registry's host: those in the file that
+// REGISTRY_AUTH_FILE names, those of docker or a credential helper, those of
+// podman, else those that the CI system gives for it.
 // Unlike Keychain's they may be used with any registry.
 func HostKeychain(getenv func(string) string) authn.Keychain {
-	chain := []authn.Keychain{authn.DefaultKeychain}
+	chain := []authn.Keychain{authn.DefaultKeychain, podmanLogin{getenv}}
+	if getenv("REGISTRY_AUTH_FILE") != "" { // somebody means it
+		slices.Reverse(chain)
+	}
 	for _, r := range ci.Detect(getenv).Registries {
 		chain = append(chain, jobLogin{r})
 	}
