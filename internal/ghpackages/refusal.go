@@ -73,7 +73,7 @@ const (
 	adminRemedy = "the token needs the admin role on the package: with GITHUB_TOKEN, add the repository with the role Admin under the package's settings, \"Manage Actions access\", and give the job `permissions: packages: write`; " +
 		"otherwise use a classic personal access token with the scopes read:packages and delete:packages, of an account that is an admin of the package"
 	tokenRemedy     = "the token is missing, wrong or expired: give GITHUB_TOKEN to the step, or log in to ghcr.io with a classic personal access token that has the scopes read:packages and delete:packages"
-	downloadsRemedy = "GitHub keeps public versions with more than 5,000 downloads; make the package private for the time of the deletion, or ask GitHub's support"
+	downloadsRemedy = "GitHub keeps public versions with more than 5,000 downloads; ask GitHub's support to delete it, or leave it there"
 	lastRemedy      = "GitHub keeps the last tagged version of a package; delete the whole package if it is not needed any more"
 )
 

@@ -17,10 +17,10 @@ import (
 )
 
 // Denied reports whether err is a registry's refusal of the credentials or of
-// what they may do.
+// what they may do. That there is no room left is none.
 func Denied(err error) bool {
 	var te *transport.Error
-	return errors.As(err, &te) && (te.StatusCode == http.StatusUnauthorized || te.StatusCode == http.StatusForbidden)
+	return errors.As(err, &te) && (te.StatusCode == http.StatusUnauthorized || te.StatusCode == http.StatusForbidden && !full(te))
 }
 
 // tooManyLayers is in Amazon ECR's answer, with the code UNSUPPORTED.
@@ -64,12 +64,12 @@ func (r *remote) describe(ctx context.Context, err error) error {
 	}
 	var te *transport.Error
 	if !errors.As(err, &te) {
-		return fmt.Errorf("registry %s: %w", r.repo.RegistryStr(), err)
+		return hint.Wrap(fmt.Errorf("registry %s: %w", r.repo.RegistryStr(), err), r.connectionHint(err))
 	}
 	if r.absent(te) {
 		return fmt.Errorf("registry %s: %w: %w", r.repo.RegistryStr(), ErrNotFound, err)
 	}
-	return hint.Wrap(fmt.Errorf("registry %s: %w", r.repo.RegistryStr(), err), r.hint(te.StatusCode))
+	return hint.Wrap(fmt.Errorf("registry %s: %w", r.repo.RegistryStr(), err), r.hint(te))
 }
 
 // absent tells the answer that an object of the repository does not exist from
@@ -80,33 +80,6 @@ func (r *remote) absent(te *transport.Error) bool {
 	return te.StatusCode == http.StatusNotFound && req != nil &&
 		(req.Method == http.MethodGet || req.Method == http.MethodHead) &&
 		req.URL.Host == r.repo.RegistryStr() && strings.HasPrefix(req.URL.Path, r.endpoint().Path)
-}
-
-// hint is what the user can do about an answer; "" where nothing is known.
-func (r *remote) hint(status int) string {
-	switch status {
-	case http.StatusUnauthorized, http.StatusForbidden:
-		return r.permissionHint()
-	case http.StatusNotFound:
-		return "is " + r.repo.RegistryStr() + " an OCI registry, and must " + r.repo.RepositoryStr() + " be created there first?"
-	case http.StatusTooManyRequests:
-		return "the registry limits requests; try again later, or with fewer --jobs"
-	case http.StatusRequestEntityTooLarge:
-		return "the registry, or a proxy before it, limits the size of requests"
-	}
-	return ""
-}
-
-func (r *remote) permissionHint() string {
-	switch {
-	case r.opts.Advice != "":
-		return r.opts.Advice
-	case r.repo.RegistryStr() != ghcrHost:
-		return "log in with `docker login " + r.repo.RegistryStr() + "` (or podman, or crane), and check that the account may use " + r.repo.RepositoryStr()
-	case r.opts.Push:
-		return "does the job have `permissions: packages: write`, is GITHUB_TOKEN in the step's environment, and does the package (if it exists) give this repository write access?"
-	}
-	return "is the package public? If not, GITHUB_TOKEN needs read access to packages, or use `docker login ghcr.io`"
 }
 
 // maxErrorText bounds what a server's answer adds to a message, in bytes.

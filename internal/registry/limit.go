@@ -25,6 +25,7 @@ type limiter struct {
 	log  *slog.Logger  // is told of pauses that people notice
 
 	requests atomic.Int64
+	answered atomic.Bool // any of them
 
 	mu    sync.Mutex
 	until time.Time // no request before this
@@ -52,6 +53,9 @@ func (l *limiter) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	l.requests.Add(1)
 	resp, err := l.next.RoundTrip(req)
+	if err == nil {
+		l.answered.Store(true)
+	}
 	if err == nil && (resp.StatusCode == http.StatusTooManyRequests || resp.StatusCode == http.StatusServiceUnavailable) {
 		l.pause(retryAfter(resp))
 	}

@@ -33,6 +33,7 @@ type remote struct {
 	session  *session    // for everything but deleting
 	deleting *session    // registries have a right of its own for it
 	chunked  atomic.Bool // this registry refuses streams
+	known    atomic.Bool // there is a login for it
 	packages *packages   // of ghcr.io; nil elsewhere
 }
 

@@ -11,6 +11,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+
 	"github.com/org/nixoci-action/internal/hint"
 )
 
@@ -393,7 +396,13 @@ func TestHints(t *testing.T) {
 	}{
 		{"denied", rule{kind: "POST upload", answer: answer(403, "DENIED", "x")}, "docker login", true},
 		{"unauthorized", rule{kind: "POST upload", answer: answer(401, "UNAUTHORIZED", "x")}, "docker login", true},
-		{"token refused", rule{kind: "GET /token", answer: answer(403, "DENIED", "x")}, "docker login", true},
+		{"denied with a login", rule{kind: "POST upload", answer: answer(403, "DENIED", "x")}, "there is a login", true},
+		{"unauthorized with a login", rule{kind: "POST upload", answer: answer(401, "UNAUTHORIZED", "x")}, "there is a login", true},
+		{"token refused", rule{kind: "GET /token", answer: answer(403, "DENIED", "x")}, "there is a login", true},
+		{"Harbor's quota", rule{kind: "POST upload", answer: answer(403, "DENIED", "adding 5.0 MiB of storage resource, which when updated to current usage of 1.0 GiB will exceed the configured upper limit of 1.0 GiB.")}, "no room left", false},
+		{"Quay's quota", rule{kind: "POST upload", answer: answer(403, "DENIED", "Quota has been exceeded on namespace")}, "no room left", false},
+		{"ECR's quota", rule{kind: "POST upload", answer: answer(403, "DENIED", "The repository with name 'a' already has the maximum allowed number of images which is '10000'")}, "no room left", false},
+		{"read-only", rule{kind: "POST upload", answer: answer(405, "UNSUPPORTED", "The operation is unsupported.")}, "read-only", false},
 		{"no registry", rule{kind: "GET /v2/", answer: answer(404, "", "")}, "an OCI registry", false},
 		{"too large", rule{kind: "PUT upload", answer: answer(413, "", "")}, "limits the size", false},
 		{"too many", rule{kind: "POST upload", times: 9, answer: answer(429, "TOOMANYREQUESTS", "x")}, "fewer --jobs", false},
@@ -403,6 +412,9 @@ func TestHints(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			f := newFake(t, tt.rule)
 			f.auth = tt.name == "token refused"
+			if !f.auth && !strings.Contains(tt.name, "login") {
+				f.opts.Keychain = authn.NewMultiKeychain() // which knows nobody
+			}
 			_, err := f.open().PutBlob(within(t, 10*time.Second), []byte("x"))
 			if err == nil || !strings.Contains(hint.Of(err), tt.wantHint) || (hint.Of(err) == "") != (tt.wantHint == "") {
 				t.Errorf("got %v with hint %q, want one about %q", err, hint.Of(err), tt.wantHint)
@@ -423,7 +435,7 @@ func TestHintsForGHCR(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := repo.(*remote).hint(http.StatusForbidden); !strings.Contains(got, want) {
+		if got := repo.(*remote).hint(&transport.Error{StatusCode: http.StatusForbidden}); !strings.Contains(got, want) {
 			t.Errorf("push %v: got hint %q", push, got)
 		}
 	}

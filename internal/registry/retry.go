@@ -22,6 +22,10 @@ type retryPolicy struct {
 	max   time.Duration // longest wait
 }
 
+// unreachedTries are enough where nobody has ever answered: the name of the
+// registry may be wrong, and whoever waits should know soon.
+const unreachedTries = 3
+
 var defaultRetry = retryPolicy{tries: 6, base: 500 * time.Millisecond, max: 30 * time.Second}
 
 // permanentError keeps do from trying again.
@@ -51,7 +55,7 @@ func (p retryPolicy) do(ctx context.Context, log *slog.Logger, what string, try 
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if n >= p.tries || !transient(err) || ctx.Value(onceKey{}) != nil {
+		if n >= p.tries || !transient(err) || ctx.Value(onceKey{}) != nil || n >= unreachedTries && errors.As(err, new(unreached)) {
 			return err
 		}
 		pause := retry.Spread(wait)

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"sync/atomic"
+	"syscall"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
@@ -77,6 +79,7 @@ func (r *remote) credentials(ctx context.Context) (authn.Authenticator, error) {
 	if err != nil {
 		return nil, permanentError{fmt.Errorf("reading the registry's credentials: %w", err)}
 	}
+	r.known.Store(auth != authn.Anonymous)
 	return auth, nil
 }
 
@@ -90,5 +93,32 @@ func (r *remote) handshake(ctx context.Context, auth authn.Authenticator, scopes
 			break
 		}
 	}
-	return t, err
+	return t, r.unanswered(err)
 }
+
+// unanswered makes one error of those of a ping. Where TLS may be missing, there
+// are two pings, with and without. What the second says tells nothing where the
+// other end speaks TLS, and is all there is where it does not.
+func (r *remote) unanswered(err error) error {
+	var failed *url.Error
+	if !errors.As(err, &failed) {
+		return err
+	}
+	var te *transport.Error
+	switch {
+	case errors.As(err, &te) && !(te.StatusCode == http.StatusBadRequest && te.Request != nil && te.Request.URL.Scheme == "http"):
+		return te
+	case r.repo.Scheme() == "https" || !errors.Is(failed, http.ErrSchemeMismatch):
+		err = failed
+	}
+	refused := errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.EHOSTUNREACH) || errors.Is(err, syscall.ENETUNREACH)
+	if refused && !r.limit.answered.Load() {
+		return unreached{err}
+	}
+	return err
+}
+
+// unreached is the failure to connect to a registry that has never answered.
+type unreached struct{ error }
+
+func (e unreached) Unwrap() error { return e.error }
