@@ -44,9 +44,14 @@ type rootState struct {
 // already known; the retired segments only if they are wanted. Its errors wrap
 // registry.ErrNotFound if there is no root, ErrForeign if it is not ours.
 //
-// The manifest is fetched at once, without asking for its digest first: it is
-// smaller than what a further request costs. Reserve is that of a Cache.
+// Where a root is known its digest is asked for first: Docker Hub counts requests
+// for manifests, but not for their digests. Reserve is that of a Cache.
 func readRoot(ctx context.Context, repo registry.Repository, known v1.Hash, retired bool, reserve func(int64) error) (v1.Hash, rootState, error) {
+	if known != (v1.Hash{}) {
+		if digest, err := repo.Resolve(ctx, format.RootTag); err != nil || digest == known {
+			return digest, rootState{}, err
+		}
+	}
 	// layers may have been superseded and collected between the reads
 	for try := 0; ; try++ {
 		m, err := repo.Manifest(ctx, format.RootTag)

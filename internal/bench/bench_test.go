@@ -44,7 +44,7 @@ func TestRun(t *testing.T) {
 	}
 	want := map[string]float64{ // counts, the same on every machine
 		"poll, nothing new: requests":    1,
-		"poll after ten paths: requests": 3,
+		"poll after ten paths: requests": 4,
 		"before: requests":               3,
 		"after: requests":                3,
 		"100 entries: requests for that": 4, // ping, root, list, entries
