@@ -72,7 +72,7 @@ func TestLog(t *testing.T) {
 	if _, err := f.open().PutBlob(t.Context(), []byte("x")); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"level=DEBUG msg=\"registry request\" method=PUT", "level=INFO", "gremlins", "try=1"} {
+	for _, want := range []string{"level=DEBUG msg=\"registry request\" method=PUT", "trying again", "gremlins", "try=1"} {
 		if !strings.Contains(log.String(), want) {
 			t.Errorf("%q is not in\n%s", want, log.String())
 		}
