@@ -314,14 +314,14 @@ func (s *Snapshot) Published(p format.Publication, since time.Time) bool {
 		return false
 	}
 	newest := slices.MaxFunc(line, func(a, b format.Publication) int { return a.Time.Compare(b.Time) })
-	unpinned := slices.ContainsFunc(s.Unpinned(), func(u format.Unpin) bool { return u.Name == newest.Pin && !u.Time.Before(newest.Time) })
+	unpinned := slices.ContainsFunc(s.Unpinned(), func(u format.Unpin) bool { return u.Ends(newest) })
 	return newest.Same(p) && !newest.Time.Before(since) && !unpinned
 }
 
 // PinEnds returns those of the ends of pins that still end one.
 func (s *Snapshot) PinEnds(ends []format.Unpin) []format.Unpin {
 	ends = slices.DeleteFunc(slices.Clone(ends), func(u format.Unpin) bool {
-		return !slices.ContainsFunc(s.Publications(), func(p format.Publication) bool { return p.Pin == u.Name && !p.Time.After(u.Time) })
+		return !slices.ContainsFunc(s.Publications(), u.Ends)
 	})
 	slices.SortFunc(ends, func(a, b format.Unpin) int {
 		if c := strings.Compare(a.Name, b.Name); c != 0 {

@@ -35,8 +35,11 @@ func (r *GC) PlanText() string {
 	}
 	table(&b, []string{"size", "paths", "reason"}, rows)
 	fmt.Fprintf(&b, "\nto free: %s\n", ui.Bytes(r.FreedSize))
-	if r.Rewritten+r.Written > 0 {
+	switch {
+	case r.Rewritten > 0:
 		fmt.Fprintf(&b, "index: %s to be replaced by %d\n", ui.Count(r.Rewritten, "segment"), r.Written)
+	case r.Written > 0: // the end of a pin
+		fmt.Fprintf(&b, "index: %s to be added\n", ui.Count(r.Written, "segment"))
 	}
 	if n := len(r.Deletable); n > 0 {
 		fmt.Fprintf(&b, "replaced earlier: %s to be deleted now\n", ui.Count(n, "manifest"))

@@ -42,7 +42,7 @@ func (r *Publish) signedText() (text string) {
 		text += fmt.Sprintf("signed: %s that the cache had already\n", ui.Count(r.Signed, "path"))
 	}
 	if r.Bare > 0 {
-		text += fmt.Sprintf("not signed: %s; no key was given, so Nix takes them only from a cache that it trusts as a whole\n", ui.Count(r.Bare, "path"))
+		text += fmt.Sprintf("not signed: %s; no key was given. Nix takes unsigned paths only from a cache that it trusts as a whole\n", ui.Count(r.Bare, "path"))
 	}
 	if n := len(r.Fingerprints); n > 0 {
 		text += fmt.Sprintf("to be signed: %s, by nixoci sign with the report of --json\n", ui.Count(n, "path"))

@@ -54,6 +54,9 @@ type Unpin struct {
 	Time time.Time `json:"time"`
 }
 
+// Ends reports whether it ends the pin of a publication.
+func (u Unpin) Ends(p Publication) bool { return u.Name == p.Pin && !u.Time.Before(p.Time) }
+
 // Same reports whether two publications say the same but for when and in which
 // run they were made.
 func (p Publication) Same(q Publication) bool {

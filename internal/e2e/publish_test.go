@@ -120,7 +120,7 @@ func TestSigningLater(t *testing.T) {
 	if unsigned.code != 0 {
 		t.Fatalf("got %d\n%s", unsigned.code, unsigned.stderr)
 	}
-	if want := fmt.Sprintf("not signed: %d paths; no key was given", unsigned.Closure.Paths); !strings.Contains(unsigned.stderr, want) {
+	if want := fmt.Sprintf("not signed: %d paths; no key was given. ", unsigned.Closure.Paths); !strings.Contains(unsigned.stderr, want) {
 		t.Errorf("got %s\nwant %q in it", unsigned.stderr, want)
 	}
 	second := filepath.Join(w.Dir, "second-key")

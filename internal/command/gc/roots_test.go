@@ -7,8 +7,10 @@ import (
 	"testing"
 
 	"github.com/org/nixoci-action/discover"
+	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/index/collect"
 	"github.com/org/nixoci-action/index/format"
+	"github.com/org/nixoci-action/internal/indextest"
 )
 
 // What a flake has is kept, and what cannot be known of it as it was published.
@@ -61,21 +63,62 @@ func TestAllSystems(t *testing.T) {
 	}
 }
 
-func TestCheckPins(t *testing.T) {
+// Pins that have ended are not named as pins. To end one again is no mistake, and
+// nothing to do.
+func TestPinsToEnd(t *testing.T) {
 	t.Parallel()
-	pubs := []format.Publication{{Pin: "b"}, {}, {Pin: "a"}, {Pin: "b"}}
-	for _, tc := range []struct {
-		names []string
-		pubs  []format.Publication
-		want  string
-	}{
-		{nil, nil, ""},
-		{[]string{"a", "b"}, pubs, ""},
-		{[]string{"a", "x"}, pubs, `--unpin "x": nothing is pinned under this name; the pins are a, b`},
-		{[]string{"x"}, nil, "there are none"},
-	} {
-		if err := checkPins(tc.names, tc.pubs); (err == nil) != (tc.want == "") || err != nil && !strings.Contains(err.Error(), tc.want) {
-			t.Errorf("%v: got %v, want %q", tc.names, err, tc.want)
+	repo := indextest.NewMemory()
+	a := indextest.NewEntry(t, repo, "a")
+	open := func() (*index.Cache, *index.Snapshot) {
+		c := index.Open(repo, indextest.At(0))
+		base, err := c.Sweep(t.Context())
+		if err != nil {
+			t.Fatal(err)
 		}
+		return c, base
+	}
+	for _, pin := range []string{"b", "a", "gone"} {
+		c, base := open()
+		w, err := c.NewWriter(base, index.WriterOptions{})
+		if err == nil {
+			err = w.Add(t.Context(), a)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := indextest.Pinned(indextest.From("refs/heads/main", 1, a.Path.Base()), pin, 1)
+		if _, err := w.Close(t.Context(), &p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	end := func(names ...string) {
+		t.Helper()
+		c, base := open()
+		plan, err := collect.NewPlan(base, collect.PlanOptions{Now: indextest.Noon, Unpin: names, Retention: collect.DefaultRetention(), Delay: collect.DefaultDelay})
+		if err == nil {
+			_, err = collect.Run(t.Context(), c, plan)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	base := func() *index.Snapshot { _, s := open(); return s }
+	end("gone")
+	for _, tc := range []struct {
+		names, toEnd []string
+		err          string
+	}{
+		{},
+		{names: []string{"a", "gone", "b"}, toEnd: []string{"a", "b"}},
+		{names: []string{"a", "x"}, toEnd: []string{"a"}, err: `--unpin "x": nothing is pinned under this name; the pins are a, b`},
+	} {
+		toEnd, err := pinsToEnd(tc.names, base())
+		if !slices.Equal(toEnd, tc.toEnd) || (err == nil) != (tc.err == "") || err != nil && err.Error() != tc.err {
+			t.Errorf("%v: got %v, %v", tc.names, toEnd, err)
+		}
+	}
+	end("a", "b")
+	if _, err := pinsToEnd([]string{"x"}, base()); err == nil || !strings.Contains(err.Error(), "there are none") {
+		t.Errorf("no pins: got %v", err)
 	}
 }

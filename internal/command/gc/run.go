@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -107,7 +108,7 @@ func (c *collector) run(ctx context.Context) error {
 		c.msg.Warn(cli.NoCache(c.report.Cache))
 		return nil
 	}
-	if err := checkPins(c.cfg.Unpin, base.Publications()); err != nil {
+	if c.cfg.Unpin, err = pinsToEnd(c.cfg.Unpin, base); err != nil {
 		return cli.WithStatus(err, cli.ExitUsage)
 	}
 	end := c.stages.Start("plan")
@@ -124,7 +125,9 @@ func (c *collector) run(ctx context.Context) error {
 		return nil
 	}
 	defer c.stages.Start("collect")()
-	c.msg.Printf("removing %s of %s, %s", ui.Number(plan.Removed.Paths), ui.Count(plan.Removed.Paths+plan.Kept.Paths, "path"), ui.Bytes(plan.Removed.FileSize))
+	if plan.Removed.Paths > 0 {
+		c.msg.Printf("removing %s of %s, %s", ui.Number(plan.Removed.Paths), ui.Count(plan.Removed.Paths+plan.Kept.Paths, "path"), ui.Bytes(plan.Removed.FileSize))
+	}
 	collected, err := collect.Run(ctx, c.cache, plan)
 	c.report.Collected(collected)
 	return c.report.Failure(explain(err))
@@ -159,26 +162,30 @@ func explain(err error) error {
 	return err
 }
 
-// checkPins finds names that pin nothing: a pin that is spelled wrong would
-// stay.
-func checkPins(names []string, pubs []format.Publication) error {
-	var pins []string
-	for _, p := range pubs {
-		if p.Pin != "" {
-			pins = append(pins, p.Pin)
-		}
+// pinsToEnd leaves out the names whose pins have ended already. Its error tells of
+// names that never pinned anything: a pin that is spelled wrong would stay.
+func pinsToEnd(names []string, base *index.Snapshot) ([]string, error) {
+	ends := base.Unpinned()
+	recorded, live := map[string]bool{}, map[string]bool{}
+	for _, p := range base.Publications() {
+		ended := slices.ContainsFunc(ends, func(u format.Unpin) bool { return u.Ends(p) })
+		recorded[p.Pin] = true
+		live[p.Pin] = live[p.Pin] || p.Pin != "" && !ended
 	}
-	slices.Sort(pins)
-	pins = slices.Compact(pins)
+	maps.DeleteFunc(live, func(_ string, is bool) bool { return !is })
 	there := "there are none"
-	if len(pins) > 0 {
-		there = "the pins are " + strings.Join(pins, ", ")
+	if len(live) > 0 {
+		there = "the pins are " + strings.Join(slices.Sorted(maps.Keys(live)), ", ")
 	}
+	var toEnd []string
 	var errs []error
 	for _, n := range names {
-		if !slices.Contains(pins, n) {
+		switch {
+		case live[n]:
+			toEnd = append(toEnd, n)
+		case !recorded[n]:
 			errs = append(errs, fmt.Errorf("--unpin %q: nothing is pinned under this name; %s", n, there))
 		}
 	}
-	return errors.Join(errs...)
+	return toEnd, errors.Join(errs...)
 }
