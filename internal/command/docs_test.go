@@ -3,6 +3,7 @@ package command
 import (
 	"bytes"
 	"flag"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -84,8 +85,11 @@ func TestLinks(t *testing.T) {
 	}
 	n := 0
 	for name, text := range all {
-		for _, m := range regexp.MustCompile(`\]\(([^):]*)\)`).FindAllStringSubmatch(text, -1) {
+		for _, m := range regexp.MustCompile(`\]\(([^):]*)\)|<https://github\.com/org/nixoci-action(#[^>]*)>`).FindAllStringSubmatch(text, -1) {
 			n++
+			if m[2] != "" { // the README, from elsewhere
+				m[1] = strings.Repeat("../", strings.Count(name, "/")) + "README.md" + m[2]
+			}
 			file, fragment, _ := strings.Cut(m[1], "#")
 			target := name
 			if file != "" {
@@ -100,6 +104,57 @@ func TestLinks(t *testing.T) {
 	}
 	if n < 50 {
 		t.Errorf("found %d links only", n)
+	}
+}
+
+// inUse finds the actions of others that a text uses, with their version: a major
+// one, or a commit and in a comment the version that it has.
+var inUse = regexp.MustCompile(`uses: *(?:https://github\.com/)?([\w-]+/[\w-]+)@(\S+)(?: # v(\d+)\.\d+\.\d+)?`)
+
+// onlyInPages are the major versions of actions that no workflow of this project
+// uses: the first that runners with Node.js 24 start.
+var onlyInPages = map[string]string{"actions/upload-pages-artifact": "5", "actions/deploy-pages": "5"}
+
+// The workflows that the documentation shows use the versions of this project's
+// own workflows, which dependabot keeps current. Those are pinned to one commit.
+func TestRecipes(t *testing.T) {
+	workflows, err := filepath.Glob("../../.github/workflows/*.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	major, commit := maps.Clone(onlyInPages), map[string]string{}
+	for _, name := range workflows {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range inUse.FindAllStringSubmatch(string(text), -1) {
+			if m[1] == "org/nixoci-action" {
+				continue
+			}
+			if !regexp.MustCompile(`^[0-9a-f]{40}$`).MatchString(m[2]) || m[3] == "" {
+				t.Errorf("%s: %s is not pinned to a commit, with its version", name, m[0])
+			}
+			if was := commit[m[1]]; was != "" && was != m[2] {
+				t.Errorf("%s: %s is another commit elsewhere", name, m[0])
+			}
+			major[m[1]], commit[m[1]] = m[3], m[2]
+		}
+	}
+	n := 0
+	for name, text := range docstest.Pages(t) {
+		for _, m := range inUse.FindAllStringSubmatch(text, -1) {
+			if m[1] == "org/nixoci-action" {
+				continue
+			}
+			n++
+			if m[2] != "v"+major[m[1]] {
+				t.Errorf("%s shows %s@%s, want v%s", name, m[1], m[2], major[m[1]])
+			}
+		}
+	}
+	if len(commit) < 5 || n < 10 {
+		t.Errorf("found %d actions in workflows, %d uses in the documentation", len(commit), n)
 	}
 }
 

@@ -83,7 +83,7 @@ jobs:
   build:
     runs-on: ubuntu-latest
     steps:
-      - uses: actions/checkout@v5
+      - uses: actions/checkout@v7
       - uses: org/nixoci-action@v1
         with:
           signing-key: ${{ secrets.SIGNING_KEY }}
@@ -184,7 +184,7 @@ func TestActionBuildsForks(t *testing.T) {
 		t.Helper()
 		nixtest.Write(t, w.Dir, "repo/flake.nix", flake)
 		w.forget()
-		j := w.act("on: pull_request\njobs:\n  build:\n    runs-on: ubuntu-latest\n    steps:\n      - uses: actions/checkout@v5\n"+
+		j := w.act("on: pull_request\njobs:\n  build:\n    runs-on: ubuntu-latest\n    steps:\n      - uses: actions/checkout@v7\n"+
 			"      - uses: org/nixoci-action@v1\n        with: {flake: ., "+with+"}\n", "pull_request", "--eventpath", filepath.Join(w.Dir, "event.json"))
 		if contents(t, dir) != before {
 			t.Error("the cache was changed")
@@ -246,7 +246,7 @@ func TestActionNamesFailures(t *testing.T) {
 }
 `)
 	workflow := func(onError string) string {
-		return "on: push\njobs:\n  build:\n    runs-on: ubuntu-latest\n    steps:\n      - uses: actions/checkout@v5\n" +
+		return "on: push\njobs:\n  build:\n    runs-on: ubuntu-latest\n    steps:\n      - uses: actions/checkout@v7\n" +
 			"      - uses: org/nixoci-action@v1\n        with: {flake: ., on-error: " + onError + "}\n"
 	}
 	j := w.act(workflow("fail"))
@@ -320,7 +320,7 @@ jobs:
   build:
     runs-on: ubuntu-latest
     steps:
-      - uses: actions/checkout@v5
+      - uses: actions/checkout@v7
       - uses: org/nixoci-action@v1
         with: {on-error: warn}
       - run: node -e "fetch('http://` + addr + tc.path + `')"
@@ -374,7 +374,7 @@ func TestActionKilled(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(w.Dir, "home/.config/nix")); err == nil {
 		t.Error("the user has a configuration of Nix now")
 	}
-	next := w.act("on: push\njobs:\n  build:\n    runs-on: ubuntu-latest\n    steps:\n      - uses: actions/checkout@v5\n" +
+	next := w.act("on: push\njobs:\n  build:\n    runs-on: ubuntu-latest\n    steps:\n      - uses: actions/checkout@v7\n" +
 		"      - uses: org/nixoci-action@v1\n        with: {flake: .}\n")
 	next.wants(0, "8 outputs published")
 	next.lacks("::warning")
@@ -423,7 +423,7 @@ func TestActionCollects(t *testing.T) {
 	w := newWorld(t)
 	cache := inDistribution(t)
 	w.inStore(cache)
-	workflow := "on: push\njobs:\n  gc:\n    runs-on: ubuntu-latest\n    steps:\n      - uses: actions/checkout@v5\n" +
+	workflow := "on: push\njobs:\n  gc:\n    runs-on: ubuntu-latest\n    steps:\n      - uses: actions/checkout@v7\n" +
 		"      - uses: org/nixoci-action@v1\n        with: {gc: true, dry-run: DRY}\n"
 	nixtest.Write(t, w.Dir, "repo/x", "")
 	w.act(strings.Replace(workflow, "DRY", "true", 1)).wants(0, "mode: gc (the input gc is set)", "dry run", "### Why", "| kept | 1 |")

@@ -34,7 +34,7 @@ func TestActionWithDaemon(t *testing.T) {
 			}
 			w.daemon("allowed-users = *\ntrusted-users = " + trusted + "\n")
 			caching := strings.Replace(cacheWorkflow, "exit 7", "echo the user is $(id -u)", 1)
-			publishing := "on: push\njobs:\n  build:\n    runs-on: ubuntu-latest\n    steps:\n      - uses: actions/checkout@v5\n" +
+			publishing := "on: push\njobs:\n  build:\n    runs-on: ubuntu-latest\n    steps:\n      - uses: actions/checkout@v7\n" +
 				"      - uses: org/nixoci-action@v1\n        with: {flake: .}\n"
 
 			first := w.act(caching)

@@ -178,7 +178,7 @@ func TestForgeTokenIsRefused(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			f := newForge(t, name)
-			j := f.run("on: push\njobs:\n  build:\n    runs-on: ubuntu-latest\n    steps:\n      - uses: actions/checkout@v5\n      - uses: org/nixoci-action@v1\n        with: {flake: .}\n", "secrets", nil)
+			j := f.run("on: push\njobs:\n  build:\n    runs-on: ubuntu-latest\n    steps:\n      - uses: actions/checkout@v7\n      - uses: org/nixoci-action@v1\n        with: {flake: .}\n", "secrets", nil)
 			j.wants(1, "::error::", "401", "hint: the token that a job gets from Gitea or Forgejo may not write packages", "write:package")
 			j.lacks("building '")
 			for _, r := range f.Requests() {
@@ -200,7 +200,7 @@ jobs:
   build:
     runs-on: ubuntu-latest
     steps:
-      - uses: actions/checkout@v5
+      - uses: actions/checkout@v7
       - uses: org/nixoci-action@v1
         with:
           token: ${{ secrets.PACKAGES_TOKEN }}

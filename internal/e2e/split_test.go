@@ -170,7 +170,7 @@ jobs:
   build:
     runs-on: ubuntu-latest
     steps:
-      - uses: actions/checkout@v5
+      - uses: actions/checkout@v7
       - uses: org/nixoci-action@v1
         id: cache
         with: {flake: ., include: packages.*.app, unsigned: true, trusted-keys: "`+strings.TrimSpace(w.publicKey)+`"}

@@ -178,7 +178,7 @@ jobs:
   build:
     runs-on: ubuntu-latest
     steps:
-      - uses: actions/checkout@v5
+      - uses: actions/checkout@v7
       - uses: org/nixoci-action@v1
         with: {flake: ., include: packages.*.app, signing-key: "${{ secrets.SIGNING_KEY }}"}
 `,
