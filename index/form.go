@@ -65,7 +65,7 @@ func (c *Cache) learn(f format.Form) {
 // must be there, and the config of the present form.
 func (c *Cache) putManifest(ctx context.Context, tag, kind string, layers []v1.Descriptor, created time.Time) (v1.Hash, error) {
 	for f := c.form(); ; f++ {
-		m, err := f.Manifest(kind, layers, created)
+		m, err := f.Manifest(kind, layers, created, registry.Source(c.repo.String()))
 		if err != nil {
 			return v1.Hash{}, err
 		}

@@ -272,3 +272,26 @@ func TestPrepareInDirectory(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Manifests of a cache on ghcr.io name its repository, so that GitHub links the
+// package to it, whoever pushes first. Others name none.
+func TestSource(t *testing.T) {
+	for name, want := range map[string]string{"ghcr.io/owner/repo/nix-cache": "https://github.com/owner/repo", "ghcr.io/owner/nix-cache": "", "registry.example.org/owner/repo/nix-cache": ""} {
+		repo := named{indextest.NewMemory(), name}
+		indextest.MustPublish(t, repo, indextest.NewEntry(t, repo, "a"))
+		for _, tag := range indextest.Tags(t, repo) {
+			_, im := formOf(t, repo, tag)
+			if got := im.Annotations["org.opencontainers.image.source"]; got != want {
+				t.Errorf("%s in %s names %q, want %q", tag, name, got, want)
+			}
+		}
+	}
+}
+
+// named is a repository under another name.
+type named struct {
+	registry.Repository
+	name string
+}
+
+func (n named) String() string { return n.name }

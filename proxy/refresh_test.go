@@ -271,7 +271,7 @@ func TestFreshProxyServesBesideABadSegment(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.MediaType = format.MediaEntries
-	m, err := format.FormFull.Manifest(format.MediaSegment, []v1.Descriptor{d}, time.Now())
+	m, err := format.FormFull.Manifest(format.MediaSegment, []v1.Descriptor{d}, time.Now(), "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -81,6 +81,9 @@ type Options struct {
 	Cache string
 	Repo  registry.Repository
 	Index *index.Cache
+	// Anonymous is Repo without a login, to say after the first publication
+	// whether that can be read; nil to say nothing.
+	Anonymous registry.Repository
 	// Upstreams are caches whose paths are not published again.
 	Upstreams []closure.Upstream
 	// CacheDir is for what upstream caches were found to have; "" for none.

@@ -105,8 +105,12 @@ func (p *publisher) run(ctx context.Context) error {
 		p.report.record(p.publication(roots))
 		return rootsErr
 	}
+	first := base.Digest() == "" && len(base.Segments()) == 0
 	if err := p.upload(ctx, plan, base, roots); err != nil {
 		return p.partly(errors.Join(rootsErr, p.explain(err)))
+	}
+	if first && p.Anonymous != nil && p.report.Committed > 0 {
+		p.sayWhoReads(ctx)
 	}
 	return p.partly(rootsErr)
 }

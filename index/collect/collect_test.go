@@ -472,7 +472,7 @@ func TestCollectUntagged(t *testing.T) {
 	}
 	put := func(artifactType, name string) v1.Hash {
 		f := format.Form(len(name)) % (format.FormImage + 1)
-		m, err := f.Manifest(artifactType, []v1.Descriptor{format.EmptyConfig}, indextest.Noon.Add(time.Duration(len(name))*time.Second))
+		m, err := f.Manifest(artifactType, []v1.Descriptor{format.EmptyConfig}, indextest.Noon.Add(time.Duration(len(name))*time.Second), "")
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -172,7 +172,7 @@ func FuzzManifest(f *testing.F) {
 		f.Fatal(err)
 	}
 	for _, form := range []format.Form{format.FormFull, format.FormUntyped, format.FormImage} {
-		m, err := form.Manifest(format.MediaRoot, layers, time.Unix(0, 0))
+		m, err := form.Manifest(format.MediaRoot, layers, time.Unix(0, 0), "https://example.org")
 		if err != nil {
 			f.Fatal(err)
 		}
@@ -184,7 +184,7 @@ func FuzzManifest(f *testing.F) {
 		if err != nil || slices.ContainsFunc(m.Layers, func(d v1.Descriptor) bool { return d.Digest == v1.Hash{} }) {
 			return
 		}
-		again, err := form.Manifest(m.ArtifactType, m.Layers, time.Unix(0, 0))
+		again, err := form.Manifest(m.ArtifactType, m.Layers, time.Unix(0, 0), "https://example.org")
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -64,11 +64,15 @@ func (f Form) Config() (v1.Descriptor, []byte) {
 func IsConfig(h v1.Hash) bool { return h == EmptyConfig.Digest || h == imageConfig.Digest }
 
 // Manifest makes a manifest of a kind, MediaSegment or MediaRoot, in a form. The
-// layers are given with the media types of the full form.
-func (f Form) Manifest(kind string, layers []v1.Descriptor, created time.Time) (registry.Manifest, error) {
+// layers are given with the media types of the full form, and source is the URL
+// of the repository that they are of, or "".
+func (f Form) Manifest(kind string, layers []v1.Descriptor, created time.Time, source string) (registry.Manifest, error) {
 	m := v1.Manifest{
 		SchemaVersion: 2, MediaType: types.OCIManifestSchema1, ArtifactType: kind, Layers: layers,
 		Annotations: map[string]string{"org.opencontainers.image.created": created.UTC().Format(time.RFC3339)},
+	}
+	if source != "" {
+		m.Annotations["org.opencontainers.image.source"] = source
 	}
 	m.Config, _ = f.Config()
 	if f != FormFull {

@@ -29,7 +29,7 @@ type Memory struct {
 
 // NewManifest makes a manifest in the full form.
 func NewManifest(kind string, layers []v1.Descriptor, created time.Time) (registry.Manifest, error) {
-	return format.FormFull.Manifest(kind, layers, created)
+	return format.FormFull.Manifest(kind, layers, created, "")
 }
 
 // NewMemory returns a registry that is empty.

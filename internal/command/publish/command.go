@@ -109,6 +109,11 @@ func options(cfg config, getenv func(string) string, stdin io.Reader, msg *ui.Me
 	if err != nil {
 		return o, err
 	}
+	if registry.Host(cfg.Cache) != "" {
+		if o.Anonymous, err = cli.OpenRepository(cfg.Cache, registry.Options{Logger: o.Log}); err != nil {
+			return o, err
+		}
+	}
 	dir := cfg.CacheDir
 	if cfg.DryRun {
 		dir = "" // a dry run writes nothing anywhere
