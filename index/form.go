@@ -9,6 +9,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/org/nixoci-action/index/format"
+	"github.com/org/nixoci-action/internal/ghpackages"
 	"github.com/org/nixoci-action/internal/hint"
 	"github.com/org/nixoci-action/internal/registry"
 )
@@ -65,7 +66,7 @@ func (c *Cache) learn(f format.Form) {
 // must be there, and the config of the present form.
 func (c *Cache) putManifest(ctx context.Context, tag, kind string, layers []v1.Descriptor, created time.Time) (v1.Hash, error) {
 	for f := c.form(); ; f++ {
-		m, err := f.Manifest(kind, layers, created, registry.Source(c.repo.String()))
+		m, err := f.Manifest(kind, layers, created, ghpackages.Source(c.repo.String()))
 		if err != nil {
 			return v1.Hash{}, err
 		}

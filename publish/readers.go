@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/org/nixoci-action/index/format"
+	"github.com/org/nixoci-action/internal/ghpackages"
 	"github.com/org/nixoci-action/internal/registry"
 )
 
@@ -18,7 +19,7 @@ const readersTimeout = 10 * time.Second
 func (p *publisher) sayWhoReads(ctx context.Context) {
 	ctx, cancel := registry.Within(ctx, readersTimeout)
 	defer cancel()
-	page := registry.PackagePage(p.Cache)
+	page := ghpackages.PackagePage(p.Cache)
 	_, err := p.Anonymous.Resolve(ctx, format.RootTag)
 	switch {
 	case err == nil && page != "":

@@ -9,6 +9,8 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+
+	"github.com/org/nixoci-action/internal/stall"
 )
 
 // deletePatience is for distribution, which looks at every tag of the
@@ -46,7 +48,7 @@ func (r *remote) delete(ctx context.Context, ref string) error {
 		method: http.MethodDelete, url: r.endpoint("manifests", ref), delete: true,
 		accept: []int{http.StatusAccepted, http.StatusOK, http.StatusNoContent},
 	}
-	err := r.call(withPatience(ctx, r.deletePatience), q, nil)
+	err := r.call(stall.WithPatience(ctx, r.deletePatience), q, nil)
 	var te *transport.Error
 	if !errors.As(err, &te) {
 		return err

@@ -22,6 +22,8 @@ import (
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
+
+	"github.com/org/nixoci-action/internal/stall"
 )
 
 const (
@@ -105,7 +107,7 @@ func quick(t testing.TB, cache string, o Options) *remote {
 }
 
 // setStall shortens the time that a registry may keep us waiting.
-func (r *remote) setStall(d time.Duration) { r.limit.next.(*stallGuard).limit = d }
+func (r *remote) setStall(d time.Duration) { r.limit.next.(*stall.Guard).Limit = d }
 
 func (f *fake) requests() []string {
 	f.mu.Lock()

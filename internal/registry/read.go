@@ -2,7 +2,6 @@ package registry
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 
@@ -30,7 +29,7 @@ func ReadBlob(ctx context.Context, repo Repository, digest v1.Hash, size int64) 
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
-		if n == tries || !errors.As(err, new(retryable)) {
+		if n == tries || !mayPass(err) {
 			return nil, fmt.Errorf("reading blob %s: %w", digest, err)
 		}
 	}

@@ -15,6 +15,8 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+
+	"github.com/org/nixoci-action/internal/stall"
 )
 
 // remote is a repository behind the OCI distribution protocol. Requests go
@@ -39,6 +41,9 @@ type remote struct {
 
 var _ Repository = (*remote)(nil)
 
+// stallTimeout is how long a registry may keep us waiting.
+const stallTimeout = 60 * time.Second
+
 // bufferSize is how much of a blob is held in memory before it is streamed.
 const bufferSize = 8 << 20
 
@@ -49,7 +54,7 @@ func newRemote(repo name.Repository, o Options) *remote {
 	}
 	r := &remote{
 		repo: repo, opts: o, retry: defaultRetry, small: bufferSize, chunk: chunkSize, deletePatience: deletePatience,
-		limit: &limiter{next: &stallGuard{next: next, limit: stallTimeout}, log: o.Logger},
+		limit: &limiter{next: &stall.Guard{Next: next, Limit: stallTimeout}, log: o.Logger},
 	}
 	r.session, r.deleting = newSession(transport.PullScope), newSession(transport.DeleteScope, transport.PushScope)
 	if o.Push {

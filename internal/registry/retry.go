@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 
 	"github.com/org/nixoci-action/internal/retry"
+	"github.com/org/nixoci-action/internal/stall"
 )
 
 // retryPolicy says how often and how patiently an operation is tried. It is
@@ -37,6 +38,11 @@ func (e permanentError) Unwrap() error { return e.error }
 type retryable struct{ error }
 
 func (e retryable) Unwrap() error { return e.error }
+
+// mayPass reports whether an error is marked so, or came in an answer's body.
+func mayPass(err error) bool {
+	return errors.As(err, new(retryable)) || errors.As(err, new(stall.ReadError))
+}
 
 // do calls try until it succeeds, fails for good, or the tries are used up. A
 // pause that the registry asked for with Retry-After is kept by the limiter,
@@ -69,7 +75,7 @@ func (p retryPolicy) do(ctx context.Context, log *slog.Logger, what string, try 
 
 // transient tells failures that may pass from answers that will stay.
 func transient(err error) bool {
-	if errors.As(err, new(retryable)) || errors.Is(err, errStalled) {
+	if mayPass(err) || errors.Is(err, stall.ErrStalled) {
 		return true
 	}
 	var te *transport.Error

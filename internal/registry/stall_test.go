@@ -13,6 +13,8 @@ import (
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/org/nixoci-action/internal/stall"
 )
 
 // operations, and the request in which each can be held up
@@ -153,7 +155,7 @@ func TestStall(t *testing.T) {
 			f.rules = []*rule{{kind: op.kind, times: 99, answer: hang}}
 			start := time.Now()
 			err := op.do(within(t, 20*time.Second), r, digestOf(t, d))
-			if !errors.Is(err, errStalled) {
+			if !errors.Is(err, stall.ErrStalled) {
 				t.Errorf("got %v", err)
 			}
 			if took := time.Since(start); took > 5*time.Second {
@@ -189,7 +191,7 @@ func TestStallInABody(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n, err := io.Copy(io.Discard, body); n != 5000 || !errors.Is(err, errStalled) {
+	if n, err := io.Copy(io.Discard, body); n != 5000 || !errors.Is(err, stall.ErrStalled) {
 		t.Errorf("got %d bytes, %v", n, err)
 	}
 	body.Close()
@@ -254,7 +256,7 @@ func TestSlowSidesAreNoStall(t *testing.T) {
 		}
 	})
 	t.Run("the copying of a large blob", func(t *testing.T) {
-		ctx := withPatience(t.Context(), 10*time.Second)
+		ctx := stall.WithPatience(t.Context(), 10*time.Second)
 		f.mu.Lock()
 		f.rules = []*rule{{kind: "POST upload", answer: func(http.ResponseWriter, *http.Request) bool {
 			time.Sleep(700 * time.Millisecond)
@@ -303,7 +305,7 @@ func TestStallOfAStream(t *testing.T) {
 	r.retry.tries = 2
 	calls := 0
 	_, err = r.WriteBlob(within(t, 20*time.Second), writing(64<<20, &calls))
-	if !errors.Is(err, errStalled) || calls != 2 {
+	if !errors.Is(err, stall.ErrStalled) || calls != 2 {
 		t.Errorf("got %v after %d calls", err, calls)
 	}
 }

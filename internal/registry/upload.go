@@ -16,6 +16,8 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+
+	"github.com/org/nixoci-action/internal/stall"
 )
 
 // chunkSize is the largest chunk that ghcr.io takes, in bytes.
@@ -78,7 +80,7 @@ func (r *remote) finishUpload(ctx context.Context, loc *url.URL, desc v1.Descrip
 		u.RawQuery += "&" // and byte for byte as it was: it may be signed
 	}
 	u.RawQuery += "digest=" + url.QueryEscape(desc.Digest.String())
-	ctx = withPatience(ctx, time.Duration(desc.Size/copiedPerSecond)*time.Second)
+	ctx = stall.WithPatience(ctx, time.Duration(desc.Size/copiedPerSecond)*time.Second)
 	resp, err := r.send(ctx, request{
 		method: http.MethodPut, url: &u, header: http.Header{"Content-Type": {"application/octet-stream"}},
 		data: data, accept: []int{http.StatusCreated, http.StatusNoContent},

@@ -1,4 +1,6 @@
-package registry
+// Package stall ends requests in which nothing moves, whatever their size, without
+// bounding the time of one that moves.
+package stall
 
 import (
 	"context"
@@ -10,23 +12,26 @@ import (
 	"time"
 )
 
-// errStalled ends a transfer in which nothing moved for too long.
-var errStalled = errors.New("the transfer stalled")
+// ErrStalled ends a transfer in which nothing moved for too long.
+var ErrStalled = errors.New("the transfer stalled")
 
-// stallTimeout is how long a registry may keep us waiting. It bounds every
-// request, whatever its size, without bounding the time of one that moves.
-const stallTimeout = 60 * time.Second
+// ReadError is a failure to read an answer's body. It may pass.
+type ReadError struct{ error }
 
-// stallGuard cancels requests in which the registry neither takes nor sends a
-// byte for limit. The time that our own side needs, to produce what is sent or
-// to use what has come, does not count.
-type stallGuard struct {
-	next  http.RoundTripper
-	limit time.Duration
+// Unwrap returns what failed.
+func (e ReadError) Unwrap() error { return e.error }
+
+// Guard cancels requests in which the server neither takes nor sends a byte for
+// Limit. The time that our own side needs, to produce what is sent or to use what
+// has come, does not count. It is safe for concurrent use.
+type Guard struct {
+	Next  http.RoundTripper
+	Limit time.Duration
 }
 
-func (g *stallGuard) RoundTrip(req *http.Request) (*http.Response, error) {
-	ctx, w := watch(req.Context(), g.limit+patience(req.Context()))
+// RoundTrip implements http.RoundTripper.
+func (g *Guard) RoundTrip(req *http.Request) (*http.Response, error) {
+	ctx, w := watch(req.Context(), g.Limit+patience(req.Context()))
 	req = req.WithContext(ctx)
 	if body := req.Body; body != nil && body != http.NoBody {
 		req.Body = outgoing{body, w}
@@ -37,7 +42,7 @@ func (g *stallGuard) RoundTrip(req *http.Request) (*http.Response, error) {
 			}
 		}
 	}
-	resp, err := g.next.RoundTrip(req)
+	resp, err := g.Next.RoundTrip(req)
 	if err != nil {
 		w.end()
 		return nil, explain(ctx, err)
@@ -49,8 +54,8 @@ func (g *stallGuard) RoundTrip(req *http.Request) (*http.Response, error) {
 
 type patienceKey struct{}
 
-// withPatience gives the registry more time for the requests under ctx.
-func withPatience(ctx context.Context, d time.Duration) context.Context {
+// WithPatience gives the server more time for the requests under ctx.
+func WithPatience(ctx context.Context, d time.Duration) context.Context {
 	return context.WithValue(ctx, patienceKey{}, d)
 }
 
@@ -86,7 +91,7 @@ func watch(ctx context.Context, limit time.Duration) (context.Context, *watchdog
 			left = limit - time.Since(time.Unix(0, since))
 		}
 		if left <= 0 {
-			cancel(errStalled)
+			cancel(ErrStalled)
 			return
 		}
 		w.timer.Reset(left)
@@ -106,13 +111,13 @@ func (w *watchdog) end() {
 
 // explain turns the cancellation that a watchdog caused into its reason.
 func explain(ctx context.Context, err error) error {
-	if errors.Is(context.Cause(ctx), errStalled) {
-		return errStalled
+	if errors.Is(context.Cause(ctx), ErrStalled) {
+		return ErrStalled
 	}
 	return err
 }
 
-// outgoing is a request's body. Between its reads the registry takes what was
+// outgoing is a request's body. Between its reads the server takes what was
 // read.
 type outgoing struct {
 	io.ReadCloser
@@ -138,7 +143,7 @@ func (i *incoming) Read(p []byte) (int, error) {
 	n, err := i.body.Read(p)
 	i.w.rest()
 	if err != nil && !errors.Is(err, io.EOF) {
-		err = retryable{explain(i.ctx, err)}
+		err = ReadError{explain(i.ctx, err)}
 	}
 	return n, err
 }
