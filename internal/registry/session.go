@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 
+	"github.com/org/nixoci-action/internal/realm"
 	"github.com/org/nixoci-action/internal/retry"
 )
 
@@ -86,8 +87,9 @@ func (r *remote) credentials(ctx context.Context) (authn.Authenticator, error) {
 // handshake asks for each scope in turn: quay answers 400 to one that it does
 // not know, where others grant what they do know.
 func (r *remote) handshake(ctx context.Context, auth authn.Authenticator, scopes []string) (t http.RoundTripper, err error) {
+	next := &realm.Transport{Next: r.limit, Registry: r.repo.RegistryStr()}
 	for _, scope := range scopes {
-		t, err = transport.NewWithContext(ctx, r.repo.Registry, auth, transport.NewUserAgent(r.limit, r.opts.UserAgent), []string{r.repo.Scope(scope)})
+		t, err = transport.NewWithContext(ctx, r.repo.Registry, auth, transport.NewUserAgent(next, r.opts.UserAgent), []string{r.repo.Scope(scope)})
 		var te *transport.Error
 		if !errors.As(err, &te) || retry.Transient(te.StatusCode) {
 			break
@@ -106,7 +108,7 @@ func (r *remote) unanswered(err error) error {
 	}
 	var te *transport.Error
 	switch {
-	case errors.As(err, &te) && !(te.StatusCode == http.StatusBadRequest && te.Request != nil && te.Request.URL.Scheme == "http"):
+	case errors.As(err, &te) && (te.StatusCode != http.StatusBadRequest || te.Request == nil || te.Request.URL.Scheme != "http"):
 		return te
 	case r.repo.Scheme() == "https" || !errors.Is(failed, http.ErrSchemeMismatch):
 		err = failed
