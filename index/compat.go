@@ -2,22 +2,25 @@ package index
 
 import (
 	"slices"
+	"time"
 
 	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/storepath"
 )
 
-// maxCompatIndex is the largest number of entries that the root carries in
+// MaxCompatIndex is the largest number of entries that the root carries in
 // nixcache-oci's format: that is one document of more than a kilobyte an entry,
 // which is written again with every root.
-const maxCompatIndex = 5000
+const MaxCompatIndex = 5000
 
 // compat makes the first layer of a root with the entries of s, as the
 // configuration asks for it. It names one key, of those that are trusted.
 func (w *Writer) compat(s *Snapshot, c format.Config) ([]byte, error) {
 	var entries []format.Entry
 	var roots []string
+	var generated time.Time
 	if c.CompatIndex.On {
+		generated = s.Changed()
 		if entries = w.compatible(s); len(entries) > 0 {
 			roots = s.compatRoots(entries)
 		}
@@ -26,7 +29,7 @@ func (w *Writer) compat(s *Snapshot, c format.Config) ([]byte, error) {
 	if keys := w.cache.keyChain(c).Trusted; len(keys) > 0 {
 		key = keys[0]
 	}
-	return format.EncodeCompat(entries, roots, key)
+	return format.EncodeCompat(entries, roots, key, generated)
 }
 
 // compatible returns the entries that nixcache-oci's proxy can serve: it reads
@@ -43,8 +46,8 @@ func (w *Writer) compatible(s *Snapshot) []format.Entry {
 		whole[e.Path.HashPart] = e
 	}
 	entries := Closed(whole, func(hashPart string) bool { return !s.Has(hashPart) })
-	if len(entries) > maxCompatIndex {
-		w.warn("the cache is too large for an index that nixcache-oci can read: it sees no paths", "paths", len(entries), "limit", maxCompatIndex)
+	if len(entries) > MaxCompatIndex {
+		w.warn("the cache is too large for an index that nixcache-oci can read: it sees no paths", "paths", len(entries), "limit", MaxCompatIndex)
 		return nil
 	}
 	if len(entries) < s.Len() {

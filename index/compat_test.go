@@ -98,6 +98,9 @@ func TestCompatIndexReadsBack(t *testing.T) {
 		if theirs.Len() != 3 || !slices.Equal(theirs.Config().PublicKeys, []string{indextest.ForeignKey}) {
 			t.Errorf("got %d entries, %+v", theirs.Len(), theirs.Config())
 		}
+		if want := ours.Changed().Truncate(time.Second); !theirs.Changed().Equal(want) || want.IsZero() {
+			t.Errorf("generated %s, want %s", theirs.Changed(), want)
+		}
 		for e := range ours.All {
 			e.Extras = format.Extras{} // nixcache-oci has no place for them
 			if got, _ := theirs.Lookup(e.Path.HashPart); fmt.Sprint(got) != fmt.Sprint(e) {

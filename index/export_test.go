@@ -12,8 +12,7 @@ import (
 
 // What the tests of this package look at that is nobody else's business.
 const (
-	FanIn          = fanIn
-	MaxCompatIndex = maxCompatIndex
+	FanIn = fanIn
 )
 
 var Later = later

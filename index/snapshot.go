@@ -275,6 +275,20 @@ func (s *Snapshot) Segments() []format.SegmentInfo {
 	return infos
 }
 
+// Changed returns when the newest segment was made, nixcache-oci's index among
+// them; zero if nothing says it.
+func (s *Snapshot) Changed() time.Time {
+	var last time.Time
+	for _, seg := range s.segments {
+		for _, t := range []time.Time{seg.Header.Created, seg.Generated} {
+			if t.After(last) {
+				last = t
+			}
+		}
+	}
+	return last
+}
+
 // Loaded returns the live segments as they were read, oldest first. Of a
 // snapshot that is Foreign one of them is nixcache-oci's index; it has no tag.
 // The caller must not change them.

@@ -108,6 +108,14 @@ func TestOldOptions(t *testing.T) {
 	if urls := got.Settings["extra-substituters"]; len(got.Failed) > 0 || !reflect.DeepEqual(urls, []any{"http://127.0.0.1:37515?trusted=1"}) {
 		t.Errorf("got %q, and the substituters %v", got.Failed, urls)
 	}
+	const two = `"` + key + `\n" + "other-1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA= "`
+	got = evaluateConfig(t, "nixos.nix", "x86_64-linux", `services.nixoci-proxy.package = "/p"; services.nixcache-proxy = { enable = true; publicKey = `+two+`; };`)
+	if keys := got.Settings["extra-trusted-public-keys"]; len(got.Failed) > 0 || !reflect.DeepEqual(keys, []any{key, "other-1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="}) {
+		t.Errorf("got %q, and the keys %v", got.Failed, keys)
+	}
+	if args := strings.Join(arguments(t, got.Service), " "); !strings.Contains(args, "--cache ghcr.io/cmspam/nixcache-oci/nix-cache") || !strings.Contains(args, "--upstream https://cache.nixos.org") {
+		t.Errorf("what was left out: got %s", args)
+	}
 	if got := evaluate(t, "nixos.nix", "x86_64-linux", signed); len(got.Warnings) > 0 {
 		t.Errorf("without old options: %q", got.Warnings)
 	}

@@ -1,6 +1,6 @@
 # The options of nixcache-oci's module, so that its users change the input of
 # their flake and nothing else.
-{ lib, ... }:
+{ lib, options, ... }:
 let
   old = name: [ "services" "nixcache-proxy" name ];
   new = name: [ "services" "nixoci-proxy" name ];
@@ -16,6 +16,15 @@ in
     (renamed "port")
     (renamed "requireSignatures")
     (changed "repo" "cache" (repo: "ghcr.io/${lib.toLower repo}/nix-cache"))
-    (changed "publicKey" "publicKeys" (key: lib.optional (key != "") key))
+    # one string there, as a file has it: with a newline at its end, or with several keys
+    (changed "publicKey" "publicKeys" (
+      text: builtins.filter (key: builtins.isString key && key != "") (builtins.split "[[:space:]]+" text)
+    ))
   ];
+
+  # what is left out there has a value
+  config.services.nixoci-proxy = lib.mkIf options.services.nixcache-proxy.enable.isDefined {
+    cache = lib.mkDefault "ghcr.io/cmspam/nixcache-oci/nix-cache";
+    upstreams = lib.mkDefault [ "https://cache.nixos.org" ];
+  };
 }

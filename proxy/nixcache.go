@@ -33,13 +33,7 @@ func (s *Server) nixcacheStatus(snap *index.Snapshot) nixcacheStatus {
 		return st
 	}
 	st.IndexEntries = snap.Len()
-	var last time.Time
-	for _, seg := range snap.Segments() {
-		if seg.Created.After(last) {
-			last = seg.Created
-		}
-	}
-	if !last.IsZero() {
+	if last := snap.Changed(); !last.IsZero() {
 		st.IndexGenerated = last.UTC().Format(time.RFC3339)
 	}
 	return st

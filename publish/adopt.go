@@ -22,10 +22,17 @@ func (p *publisher) adopt(ctx context.Context, base *index.Snapshot) (*index.Sna
 		return base, nil
 	}
 	todo := base.Adoptable()
+	blinding := p.blinding(base)
 	if p.DryRun {
+		if blinding != nil {
+			p.Messages.Warn(blinding)
+		}
 		p.report.Adopted = report.Adopted{}
 		p.report.adopted(index.Adopted{Total: todo})
 		return base, nil
+	}
+	if blinding != nil {
+		return nil, blinding
 	}
 	defer p.stages.Start("adopt")()
 	p.Messages.Printf("taking over a cache of nixcache-oci: %s, %s", ui.Count(todo.Paths, "path"), ui.Bytes(todo.NarSize))
@@ -41,6 +48,16 @@ func (p *publisher) adopt(ctx context.Context, base *index.Snapshot) (*index.Sna
 	})
 	p.adopted(a)
 	return s, err
+}
+
+// blinding is the error of a takeover after which the old clients would find
+// nothing, and nobody has said that there are none.
+func (p *publisher) blinding(base *index.Snapshot) error {
+	if p.CompatIndex != nil || len(base.Segments()) > 0 || base.Len() <= index.MaxCompatIndex {
+		return nil
+	}
+	return hint.Wrap(fmt.Errorf("taking over this cache of nixcache-oci would empty it for nixcache-oci's own proxy: it has %s, and the index that is written for that proxy holds %s",
+		ui.Count(base.Len(), "path"), ui.Number(index.MaxCompatIndex)), "move the clients to nixoci proxy, which serves the cache as it is; then publish with --compat-index off")
 }
 
 // adopted reports what was taken over, and what could not be.

@@ -24,6 +24,7 @@ type foreignIndex struct {
 	Version   int                     `json:"version"`
 	Entries   map[string]foreignEntry `json:"entries"` // by hash part
 	PublicKey string                  `json:"public_key"`
+	Generated string                  `json:"generated"` // RFC 3339
 }
 
 // foreignEntry is one store path there, whose NAR is a blob of its own.
@@ -42,8 +43,8 @@ func ParseForeign(blob []byte) (seg *Segment, skipped []string, err error) {
 		return nil, nil, ErrForeign
 	}
 	h := Header{Version: Version, MinReader: Version}
-	if key := strings.TrimSpace(idx.PublicKey); key != "" {
-		h.Config.PublicKeys = []string{key}
+	if keys := strings.Fields(idx.PublicKey); len(keys) > 0 { // it is a file's text
+		h.Config.PublicKeys = keys
 	}
 	if h.Config.Validate() != nil {
 		h.Config.PublicKeys = nil // a key that is none helps nobody
@@ -71,8 +72,11 @@ func ParseForeign(blob []byte) (seg *Segment, skipped []string, err error) {
 	if err != nil {
 		return nil, skipped, err
 	}
-	seg, err = ParseSegment(encoded, func(int64) error { return nil })
-	return seg, skipped, err
+	if seg, err = ParseSegment(encoded, func(int64) error { return nil }); err != nil {
+		return nil, skipped, err
+	}
+	seg.Generated, _ = time.Parse(time.RFC3339, idx.Generated) // for people only
+	return seg, skipped, nil
 }
 
 // entry reads the narinfo, of which only what Nix itself needs must be there.
@@ -102,6 +106,7 @@ type compatIndex struct {
 	Entries   map[string]compatEntry `json:"entries"` // by hash part
 	GCRoots   []string               `json:"gc_roots"`
 	PublicKey string                 `json:"public_key"`
+	Generated string                 `json:"generated,omitempty"`
 }
 
 type compatEntry struct {
@@ -111,9 +116,13 @@ type compatEntry struct {
 
 // EncodeCompat makes the first layer of a root: an index in the format of
 // nixcache-oci, whose readers find a cache without entries instead of an error
-// if there are none. roots are the hash parts of what its collector keeps.
-func EncodeCompat(entries []Entry, roots []string, publicKey string) ([]byte, error) {
+// if there are none. roots are the hash parts of what its collector keeps, and
+// generated is when the cache has changed; zero leaves that out.
+func EncodeCompat(entries []Entry, roots []string, publicKey string, generated time.Time) ([]byte, error) {
 	idx := compatIndex{Version: 1, Entries: map[string]compatEntry{}, GCRoots: append([]string{}, roots...), PublicKey: publicKey}
+	if !generated.IsZero() {
+		idx.Generated = generated.UTC().Format(time.RFC3339)
+	}
 	for i := range entries {
 		e := &entries[i]
 		idx.Entries[e.Path.HashPart] = compatEntry{e.Path.Name, foreignEntry{

@@ -75,8 +75,10 @@ func (ps *publications) UnmarshalJSON(b []byte) error {
 type Segment struct {
 	Info   SegmentInfo
 	Header Header
-	data   []byte // uncompressed
-	lines  []span // of the entries, without the newline
+	// Generated is when nixcache-oci's index was made; zero for our segments.
+	Generated time.Time
+	data      []byte // uncompressed
+	lines     []span // of the entries, without the newline
 	// added is when the entry of each line was added, in Unix seconds, as far
 	// as somebody has asked: each snapshot asks again for every line that
 	// supersedes another, and decoding takes most of its time.

@@ -4,6 +4,7 @@
 package ci
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 )
@@ -50,7 +51,9 @@ func Detect(getenv func(string) string) Job {
 	case getenv("GITLAB_CI") == "true":
 		return gitlab(getenv)
 	}
-	return Job{Registries: []Registry{ghcr(getenv)}}
+	own := ghcr(getenv)
+	own.Token = cmp.Or(own.Token, getenv("GH_TOKEN")) // the GitHub CLI's name for it
+	return Job{Registries: []Registry{own}}
 }
 
 // cacheName is what the default cache is called, below its repository.

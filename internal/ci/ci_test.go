@@ -154,3 +154,15 @@ func TestOwn(t *testing.T) {
 		}
 	}
 }
+
+// The GitHub CLI's variable counts outside of CI, where the other is not set.
+func TestGHToken(t *testing.T) {
+	for _, tc := range []struct{ github, gh, want string }{{"", "b", "b"}, {"a", "b", "a"}, {"", "", ""}} {
+		j := Detect(func(name string) string {
+			return map[string]string{"GITHUB_TOKEN": tc.github, "GH_TOKEN": tc.gh}[name]
+		})
+		if got := j.Registries[0].Token; got != tc.want {
+			t.Errorf("%+v: got %q", tc, got)
+		}
+	}
+}

@@ -18,7 +18,7 @@ var Login = []Variable{
 
 // Tokens names the variables with which a CI system logs in to a registry.
 var Tokens = []Variable{
-	{Name: "GITHUB_TOKEN", Usage: "password for ghcr.io or, on Gitea, Forgejo and GitHub Enterprise, for their own registry, if no docker or podman login has one"},
+	{Name: "GITHUB_TOKEN", Usage: "password for ghcr.io or, on Gitea, Forgejo and GitHub Enterprise, for their own registry, if no docker or podman login has one; outside of CI GH_TOKEN stands in for it"},
 	{Name: "CI_REGISTRY_PASSWORD", Usage: "password for CI_REGISTRY_IMAGE's registry, on GitLab CI"},
 }
 

@@ -159,11 +159,22 @@ rec {
       // b
       // builtins.mapAttrs (name: _: declare (path ++ [ name ]) a.${name} b.${name}) (builtins.intersectAttrs a b);
 
+  # Of the options in a tree of them, which are defined.
+  defined =
+    options: definitions:
+    if is "option" options then
+      { isDefined = concatMap (resolve 100) definitions != [ ]; }
+    else
+      let
+        sets = concatMap push definitions;
+      in
+      builtins.mapAttrs (name: option: defined option (at name sets)) options;
+
   # evalModules returns the configuration.
   evalModules =
     { modules, specialArgs }:
     let
-      args = specialArgs // { inherit config lib; };
+      args = specialArgs // { inherit config lib options; };
       lib = import ./lib.nix;
       load =
         module:
@@ -180,7 +191,10 @@ rec {
           concatMap load (called.imports or [ ])
           ++ [ (if full then { options = called.options or { }; config = called.config or { }; } else { options = { }; config = plain; }) ];
       all = concatMap load modules;
-      config = build [ ] (builtins.foldl' (declare [ ]) { } (map (m: m.options) all)) (map (m: m.config) all);
+      declared = builtins.foldl' (declare [ ]) { } (map (m: m.options) all);
+      definitions = map (m: m.config) all;
+      config = build [ ] declared definitions;
+      options = defined declared definitions;
     in
     config;
 

@@ -129,7 +129,7 @@ func parseConfig(args []string, getenv func(string) string) (config, error) {
 		c.keyText = "" // it may be there for publish
 	}
 	// the variable is publish's too, where "none" switches the default off
-	c.upstream = slices.DeleteFunc(slices.Clone(c.upstream), func(s string) bool { return s == "none" })
+	c.upstream = slices.DeleteFunc(slices.Clone(c.upstream), func(s string) bool { return s == noUpstream })
 	c.understood = nixcache.understood(c)
 	return c, f.Usage(errors.Join(nixcacheErr, c.validate()))
 }

@@ -1,9 +1,11 @@
 package proxy
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"strconv"
 	"strings"
 
@@ -15,9 +17,12 @@ import (
 var nixcacheVariables = []cli.Variable{
 	{Name: "NIXCACHE_REPO", Usage: "OWNER/REPO, of nixcache-oci: the cache is ghcr.io/OWNER/REPO/nix-cache, and --upstream is https://cache.nixos.org unless it is given"},
 	{Name: "NIXCACHE_LISTEN", Usage: "address to serve on, of nixcache-oci; NIXCACHE_PORT is its port"},
-	{Name: "NIXCACHE_UPSTREAM", Usage: "as NIXOCI_UPSTREAM, of nixcache-oci"},
-	{Name: "NIXCACHE_INDEX_TTL", Usage: "as NIXOCI_REFRESH, in seconds, of nixcache-oci"},
+	{Name: "NIXCACHE_UPSTREAM", Usage: "as NIXOCI_UPSTREAM, of nixcache-oci; if it is set and empty there is none"},
+	{Name: "NIXCACHE_INDEX_TTL", Usage: "as NIXOCI_REFRESH, in seconds, of nixcache-oci; 0 counts as 1"},
 }
+
+// noUpstream is the --upstream that stands for no upstream.
+const noUpstream = "none"
 
 // nixcacheSettings is what nixcache-oci's variables say, by the variables of ours that
 // they stand for.
@@ -69,18 +74,22 @@ func parseNixcache(getenv func(string) string) (nixcacheSettings, error) {
 		set("listen", net.JoinHostPort(strings.Trim(host, "[]"), port), from...)
 	}
 	if wanted("upstream") {
-		if urls := strings.Fields(getenv("NIXCACHE_UPSTREAM")); len(urls) > 0 {
+		text := getenv("NIXCACHE_UPSTREAM")
+		_, empty := os.LookupEnv("NIXCACHE_UPSTREAM") // which says something else there than one that is not set
+		if urls := strings.Fields(text); len(urls) > 0 {
 			set("upstream", strings.Join(urls, " "), "NIXCACHE_UPSTREAM")
+		} else if text != "" || empty {
+			set("upstream", noUpstream, "NIXCACHE_UPSTREAM")
 		} else if repo != "" { // its clients may have no other substituter
 			set("upstream", upstream.Default, "nixcache-oci's default")
 		}
 	}
 	if ttl := getenv("NIXCACHE_INDEX_TTL"); ttl != "" && wanted("refresh") {
 		n, err := strconv.ParseUint(ttl, 10, 31)
-		if err != nil || n == 0 {
+		if err != nil {
 			errs = append(errs, fmt.Errorf("NIXCACHE_INDEX_TTL %q is no number of seconds", ttl))
 		}
-		set("refresh", seconds(float64(n)), "NIXCACHE_INDEX_TTL")
+		set("refresh", seconds(float64(max(n, 1))), "NIXCACHE_INDEX_TTL") // 0 is for each request there
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err // none of them, or the flags would find the same once more
@@ -106,7 +115,7 @@ func (t nixcacheSettings) understood(c config) string {
 	for _, f := range []struct{ flag, now string }{
 		{"cache", strings.Join(c.caches, " ")},
 		{"listen", strings.Join(c.listen, " ")},
-		{"upstream", strings.Join(c.upstream, " ")},
+		{"upstream", cmp.Or(strings.Join(c.upstream, " "), noUpstream)},
 		{"refresh", seconds(c.refresh.Seconds())},
 	} {
 		if v, ok := t[cli.EnvName(f.flag)]; ok && v.text == f.now { // else a flag said otherwise

@@ -11,6 +11,15 @@ import (
 	"github.com/org/nixoci-action/internal/cli"
 )
 
+// A variable that is set and empty is no upstream, and not the default.
+func TestNixcacheEmptyUpstream(t *testing.T) {
+	t.Setenv("NIXCACHE_UPSTREAM", "")
+	c, err := parseConfig(nil, env("HOME", "/home/u", "NIXCACHE_REPO", "o/r"))
+	if err != nil || len(c.upstream) > 0 || !strings.Contains(c.understood, "--upstream none (NIXCACHE_UPSTREAM)") {
+		t.Errorf("got %+v, %v", c, err)
+	}
+}
+
 // What nixcache-oci's variables say counts where nobody says otherwise.
 func TestNixcacheVariables(t *testing.T) {
 	type row struct {
@@ -51,7 +60,11 @@ func TestNixcacheVariables(t *testing.T) {
 			cache: "oci:/c", listen: "127.0.0.1:1", upstream: "https://a.example", refresh: 2 * time.Minute, said: "(NIXCACHE_UPSTREAM)", notSaid: "NIXCACHE_REPO|NIXCACHE_PORT|NIXCACHE_INDEX_TTL",
 		},
 		{name: "unusable", env: []string{"NIXCACHE_REPO", "repo", "NIXCACHE_PORT", "http", "NIXCACHE_INDEX_TTL", "5m"}, err: `NIXCACHE_REPO "repo"|NIXCACHE_PORT "http"|NIXCACHE_INDEX_TTL "5m"`},
-		{name: "no time", env: []string{"NIXCACHE_INDEX_TTL", "0"}, err: `NIXCACHE_INDEX_TTL "0"`},
+		{name: "at each request", env: []string{"NIXCACHE_INDEX_TTL", "0"}, cache: own, refresh: time.Second, said: "--refresh 1s (NIXCACHE_INDEX_TTL)"},
+		{
+			name: "no upstream", env: []string{"NIXCACHE_REPO", "o/r", "NIXCACHE_UPSTREAM", " "},
+			cache: "ghcr.io/o/r/nix-cache", refresh: 5 * time.Minute, said: "--upstream none (NIXCACHE_UPSTREAM)",
+		},
 		{name: "three parts", env: []string{"NIXCACHE_REPO", "o/r/nix-cache"}, err: "OWNER/REPO"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
