@@ -1,7 +1,7 @@
-// Package bincache is what a Nix binary cache is: which files it has and how
-// their URLs are formed, the lines of a narinfo and of nix-cache-info, how NARs
-// may be compressed, how hashes are written, and what a Nix configuration says
-// of a cache. It asks nobody for anything.
+// Package bincache says what a Nix binary cache is. It knows its files and
+// their URLs, the lines of a narinfo and of nix-cache-info, the compressions of
+// NARs, how hashes are written, and what a Nix configuration says of a cache.
+// It asks nobody for anything.
 package bincache
 
 import "strings"

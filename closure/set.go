@@ -1,9 +1,9 @@
-// Package closure owns the closure of what was built, and decides which of its
+// Package closure owns the closure of what was built. It decides which of its
 // store paths have to be published: those that neither the cache nor an
 // upstream cache has.
 //
-// It knows binary caches as HTTP servers that answer for a hash part. It does
-// not know OCI, nor how paths are built or sent.
+// It asks binary caches over HTTP whether they have a path. It does not know
+// OCI, nor how paths are built or sent.
 package closure
 
 import (

@@ -1,6 +1,6 @@
-// Package discover finds what a flake has to build: it owns Output, an
-// attribute of a flake with its derivation and the paths that a build of it
-// gives. It evaluates and builds with Nix and knows nothing of caches.
+// Package discover finds what a flake has to build. It owns Output: an
+// attribute of a flake, with its derivation and the paths that a build of it
+// gives. It evaluates and builds with Nix. It knows nothing of caches.
 package discover
 
 import (

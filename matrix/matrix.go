@@ -1,5 +1,5 @@
-// Package matrix divides what must be built into the jobs of a matrix: what a
-// workflow fans out over.
+// Package matrix divides what must be built into jobs. A workflow runs them as
+// its matrix.
 package matrix
 
 import (

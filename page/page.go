@@ -1,9 +1,10 @@
-// Package page shows people what a cache holds: HTML over a snapshot of the
-// cache index, served at / and below /_page/ of a proxy, or exported as static
-// files.
+// Package page shows people what a cache holds, as HTML made from a snapshot of
+// the cache index. A proxy serves it at / and below /_page/. It can also be
+// exported as static files.
 //
-// It owns the catalogue that is searched, the views and their templates. It
-// does not know the registry, the proxy, or where files are written.
+// The package owns the catalogue that is searched, the views and their
+// templates. It does not know the registry, the proxy, or where files are
+// written.
 package page
 
 import (

@@ -1,16 +1,16 @@
-// Package proxy serves a cache over Nix's HTTP binary cache protocol: narinfos
-// from the cache index in memory, NARs streamed from the registry, and the
-// listings, logs and realisations that the index has.
+// Package proxy serves a cache by Nix's HTTP binary cache protocol. Narinfos
+// come from the cache index in memory. NARs are streamed from the registry.
+// Listings, logs and realisations are served as far as the index has them.
 //
 // A build must never fail because of the cache. Nix gives up a build when a
 // substituter answers a narinfo request with anything but a narinfo or a plain
-// "not found", and when a NAR that it was promised breaks off. So whatever
-// goes wrong behind the proxy becomes a 404 here, after a bounded time: Nix
-// then asks the next substituter, or builds.
+// "not found". It also gives up when a NAR that it was promised breaks off. So
+// whatever goes wrong behind the proxy becomes a 404 here, after a bounded
+// time. Nix then asks the next substituter, or builds.
 //
-// The package reads, unless Options.Push lets clients write as well: then it
-// takes paths one by one and acknowledges each when it is durable. It does not
-// know how the index or the registry work.
+// The package only reads, unless Options.Push lets clients write as well. Then
+// it takes paths one by one, and acknowledges each when it is durable. It does
+// not know how the index or the registry work.
 package proxy
 
 import (

@@ -1,6 +1,6 @@
-// Package publish is one run of publishing: what a flake builds, or store paths,
-// into a binary cache in a repository. It reads no environment, and prints
-// through the messages that it is given.
+// Package publish is one run of publishing. It puts what a flake builds, or
+// store paths, into a binary cache in a repository. It reads no environment,
+// and prints through the messages that it is given.
 package publish
 
 import (

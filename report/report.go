@@ -1,5 +1,5 @@
-// Package report is what publish and gc say of a run: to programs as JSON, whose
-// field names and values are an interface, and to people as text.
+// Package report is what publish and gc say of a run. Programs read it as JSON,
+// whose field names and values are an interface. People read it as text.
 package report
 
 import (

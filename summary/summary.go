@@ -1,5 +1,5 @@
 // Package summary writes reports as Markdown, for a page of a forge such as the
-// summary of a job. Whatever a report says, it has no markup but our own.
+// summary of a job. Whatever a report says, the page has no markup but our own.
 package summary
 
 import (

@@ -1,8 +1,8 @@
 // Package upload turns store paths into compressed NARs in a repository.
 //
-// It reads the store, checks what it read against the store's own record,
-// compresses, and uploads, many paths at a time and in bounded memory. It
-// knows neither flakes nor the cache index.
+// It reads the store, and checks what it read against the store's own record.
+// It compresses and uploads many paths at a time, in bounded memory. It knows
+// neither flakes nor the cache index.
 package upload
 
 import (

@@ -1,6 +1,6 @@
-// Package upstream asks other binary caches: whether they have a path, for its
-// narinfo, and for its NAR. It bounds what that may take in time and bytes,
-// notices that a cache is unwell, and remembers between runs what one has.
+// Package upstream asks other binary caches whether they have a path, for its
+// narinfo, and for its NAR. It bounds what that may take in time and bytes. It
+// notices that a cache is unwell. It remembers between runs what a cache has.
 package upstream
 
 import (

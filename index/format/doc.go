@@ -1,4 +1,4 @@
-// Package format is what a cache index stores, as docs/format.md specifies it:
-// entries, segments, the root, publications, and the manifests that hold them.
-// It encodes, decodes and checks, and asks no registry.
+// Package format has what a cache index stores: entries, segments, the root,
+// publications, and the manifests that hold them. docs/format.md specifies it.
+// The package encodes, decodes and checks. It asks no registry.
 package format

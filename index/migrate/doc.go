@@ -1,4 +1,4 @@
-// Package migrate imports into a cache what another program, oranc, has stored
-// in the same repository. A cache of nixcache-oci is taken over by package
-// index itself: see Cache.Adopt there.
+// Package migrate imports into a cache what oranc has stored in the same
+// repository. A cache of nixcache-oci is taken over by package index itself:
+// see Cache.Adopt there.
 package migrate

@@ -1,4 +1,4 @@
-// Package atomicfile replaces files as a whole: who reads one sees the old
+// Package atomicfile replaces files as a whole. Who reads one sees the old
 // contents or the new ones, whatever happens meanwhile.
 package atomicfile
 

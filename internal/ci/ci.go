@@ -1,6 +1,6 @@
-// Package ci tells where a program runs: on which CI system, for which branch,
-// tag or pull request, and which registry belongs to that system. It only
-// reads variables, and knows nothing of what is published.
+// Package ci tells where a program runs: on which CI system, and for which
+// branch, tag or pull request. It also tells which registry belongs to that
+// system. It only reads variables. It knows nothing of what is published.
 package ci
 
 import (

@@ -1,6 +1,6 @@
-// Package httpd runs an HTTP handler as a service: sockets of its own or from
-// systemd, TLS, limits, health, an access log, reloading, draining. It does not
-// know what the handler serves.
+// Package httpd runs an HTTP handler as a service. It has sockets of its own or
+// from systemd, TLS, limits, health, an access log, reloading and draining. It
+// does not know what the handler serves.
 package httpd
 
 import (

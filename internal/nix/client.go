@@ -1,9 +1,9 @@
-// Package nix runs Nix's own programs and decodes what they print. It hides
-// the differences between Nix 2.8 and today's versions, Lix and Determinate
-// Nix included; it knows nothing of registries.
+// Package nix runs Nix's own programs, and decodes what they print. It hides
+// the differences between Nix 2.8 and today's versions, Lix and Determinate Nix
+// included. It knows nothing of registries.
 //
-// Decisions rest on exit statuses and standard output only. What Nix writes
-// to standard error goes to people: live, and at the end of an error.
+// Decisions rest on exit statuses and standard output only. What Nix writes to
+// standard error goes to people: live, and at the end of an error.
 package nix
 
 import (

@@ -1,7 +1,7 @@
 // Package oranc reads the names and manifests that oranc gives to the files of
-// a binary cache in a registry: each file, named by its key, is the one layer
-// of a manifest whose tag is the key, encoded. It knows neither what narinfos say nor
-// how a registry is asked.
+// a binary cache in a registry. Each file has a key. The file is the one layer
+// of a manifest, and the manifest's tag is the key, encoded. The package knows
+// neither what narinfos say nor how a registry is asked.
 //
 // It follows https://github.com/linyinfeng/oranc, src/convert.rs and
 // src/registry.rs.

@@ -1,5 +1,5 @@
-// Package pieces has buffers for what passes through: how much of a NAR is in
-// memory at a time.
+// Package pieces has buffers for what passes through. They bound how much of a
+// NAR is in memory at a time.
 package pieces
 
 import "sync"

@@ -1,7 +1,7 @@
-// Package retry is what every client that tries again needs: waiting that a
-// context ends, waits that differ from client to client, what a server asks for,
-// and which answers may change. How often to try, and what else counts as
-// transient, is the client's business.
+// Package retry is what every client needs that tries again: waiting that a
+// context ends, waits that differ from client to client, what a server asks
+// for, and which answers may change. The client decides how often to try, and
+// what else counts as transient.
 package retry
 
 import (

@@ -1,5 +1,6 @@
-// Package steplog is what a step of a job prints: it is never silent for long, and
-// the errors of the commands that it runs are as loud as the step decides.
+// Package steplog is what a step of a job prints. The step is never silent for
+// long. The errors of the commands that it runs are as loud as the step
+// decides.
 package steplog
 
 import (

@@ -1,6 +1,6 @@
-// Package ui shows people what happens: messages, hints, stages, progress,
-// tables, and the same in GitHub Actions' log. It knows none of the things it
-// shows.
+// Package ui shows people what happens: messages, hints, stages, progress and
+// tables, and the same in GitHub Actions' log. It knows none of the things that
+// it shows.
 package ui
 
 import (

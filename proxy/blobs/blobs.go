@@ -1,6 +1,6 @@
-// Package blobs has the bytes of a cache near at hand: it reads parts of blobs
-// from a registry, resumes transfers that break off, and keeps on disk and in
-// memory what was read and verified. It does not know who wants them.
+// Package blobs has the bytes of a cache near at hand. It reads parts of blobs
+// from a registry, and resumes transfers that break off. It keeps on disk and
+// in memory what was read and verified. It does not know who wants them.
 package blobs
 
 import (

@@ -1,5 +1,6 @@
-// Package many serves many caches, each by a proxy.Server: a Union serves several
-// as one, and a Router those that clients name, each below its own name.
+// Package many serves many caches, each by a proxy.Server. A Union serves
+// several as one. A Router serves those that clients name, each below its own
+// name.
 package many
 
 import (

@@ -1,6 +1,6 @@
-// Package push takes what `nix copy` sends to a cache: path by path, each of
-// which is durable when it is acknowledged. It knows a Server that serves the same
-// cache, of which it needs few things.
+// Package push takes what `nix copy` sends to a cache, path by path. Each path
+// is durable when it is acknowledged. The package knows a Server that serves
+// the same cache. It needs few things of it.
 package push
 
 import (

@@ -1,7 +1,7 @@
-// Package action is the command that the GitHub Action consists of: "action main"
-// is its step, "action post" what follows the job's last step. The launcher in
-// the folder launch runs it. It does its work with the commands publish, proxy
-// and gc, each a process of its own.
+// Package action is the command that the GitHub Action consists of. "action
+// main" is its step. "action post" follows the job's last step. The launcher in
+// the folder launch runs it. The work is done by the commands publish, proxy
+// and gc, each in a process of its own.
 package action
 
 import (
