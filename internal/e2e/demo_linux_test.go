@@ -7,8 +7,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"github.com/org/nixoci-action/internal/registrytest"
 )
 
 // The demo needs no network: it works on a machine that has loopback only, where
@@ -23,7 +21,7 @@ func TestDemoOnLoopback(t *testing.T) {
 		return cmd
 	}
 	if out, err := net(t.Context(), "true").CombinedOutput(); err != nil {
-		registrytest.Missing(t, "no network namespace can be made here: "+strings.TrimSpace(string(out)))
+		t.Skip("no network namespace can be made here: " + strings.TrimSpace(string(out)))
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
