@@ -98,7 +98,7 @@ func Discover(ctx context.Context, client *nix.Client, opts Options) (Result, er
 	if err != nil {
 		return Result{}, err
 	}
-	flake, err := client.FlakeMetadata(ctx, ref.url)
+	flake, err := client.FlakeMetadata(ctx, ref.url, ref.dir)
 	if err != nil {
 		return Result{}, ref.hint(err)
 	}
@@ -109,7 +109,7 @@ func Discover(ctx context.Context, client *nix.Client, opts Options) (Result, er
 		}
 		args.Systems = []string{system}
 	}
-	eval, err := newEvaluator(ctx, client, flake, args)
+	eval, err := newEvaluator(ctx, client, ref, flake, args)
 	if err != nil {
 		return Result{}, err
 	}

@@ -6,17 +6,19 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/url"
+	"os"
 	"path/filepath"
-	"strconv"
+	"reflect"
 	"strings"
 
-	"github.com/org/nixoci-action/internal/hint"
 	"github.com/org/nixoci-action/internal/nix"
 )
 
 //go:embed discover.nix
 var discoverNix string
+
+//go:embed callflake.nix
+var callFlakeNix string
 
 // arguments are what discover.nix takes.
 type arguments struct {
@@ -54,47 +56,59 @@ func (a *arguments) compile(include, exclude []string) error {
 type evaluator struct {
 	client *nix.Client
 	args   arguments
-	// One of three ways to get at the flake, the first that this Nix has:
-	flake  string // as a command line argument
-	locked string // getFlake of a reference that pure evaluation accepts
-	impure string // getFlake of any reference, with impure evaluation
+	// flake is the flake as a command line argument, and dir the folder in which
+	// it means that, or "".
+	flake, dir string
+	// call is an expression for the flake, where Nix has no such argument.
+	call string
 }
 
-// newEvaluator chooses how to read the flake. Evaluation is pure wherever it
-// can be: impure evaluation gives other derivations to flakes that look at
+// newEvaluator chooses how to read the flake. Evaluation is pure: impure
+// evaluation gives other derivations to flakes that look at
 // builtins.currentSystem or the environment (measured on 2.8).
-func newEvaluator(ctx context.Context, client *nix.Client, flake nix.Flake, args arguments) (*evaluator, error) {
+func newEvaluator(ctx context.Context, client *nix.Client, ref reference, flake nix.Flake, args arguments) (*evaluator, error) {
 	v, err := client.Version(ctx)
 	if err != nil {
 		return nil, err
 	}
-	e := &evaluator{client: client, args: args, impure: flake.URL}
-	if v.HasRootInstallable() {
+	e := &evaluator{client: client, args: args}
+	switch {
+	case !v.HasRootInstallable():
+		e.call, err = callFlake(flake, v.NestsFlakes())
+		return e, err
+	case ref.dir != "" || strings.HasPrefix(flake.URL, "git+file:"):
+		// not locked: since 2.34, a revision of a local repository has its
+		// submodules as empty folders, and its work tree lacks them
+		e.flake, e.dir = ref.url, ref.dir
+	default:
 		e.flake = flake.URL
-		return e, nil
 	}
-	// getFlake locks nothing in pure evaluation, and in 2.8 it wants to write
-	// the lock file otherwise.
-	if flake.HasInputs && !exists(flake.StorePath, filepath.Join(flake.Dir, "flake.lock")) {
-		err := fmt.Errorf("evaluating the flake %s: it has inputs and no lock file, which Nix %s cannot do without", flake.URL, v)
-		return nil, hint.Wrap(err, "make one and commit it: nix flake lock && git add flake.lock")
-	}
-	e.locked = lockedReference(flake)
 	return e, nil
 }
 
-// lockedReference returns a reference to exactly this source, or "". A tree
-// with changes has none of its own, but its copy in the store has. The copy
-// lacks self.dirtyRev, which 2.8 does not have anyway.
-func lockedReference(f nix.Flake) string {
-	if f.Revision != "" || strings.Contains(f.URL, "narHash=") {
-		return f.URL
+// callFlake returns an expression for the flake that Nix has put into the store.
+func callFlake(f nix.Flake, nested bool) (string, error) {
+	args := struct {
+		Path   string          `json:"path"`
+		Dir    string          `json:"dir"`
+		Nested bool            `json:"nested"`
+		Locked json.RawMessage `json:"locked"`
+		Locks  json.RawMessage `json:"locks,omitempty"`
+	}{Path: f.StorePath, Dir: f.Dir, Nested: nested, Locked: f.Locked, Locks: f.Locks}
+	// a command line argument is too short for some lock files
+	if file, err := os.ReadFile(filepath.Join(f.StorePath, f.Dir, "flake.lock")); err == nil && sameJSON(file, f.Locks) {
+		args.Locks = nil
 	}
-	// 2.8 knows no path: references with a dir
-	if f.Dir != "" || f.NarHash == "" || !strings.HasPrefix(f.StorePath, "/") {
-		return ""
+	j, err := json.Marshal(args)
+	if err != nil {
+		return "", fmt.Errorf("evaluating the flake %s: %w", f.URL, err)
 	}
-	return "path:" + f.StorePath + "?lastModified=" + strconv.FormatInt(f.LastModified, 10) + "&narHash=" + url.QueryEscape(f.NarHash)
+	return fmt.Sprintf("(%s) (builtins.fromJSON %s)", callFlakeNix, nixString(string(j))), nil
+}
+
+func sameJSON(a, b []byte) bool {
+	var x, y any
+	return json.Unmarshal(a, &x) == nil && json.Unmarshal(b, &y) == nil && reflect.DeepEqual(x, y)
 }
 
 func (e *evaluator) eval(ctx context.Context, args arguments, quiet bool) (json.RawMessage, error) {
@@ -104,15 +118,9 @@ func (e *evaluator) eval(ctx context.Context, args arguments, quiet bool) (json.
 		return nil, err
 	}
 	expr := fmt.Sprintf("(%s) (builtins.fromJSON %s)", discoverNix, nixString(string(j)))
-	opts := nix.EvalOptions{Quiet: quiet}
-	switch {
-	case e.flake != "":
-		opts.Flake = e.flake
-	case e.locked != "":
-		expr = fmt.Sprintf("(%s) (builtins.getFlake %s)", expr, nixString(e.locked))
-	default:
-		opts.Impure = true
-		expr = fmt.Sprintf("(%s) (builtins.getFlake %s)", expr, nixString(e.impure))
+	opts := nix.EvalOptions{Flake: e.flake, Dir: e.dir, Quiet: quiet}
+	if e.flake == "" {
+		expr = fmt.Sprintf("(%s) (%s)", expr, e.call)
 	}
 	return e.client.Eval(ctx, expr, opts)
 }

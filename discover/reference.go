@@ -16,9 +16,10 @@ import (
 	"github.com/org/nixoci-action/internal/hint"
 )
 
-// reference is a flake reference, made absolute if it is a folder.
+// reference is a flake reference.
 type reference struct {
 	url  string
+	dir  string // the folder with flake.nix, if that is what it is; the URL is "."
 	git  string // the work tree, if it is a folder in one
 	file string // flake.nix, relative to the work tree
 }
@@ -44,10 +45,10 @@ func NoAttribute(ref string) error {
 	return hint.Wrap(fmt.Errorf("flake reference %q names an attribute", ref), "give "+instead)
 }
 
-// parseReference turns a folder into the reference that Nix would make of it,
-// with two differences: it works in a folder whose name needs escapes, which
-// 2.8 cannot read from the command line, and a folder is never copied with a
-// .git in it.
+// parseReference finds out what a reference is. A folder is given to Nix as "."
+// in that folder: this is how "nix build" is mostly called, and what Nix makes of
+// it depends on its version. As the path of a folder, or as a URL with escapes,
+// 2.8 cannot read each name.
 func parseReference(ref string) (reference, error) {
 	if err := NoAttribute(ref); err != nil {
 		return reference{}, err
@@ -98,30 +99,16 @@ func folderReference(path string) (reference, error) {
 		}
 		return fail(fmt.Errorf("there is no flake.nix: %w", fs.ErrNotExist))
 	}
+	r := reference{url: ".", dir: dir}
 	for top := dir; ; top = filepath.Dir(top) {
 		if exists(top, ".git") {
-			return gitReference(top, dir), nil
+			r.git, r.file = top, strings.TrimPrefix(filepath.Join(dir, "flake.nix"), strings.TrimSuffix(top, "/")+"/")
+			return r, nil
 		}
 		if top == filepath.Dir(top) {
-			return reference{url: "path:" + escape(dir)}, nil
+			return r, nil
 		}
 	}
-}
-
-func gitReference(top, dir string) reference {
-	r := reference{url: "git+file://" + escape(top), git: top, file: "flake.nix"}
-	sep := "?"
-	if dir != top {
-		sub := strings.TrimPrefix(dir, strings.TrimSuffix(top, "/")+"/")
-		r.url += sep + "dir=" + escape(sub)
-		r.file = sub + "/flake.nix"
-		sep = "&"
-	}
-	// what actions/checkout makes; Nix refuses it otherwise
-	if exists(top, ".git/shallow") {
-		r.url += sep + "shallow=1"
-	}
-	return r
 }
 
 // hint adds what is usually wrong when Nix cannot read a folder.
@@ -158,18 +145,4 @@ func tracked(index, file string) bool {
 func exists(dir, name string) bool {
 	_, err := os.Lstat(filepath.Join(dir, name))
 	return err == nil
-}
-
-// escape percent-encodes a path for any part of a URL.
-func escape(path string) string {
-	var b strings.Builder
-	for i := range len(path) {
-		c := path[i]
-		if 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte("/-._~", c) >= 0 {
-			b.WriteByte(c)
-		} else {
-			fmt.Fprintf(&b, "%%%02X", c)
-		}
-	}
-	return b.String()
 }

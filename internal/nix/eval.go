@@ -19,6 +19,8 @@ type EvalOptions struct {
 	// expression is a function and is applied to the flake, as pure as a
 	// command line gives it; ask Version.HasRootInstallable first.
 	Flake string
+	// Dir is the folder that Flake "." means. If empty, the current one.
+	Dir string
 	// Impure allows the environment, the time and unlocked references.
 	Impure bool
 	// Quiet keeps Nix's log out of the client's Stderr. An error has its end.
@@ -43,7 +45,7 @@ func (c *Client) Eval(ctx context.Context, expr string, opts EvalOptions) (json.
 	if opts.Impure {
 		args = append(args, "--impure")
 	}
-	return c.json(ctx, command{program: "nix", args: args, quiet: opts.Quiet})
+	return c.json(ctx, command{program: "nix", args: args, dir: opts.Dir, quiet: opts.Quiet})
 }
 
 // Flake is what Nix says about a flake reference.
@@ -65,26 +67,28 @@ type Flake struct {
 	Revision string
 	// Dirty tells of a Git tree with changes that are not committed.
 	Dirty bool
-	// NarHash is the hash of the source, as "sha256-<base64>".
-	NarHash string
-	// HasInputs tells that it has inputs, to be locked in flake.lock.
-	HasInputs bool
-	// LastModified is in seconds since 1970, or 0.
-	LastModified int64
+	// Locked is what Nix knows of the source, as the attributes of fetchTree.
+	// Locks is the lock file, complete even where that in the source is not or
+	// there is none. Both are JSON.
+	Locked, Locks json.RawMessage
 }
 
 // FlakeMetadata resolves a flake reference and fetches the flake. It does not
-// evaluate it, and does not write a lock file.
-func (c *Client) FlakeMetadata(ctx context.Context, ref string) (Flake, error) {
+// evaluate it, and does not write a lock file. The reference "." means dir, or
+// the current folder if that is empty.
+func (c *Client) FlakeMetadata(ctx context.Context, ref, dir string) (Flake, error) {
 	if err := checkFlake(ref); err != nil {
 		return Flake{}, fmt.Errorf("looking up the flake: %w", err)
 	}
-	raw, err := c.json(ctx, command{program: "nix", args: []string{"flake", "metadata", "--json", "--no-write-lock-file", ref}})
-	if err != nil {
-		return Flake{}, fmt.Errorf("looking up the flake %s: %w", ref, err)
+	raw, err := c.json(ctx, command{program: "nix", args: []string{"flake", "metadata", "--json", "--no-write-lock-file", ref}, dir: dir})
+	var f Flake
+	if err == nil {
+		f, err = parseFlake(raw)
 	}
-	f, err := parseFlake(raw)
 	if err != nil {
+		if ref == "." && dir != "" {
+			ref = dir
+		}
 		return Flake{}, fmt.Errorf("looking up the flake %s: %w", ref, err)
 	}
 	return f, nil
@@ -92,17 +96,12 @@ func (c *Client) FlakeMetadata(ctx context.Context, ref string) (Flake, error) {
 
 func parseFlake(raw []byte) (Flake, error) {
 	var m struct {
-		OriginalURL  string `json:"originalUrl"`
-		ResolvedURL  string `json:"resolvedUrl"`
-		URL          string `json:"url"`
-		Path         string `json:"path"`
-		LastModified int64  `json:"lastModified"`
-		Locked       struct {
-			Type, Dir, Rev, DirtyRev, NarHash string
-		} `json:"locked"`
-		Locks struct {
-			Nodes map[string]json.RawMessage `json:"nodes"`
-		} `json:"locks"`
+		OriginalURL string          `json:"originalUrl"`
+		ResolvedURL string          `json:"resolvedUrl"`
+		URL         string          `json:"url"`
+		Path        string          `json:"path"`
+		Locked      json.RawMessage `json:"locked"`
+		Locks       json.RawMessage `json:"locks"`
 	}
 	if err := json.Unmarshal(raw, &m); err != nil {
 		return Flake{}, fmt.Errorf("decoding Nix's flake metadata: %w", err)
@@ -110,15 +109,19 @@ func parseFlake(raw []byte) (Flake, error) {
 	if m.URL == "" {
 		return Flake{}, errors.New("decoding Nix's flake metadata: it has no URL")
 	}
-	l := m.Locked
+	var l struct{ Type, Dir, Rev, DirtyRev string }
+	if len(m.Locked) > 0 {
+		if err := json.Unmarshal(m.Locked, &l); err != nil {
+			return Flake{}, fmt.Errorf("decoding Nix's flake metadata: %w", err)
+		}
+	}
 	if l.DirtyRev != "" {
 		l.Rev = ""
 	}
 	return Flake{
 		Original: m.OriginalURL, Resolved: m.ResolvedURL, URL: m.URL, StorePath: m.Path, Dir: l.Dir, Revision: l.Rev,
-		Dirty:   l.DirtyRev != "" || l.Type == "git" && l.Rev == "",
-		NarHash: l.NarHash, LastModified: m.LastModified,
-		HasInputs: len(m.Locks.Nodes) > 1, // one is the flake itself
+		Dirty:  l.DirtyRev != "" || l.Type == "git" && l.Rev == "",
+		Locked: m.Locked, Locks: m.Locks,
 	}, nil
 }
 

@@ -275,7 +275,7 @@ func TestArgumentsAreChecked(t *testing.T) {
 		}
 	}
 	for _, bad := range []string{"", "-x", ".#a", "a\nb"} {
-		if _, err := c.FlakeMetadata(t.Context(), bad); err == nil {
+		if _, err := c.FlakeMetadata(t.Context(), bad, ""); err == nil {
 			t.Errorf("FlakeMetadata(%q): got no error", bad)
 		}
 	}

@@ -21,6 +21,7 @@ const argsSize = 512 << 10
 type command struct {
 	program string // "nix" or "nix-store"
 	args    []string
+	dir     string // to run in; "" for the current one
 	stdin   io.Reader
 	bare    bool // without the client's own arguments
 	quiet   bool // not shown in the live log
@@ -84,7 +85,7 @@ func (c *Client) run(ctx context.Context, cmd command, read func(io.Reader) erro
 	stop, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	p := exec.CommandContext(stop, file, args...)
-	p.Env = c.env
+	p.Env, p.Dir = c.env, cmd.dir
 	p.Stdin = cmd.stdin
 	log := &tail{}
 	p.Stderr = log

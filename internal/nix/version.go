@@ -43,6 +43,10 @@ func (v Version) since(minor int) bool {
 // in 2.26, missing in 2.8.
 func (v Version) HasRootInstallable() bool { return v.since(26) }
 
+// NestsFlakes reports whether the path of a flake in a subfolder is that folder,
+// and not that of the whole source: since 2.14.
+func (v Version) NestsFlakes() bool { return v.since(14) }
+
 // hasStdin: "--stdin" reads installables, and a .drv as an installable is
 // that file, not its outputs. Both since 2.15.
 func (v Version) hasStdin() bool { return v.since(15) }

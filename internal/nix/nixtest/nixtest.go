@@ -2,6 +2,7 @@
 package nixtest
 
 import (
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -61,15 +62,27 @@ func newEnv(t testing.TB, path string) *Env {
 // failing command fails the test.
 func (e *Env) Run(t testing.TB, dir, name string, args ...string) string {
 	t.Helper()
-	cmd := exec.Command(e.Program(t, name), args...)
+	out, err := e.Try(dir, e.Program(t, name), args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// Try is Run for a command that may fail: its error has what it printed.
+func (e *Env) Try(dir, name string, args ...string) (string, error) {
+	if !filepath.IsAbs(name) {
+		name = find(e.path(), name)
+	}
+	cmd := exec.Command(name, args...)
 	cmd.Dir, cmd.Env = dir, e.Vars
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	if err != nil {
-		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, stderr.String())
+		err = fmt.Errorf("%s %s: %w\n%s", name, strings.Join(args, " "), err, stderr.String())
 	}
-	return strings.TrimSuffix(string(out), "\n")
+	return strings.TrimSuffix(string(out), "\n"), err
 }
 
 // Nix runs "nix" with flakes enabled.
@@ -122,6 +135,14 @@ func (e *Env) path() string {
 // need looks for a program in path.
 func need(t testing.TB, path, program string) string {
 	t.Helper()
+	file := find(path, program)
+	if file == "" {
+		missing(t, "%s is needed, and not in %s", program, path)
+	}
+	return file
+}
+
+func find(path, program string) string {
 	if filepath.IsAbs(program) {
 		return program
 	}
@@ -130,7 +151,6 @@ func need(t testing.TB, path, program string) string {
 			return file
 		}
 	}
-	missing(t, "%s is needed, and not in %s", program, path)
 	return ""
 }
 
