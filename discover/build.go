@@ -94,6 +94,9 @@ type Built struct {
 	// Realised are the realisations of the output's derivation, if it is
 	// content-addressed, and of what that was built from, as far as Nix says.
 	Realised []nix.Realisation
+	// Unbuilt is why only the Inputs of a shell are there: these are the Output
+	// then, nothing is missing, and there is no Err.
+	Unbuilt error
 }
 
 // Build builds outputs, all of them even if some fail, and returns what there
@@ -159,6 +162,11 @@ func (b *Built) settle(ctx context.Context, by *builder, missing map[string]bool
 		}
 	}
 	slices.Sort(b.Missing)
+	lacks := func(path string) bool { return missing[path] }
+	if inputs, ok := b.Inputs(); ok && len(b.Missing) > 0 && !slices.ContainsFunc(inputs.Paths(), lacks) {
+		b.Output, b.Valid, b.Missing = inputs, inputs.Paths(), nil
+		b.Unbuilt = cmp.Or(b.Err, errors.New("building: Nix reports no error"))
+	}
 	switch {
 	case len(b.Missing) == 0:
 		b.Err = nil

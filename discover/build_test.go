@@ -28,7 +28,8 @@ func TestBuildKeepsGoing(t *testing.T) {
 			onBad = make "on-bad" { inherit bad; };
 			z = make "z" { inherit a; outputs = [ "out" "doc" ]; };
 		};
-		devShells.x86_64-linux.default = make "shell" { inherit (self.packages.x86_64-linux) a; args = [ "-c" "exit 1" ]; };
+		devShells.x86_64-linux.shell = make "shell" { inherit (self.packages.x86_64-linux) a; args = [ "-c" "echo not meant to be built; exit 1" ]; };
+		devShells.x86_64-linux.onBadShell = make "on-bad-shell" { inherit (self.packages.x86_64-linux) a bad; };
 	`))
 	r := discoverIn(t, e, dir, nil)
 	var log bytes.Buffer
@@ -48,9 +49,12 @@ func TestBuildKeepsGoing(t *testing.T) {
 	got := map[string][2]int{}
 	for _, b := range built {
 		got[b.Attr[2]] = [2]int{len(b.Valid), len(b.Missing)}
+		if (b.Err == nil) != (len(b.Missing) == 0) || (b.Unbuilt != nil) != (b.Name == "shell") {
+			t.Errorf("%s: got %v, unbuilt %v", b.Attr, b.Err, b.Unbuilt)
+		}
 	}
 	// the shell itself fails, what "nix develop" needs is there
-	for name, want := range map[string][2]int{"a": {1, 0}, "bad": {0, 1}, "onBad": {0, 1}, "z": {2, 0}, "default": {1, 1}} {
+	for name, want := range map[string][2]int{"a": {1, 0}, "bad": {0, 1}, "onBad": {0, 1}, "z": {2, 0}, "shell": {1, 0}, "onBadShell": {1, 2}} {
 		if got[name] != want {
 			t.Errorf("%s: got %v valid and missing, want %v", name, got[name], want)
 		}

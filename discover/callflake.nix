@@ -37,4 +37,4 @@ let
       else assert isFunction flake.outputs; result)
     lock.nodes;
 in
-nodes.${lock.root}
+nodes.${lock.root}.outputs

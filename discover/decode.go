@@ -120,7 +120,7 @@ func (r *record) output() (Output, error) {
 	}
 	var err error
 	switch {
-	case o.Kind != Apps:
+	case o.Kind != Apps && o.Kind != DefaultApp:
 		o.Derivation, err = derivation(deref(r.Drv), r.Outputs, false)
 	case len(o.Needs) > 0:
 		o.Derivation, o.Needs = o.Needs[0], o.Needs[1:]

@@ -21,6 +21,8 @@ type Options struct {
 	// Flake is a flake reference: a folder ("./config", "/abs"), or anything
 	// that Nix takes ("github:owner/repo", a name from the registry). A folder
 	// in a Git work tree is read through Git, so that only tracked files count.
+	// With an attribute, as in ".#hello", it is that alone, or all below it, found
+	// where "nix build" finds it; Kinds are of no account then.
 	Flake string
 	// Systems are the systems to look for. If empty, that of the local Nix.
 	Systems []string
@@ -87,7 +89,8 @@ func Discover(ctx context.Context, client *nix.Client, opts Options) (Result, er
 	if opts.MaxEvaluations <= 0 {
 		opts.MaxEvaluations = defaultEvaluations
 	}
-	if len(opts.Kinds) == 0 {
+	everything := len(opts.Kinds) == 0
+	if everything {
 		opts.Kinds = DefaultKinds()
 	}
 	args := arguments{Systems: opts.Systems, Include: [][]string{}, Exclude: [][]string{}}
@@ -116,7 +119,7 @@ func Discover(ctx context.Context, client *nix.Client, opts Options) (Result, er
 
 	evalCtx, cancel := context.WithTimeout(ctx, opts.Timeout)
 	defer cancel()
-	s := search{eval: eval, opts: opts}
+	s := search{eval: eval, opts: opts, attr: ref.attr}
 	if err := s.run(evalCtx); err != nil {
 		if ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
 			err = fmt.Errorf("not done after %v: %w", opts.Timeout, err)
@@ -125,6 +128,9 @@ func Discover(ctx context.Context, client *nix.Client, opts Options) (Result, er
 	}
 	if err := ctx.Err(); err != nil {
 		return Result{}, fmt.Errorf("evaluating the flake %s: %w", flake.URL, err)
+	}
+	if everything && ref.attr == nil {
+		s.unseen()
 	}
 	r := Result{Flake: flake, Systems: args.Systems, Evaluations: s.evaluations}
 	if r.Outputs, err = resolve(ctx, client, s.outputs); err != nil {

@@ -119,7 +119,7 @@ let
     # it. What decode.go reads has no context, so that of the program is kept in
     # an empty string.
     bare = p: v: [ (needsOf (getContext v.program) // {
-      node = p; attr = p; system = elemAt p 1; name = last p; keep = substring 0 0 v.program;
+      node = p; attr = p; system = elemAt p 1; name = elemAt p (if length p > 2 then 2 else 0); keep = substring 0 0 v.program;
     }) ];
     visit = p: v:
       let what = force (isAttrs v && isString (v.program or null)); in
@@ -164,6 +164,11 @@ let
     darwinConfigurations = flat (configuration [ "config" "system" "build" "toplevel" ] (v: v.config.system.build.toplevel));
     homeConfigurations = flat (configuration [ "activationPackage" ] (v: v.activationPackage));
     hydraJobs = tree true true // { perSystem = false; };
+
+    # what older flakes have, and "nix build", "nix develop" and "nix run" still take
+    defaultPackage = perSystem leaf;
+    devShell = perSystem shell;
+    defaultApp = perSystem app;
   };
 
   # at calls f with the walker, the path and the value of a node.
@@ -174,14 +179,18 @@ let
 
   slice = from: to: l: genList (i: elemAt l (from + i)) (min to (length l) - from);
 
+  # has tells whether there is something at a path, forcing what is above it.
+  has = v: path: path == [ ] || v ? ${head path} && has v.${head path} (tail path);
+
   visit = task:
     if !(flake ? ${head task.path}) then [ ]
     else at task.path (w: p: v:
       if task ? from then visitNames w.below p v (slice task.from task.to (attrNames v)) else descend w p v);
 in
 {
-  kinds = filter (k: flake ? ${k}) (attrNames layout);
+  names = attrNames flake;
+  find = filter (has flake) args.paths;
   examine = at args.path (w: p: v:
     if w ? below && !(isDerivation v) then { names = attrNames v; } else { records = w.bare p v; });
-  visit = concatMap visit args.tasks;
+  visit = { records = concatMap visit args.tasks; names = attrNames flake; };
 }.${args.op}

@@ -93,6 +93,11 @@ func TestEveryKind(t *testing.T) {
 		devShells.x86_64-linux.default = make "shell" { buildInputs = [ self.packages.x86_64-linux.two.dev (good "a") ]; src = ./script.sh; };
 		devShells.x86_64-linux.nixpkgs = good "sh" // { inputDerivation = good "inputs"; };
 		overlays.default = final: prev: { };
+		bundlers.x86_64-linux.default = drv: drv;
+		defaultPackage.x86_64-linux = good "old";
+		defaultPackage.aarch64-linux = good "old";
+		devShell.x86_64-linux = make "oldshell" { buildInputs = [ (good "a") ]; };
+		defaultApp.x86_64-linux = { type = "app"; program = "${good "tool"}/bin/tool"; };
 	`), "script.sh", "echo hello\n")
 	e.Git(t, dir)
 
@@ -103,9 +108,11 @@ func TestEveryKind(t *testing.T) {
 		"legacyPackages.x86_64-linux.top", "legacyPackages.x86_64-linux.nested.inner",
 		"nixosConfigurations.host.config.system.build.toplevel", `homeConfigurations."me@host".activationPackage`,
 		"hydraJobs.deep.er.job", "devShells.x86_64-linux.default", "devShells.x86_64-linux.nixpkgs",
+		"defaultPackage.x86_64-linux", "devShell.x86_64-linux", "defaultApp.x86_64-linux",
 	})
 	equal(t, "skipped", skipped(r), []string{
 		"packages.aarch64-linux: other system",
+		"defaultPackage.aarch64-linux: other system",
 		"apps.x86_64-linux.outside: not a derivation",
 		"nixosConfigurations.arm.config.system.build.toplevel: other system",
 		"darwinConfigurations.mac.config.system.build.toplevel: other system",
@@ -131,6 +138,8 @@ func TestEveryKind(t *testing.T) {
 		"apps.x86_64-linux.script":       "script.sh",
 		"devShells.x86_64-linux.default": "a shell two-dev",
 		"devShells.x86_64-linux.nixpkgs": "inputs sh",
+		"devShell.x86_64-linux":          "a oldshell",
+		"defaultApp.x86_64-linux":        "tool",
 	} {
 		i := slices.IndexFunc(r.Outputs, func(o Output) bool { return o.Attr.String() == attr })
 		if i < 0 {
@@ -141,6 +150,10 @@ func TestEveryKind(t *testing.T) {
 		}
 	}
 
+	byDefault := discoverIn(t, e, dir, nil)
+	equal(t, "not looked at by default", slices.DeleteFunc(skipped(byDefault), func(s string) bool { return !strings.HasSuffix(s, string(NotLookedAt)) }),
+		[]string{"bundlers: not looked at", "hydraJobs: not looked at", "overlays: not looked at"})
+
 	built, err := Build(t.Context(), newClient(t, e), r.Outputs, 2)
 	if err != nil {
 		t.Fatalf("Build: %v", err)
@@ -150,6 +163,44 @@ func TestEveryKind(t *testing.T) {
 			t.Errorf("%s: got %q missing of %q", b.Attr, b.Missing, b.Paths())
 		}
 	}
+}
+
+// A reference with an attribute is what "nix build" takes it for.
+func TestOneAttribute(t *testing.T) {
+	t.Parallel()
+	nixtest.EachVersion(t, func(t *testing.T, v nixtest.Version) {
+		e := v.New(t)
+		dir := filepath.Join(e.Dir, "flake")
+		nixtest.Write(t, dir, "flake.nix", flake(`
+		packages.x86_64-linux = { a = good "a"; "d.ot" = good "dot"; other = abort "evaluated"; };
+		packages.aarch64-linux.a = make "a" { system = "aarch64-linux"; };
+		legacyPackages.x86_64-linux = { a = good "legacy"; b = good "b"; set.inner = good "inner"; };
+		checks.x86_64-linux = { a = good "check"; c = good "c"; };
+		a = good "other";
+		nixosConfigurations.host.config.system.build.toplevel = good "nixos";
+		lib.x = good "x";
+		`))
+		for ref, want := range map[string]string{
+			"#a": "packages.x86_64-linux.a", `#"d.ot"`: `packages.x86_64-linux."d.ot"`, "#b": "legacyPackages.x86_64-linux.b",
+			"#set.inner": "legacyPackages.x86_64-linux.set.inner", "#checks.x86_64-linux.c": "checks.x86_64-linux.c",
+			"#checks": "checks.x86_64-linux.a checks.x86_64-linux.c", "#nixosConfigurations.host": "nixosConfigurations.host.config.system.build.toplevel",
+		} {
+			r := discoverIn(t, e, dir+ref, nil)
+			equal(t, ref, attrs(r.Outputs), strings.Fields(want))
+			if _, attr, _ := strings.Cut(ref, "#"); len(r.Outputs) == 1 && r.Outputs[0].Kind != NixOS {
+				if drv := e.Nix(t, dir, "eval", "--raw", ".#"+attr+".drvPath"); r.Outputs[0].DrvPath != drv {
+					t.Errorf("%s: got %s, want %s, as nix build does", ref, r.Outputs[0].DrvPath, drv)
+				}
+			}
+		}
+		both := discoverIn(t, e, dir+"#a", func(o *Options) { o.Systems = []string{"x86_64-linux", "aarch64-linux"} })
+		equal(t, "of two systems", attrs(both.Outputs), []string{"packages.x86_64-linux.a", "packages.aarch64-linux.a"})
+		for ref, want := range map[string]string{"#none": "no attribute none", "#lib.x": "of no kind"} {
+			if _, err := Discover(t.Context(), newClient(t, e), Options{Flake: dir + ref, Systems: []string{"x86_64-linux"}}); err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: got %v, want %q in it", ref, err, want)
+			}
+		}
+	})
 }
 
 // Every kind of evaluation error that tryEval catches and that it does not.
@@ -484,7 +535,8 @@ func TestHints(t *testing.T) {
 		{untracked, "looking up the flake", "git -C " + untracked + " add flake.nix"},
 		{empty, "no flake.nix", ""},
 		{"path:" + untracked, ".git", "--flake " + untracked},
-		{untracked + "#x", "names an attribute", "give --flake " + untracked + " --include 'packages.*.x'"},
+		{untracked + "#x^dev", "chooses outputs", "all outputs"},
+		{untracked + "#x..y", "empty name", ""},
 		{filepath.Join(untracked, "flake.nix"), "not a folder", "the folder"},
 		{"", "empty", ""},
 	} {
@@ -494,24 +546,6 @@ func TestHints(t *testing.T) {
 		}
 		if got := hint.Of(err); !strings.Contains(got, c.hint) || (got == "") != (c.hint == "") {
 			t.Errorf("%q: got hint %q, want %q in it", c.ref, got, c.hint)
-		}
-	}
-}
-
-// What nix build takes as one argument is two flags here.
-func TestNoAttribute(t *testing.T) {
-	for ref, want := range map[string]string{
-		".":                           "",
-		"#":                           "give --flake .",
-		"#a":                          "give --flake . --include 'packages.*.a'",
-		"./x#a-b^dev":                 "give --flake ./x --include 'packages.*.a-b'",
-		"github:a/b#checks.*.unit":    "give --flake github:a/b --include 'checks.*.unit'",
-		"#checks":                     "give --flake . --include 'packages.*.checks'",
-		".#nixosConfigurations.h.a.b": "give --flake . --include 'nixosConfigurations.h'",
-		".#legacy.a":                  "give --flake . --include 'packages.*.legacy.a'",
-	} {
-		if err := NoAttribute(ref); hint.Of(err) != want || (err == nil) != (want == "") {
-			t.Errorf("%s: got %v, hint %q; want %q", ref, err, hint.Of(err), want)
 		}
 	}
 }

@@ -22,12 +22,13 @@ var callFlakeNix string
 
 // arguments are what discover.nix takes.
 type arguments struct {
-	Op      string     `json:"op"` // "kinds", "visit", "examine"
+	Op      string     `json:"op"` // "names", "find", "visit", "examine"
 	Systems []string   `json:"systems"`
 	Include [][]string `json:"include"`
 	Exclude [][]string `json:"exclude"`
 	Tasks   []task     `json:"tasks,omitempty"` // of visit
 	Path    []string   `json:"path,omitempty"`  // of examine
+	Paths   [][]string `json:"paths,omitempty"` // of find
 }
 
 // task is a node of the flake, or a range of its members in the order of their
@@ -125,39 +126,55 @@ func (e *evaluator) eval(ctx context.Context, args arguments, quiet bool) (json.
 	return e.client.Eval(ctx, expr, opts)
 }
 
-// kinds returns the kinds that the flake has.
-func (e *evaluator) kinds(ctx context.Context) (kinds []Kind, err error) {
-	raw, err := e.eval(ctx, arguments{Op: "kinds"}, true)
-	if err != nil {
-		return nil, err
-	}
-	if err := json.Unmarshal(raw, &kinds); err != nil {
-		return nil, fmt.Errorf("decoding the evaluation's result: %w", err)
-	}
-	return kinds, nil
+// names returns the names of all that the flake has.
+func (e *evaluator) names(ctx context.Context) (names []string, err error) {
+	err = e.decode(ctx, arguments{Op: "names"}, true, &names)
+	return names, err
 }
 
-func (e *evaluator) visit(ctx context.Context, tasks []task, quiet bool) ([]Output, []pending, error) {
-	raw, err := e.eval(ctx, arguments{Op: "visit", Tasks: tasks}, quiet)
-	if err != nil {
-		return nil, nil, err
+// find returns those of paths at which the flake has something.
+func (e *evaluator) find(ctx context.Context, paths []Attr) (found []Attr, err error) {
+	args := arguments{Op: "find"}
+	for _, p := range paths {
+		args.Paths = append(args.Paths, p)
 	}
-	return parseRecords(raw)
+	err = e.decode(ctx, args, false, &found)
+	return found, err
+}
+
+func (e *evaluator) decode(ctx context.Context, args arguments, quiet bool, into any) error {
+	raw, err := e.eval(ctx, args, quiet)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(raw, into); err != nil {
+		return fmt.Errorf("decoding the evaluation's result: %w", err)
+	}
+	return nil
+}
+
+// visit evaluates tasks. It returns also the names of all that the flake has.
+func (e *evaluator) visit(ctx context.Context, tasks []task, quiet bool) (outputs []Output, skipped []pending, names []string, err error) {
+	var result struct {
+		Records json.RawMessage `json:"records"`
+		Names   []string        `json:"names"`
+	}
+	if err := e.decode(ctx, arguments{Op: "visit", Tasks: tasks}, quiet, &result); err != nil {
+		return nil, nil, nil, err
+	}
+	outputs, skipped, err = parseRecords(result.Records)
+	return outputs, skipped, result.Names, err
 }
 
 // examine evaluates one node so that its error ends the evaluation. It returns
 // the names of its members, or if it is a leaf what it is.
 func (e *evaluator) examine(ctx context.Context, path []string) (names []string, outputs []Output, skipped []pending, err error) {
-	raw, err := e.eval(ctx, arguments{Op: "examine", Path: path}, true)
-	if err != nil {
-		return nil, nil, nil, err
-	}
 	var result struct {
 		Names   []string        `json:"names"`
 		Records json.RawMessage `json:"records"`
 	}
-	if err := json.Unmarshal(raw, &result); err != nil {
-		return nil, nil, nil, fmt.Errorf("decoding the evaluation's result: %w", err)
+	if err := e.decode(ctx, arguments{Op: "examine", Path: path}, true, &result); err != nil {
+		return nil, nil, nil, err
 	}
 	if result.Records != nil {
 		outputs, skipped, err = parseRecords(result.Records)

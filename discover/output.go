@@ -23,12 +23,17 @@ const (
 	Darwin         Kind = "darwinConfigurations"
 	Home           Kind = "homeConfigurations"
 	HydraJobs      Kind = "hydraJobs"
+
+	// What Nix still takes where there is no packages.SYSTEM.default and so on.
+	DefaultPackage Kind = "defaultPackage"
+	DevShell       Kind = "devShell"
+	DefaultApp     Kind = "defaultApp"
 )
 
 // DefaultKinds returns the kinds that Discover looks at when none are named:
 // all but hydraJobs, which mostly repeat the others.
 func DefaultKinds() []Kind {
-	return []Kind{Packages, Checks, DevShells, Apps, Formatter, LegacyPackages, NixOS, Darwin, Home}
+	return []Kind{Packages, Checks, DevShells, Apps, Formatter, LegacyPackages, NixOS, Darwin, Home, DefaultPackage, DevShell, DefaultApp}
 }
 
 // AllKinds returns every kind.
@@ -134,6 +139,15 @@ func (o *Output) Paths() []string {
 	return slices.Compact(paths)
 }
 
+// Inputs returns the output without its own derivation, if that is the shell of
+// "nix develop": this builds what the shell needs, and never the shell itself,
+// which may not even be meant to be built.
+func (o *Output) Inputs() (Output, bool) {
+	inputs := *o
+	inputs.Derivation = Derivation{}
+	return inputs, o.Kind == DevShells || o.Kind == DevShell
+}
+
 func (o *Output) derivations() []Derivation {
 	if o.DrvPath == "" {
 		return o.Needs
@@ -152,6 +166,9 @@ const (
 	EvaluationError Reason = "evaluation error"
 	NotDerivation   Reason = "not a derivation"
 	Excluded        Reason = "excluded"
+	// NotLookedAt: it is no kind of output that is built, or one that was not
+	// chosen.
+	NotLookedAt Reason = "not looked at"
 	// UnknownPath: a content-addressed derivation has no path before it is
 	// built.
 	UnknownPath Reason = "unknown path"

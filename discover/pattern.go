@@ -1,6 +1,7 @@
 package discover
 
 import (
+	"errors"
 	"fmt"
 	"regexp"
 	"strings"
@@ -14,7 +15,7 @@ import (
 func compilePattern(glob string) ([]string, error) {
 	names, err := splitAttr(glob)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("pattern %q: %w", glob, err)
 	}
 	out := make([]string, len(names))
 	for i, n := range names {
@@ -36,7 +37,7 @@ func splitAttr(s string) ([]string, error) {
 		switch {
 		case i == len(s) || s[i] == '.' && !quoted:
 			if b.Len() == 0 && !named {
-				return nil, fmt.Errorf("pattern %q: an empty name", s)
+				return nil, errors.New("an empty name")
 			}
 			names = append(names, b.String())
 			b.Reset()
@@ -51,7 +52,7 @@ func splitAttr(s string) ([]string, error) {
 		}
 	}
 	if quoted {
-		return nil, fmt.Errorf("pattern %q: a quote is not closed", s)
+		return nil, errors.New("a quote is not closed")
 	}
 	return names, nil
 }

@@ -2,14 +2,12 @@ package discover
 
 import (
 	"bytes"
-	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 
@@ -19,40 +17,35 @@ import (
 // reference is a flake reference.
 type reference struct {
 	url  string
+	attr Attr   // what follows the "#", or nil
 	dir  string // the folder with flake.nix, if that is what it is; the URL is "."
 	git  string // the work tree, if it is a folder in one
 	file string // flake.nix, relative to the work tree
-}
-
-// NoAttribute returns an error for a reference with an attribute, as nix build
-// takes it; nil for others. Its hint says what to give instead.
-func NoAttribute(ref string) error {
-	flake, attr, ok := strings.Cut(ref, "#")
-	if !ok {
-		return nil
-	}
-	instead := "--flake " + cmp.Or(flake, ".")
-	attr, _, _ = strings.Cut(attr, "^")
-	switch parts := strings.Split(attr, "."); {
-	case attr == "":
-	case strings.HasSuffix(parts[0], "Configurations"): // what follows the name is the same of all
-		instead += " --include '" + strings.Join(parts[:min(len(parts), 2)], ".") + "'"
-	case len(parts) > 1 && slices.Contains(AllKinds(), Kind(parts[0])):
-		instead += " --include '" + attr + "'"
-	default:
-		instead += " --include 'packages.*." + attr + "'"
-	}
-	return hint.Wrap(fmt.Errorf("flake reference %q names an attribute", ref), "give "+instead)
 }
 
 // parseReference finds out what a reference is. A folder is given to Nix as "."
 // in that folder: this is how "nix build" is mostly called, and what Nix makes of
 // it depends on its version. As the path of a folder, or as a URL with escapes,
 // 2.8 cannot read each name.
-func parseReference(ref string) (reference, error) {
-	if err := NoAttribute(ref); err != nil {
-		return reference{}, err
+func parseReference(ref string) (r reference, err error) {
+	url, fragment, _ := strings.Cut(ref, "#")
+	if url == "" && fragment != "" {
+		url = "."
 	}
+	if r, err = parseURL(url); err != nil || fragment == "" {
+		return r, err
+	}
+	if strings.Contains(fragment, "^") {
+		err := fmt.Errorf("flake reference %q chooses outputs of a derivation", ref)
+		return r, hint.Wrap(err, "leave out what follows the ^: all outputs are published")
+	}
+	if r.attr, err = splitAttr(fragment); err != nil {
+		err = fmt.Errorf("flake reference %q: %w", ref, err)
+	}
+	return r, err
+}
+
+func parseURL(ref string) (reference, error) {
 	switch dir, isPath := strings.CutPrefix(ref, "path:"); {
 	case ref == "":
 		return reference{}, errors.New("the flake reference is empty")

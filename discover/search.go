@@ -14,8 +14,10 @@ import (
 type search struct {
 	eval *evaluator
 	opts Options
+	attr Attr // that the reference names, or nil
 
 	evaluations int
+	names       []string // of all that the flake has
 	outputs     []Output
 	skipped     []pending
 }
@@ -24,9 +26,9 @@ type search struct {
 var errGiveUp = errors.New("evaluation is given up")
 
 func (s *search) run(ctx context.Context) error {
-	var tasks []task
-	for _, k := range s.opts.Kinds {
-		tasks = append(tasks, task{Path: []string{string(k)}})
+	tasks, err := s.tasks(ctx)
+	if err != nil {
+		return err
 	}
 	ok, err := s.try(ctx, tasks)
 	if err != nil {
@@ -35,16 +37,72 @@ func (s *search) run(ctx context.Context) error {
 	if !ok {
 		s.opts.Logger.Info("the flake does not evaluate as a whole; looking for the attributes that break it")
 		s.evaluations++
-		kinds, err := s.eval.kinds(ctx)
-		if err != nil {
+		if s.names, err = s.eval.names(ctx); err != nil {
 			return err // the flake itself is broken
 		}
-		tasks = slices.DeleteFunc(tasks, func(t task) bool { return !slices.Contains(kinds, Kind(t.Path[0])) })
+		tasks = slices.DeleteFunc(tasks, func(t task) bool { return !slices.Contains(s.names, t.Path[0]) })
 		if err := s.bisect(ctx, tasks, true); err != nil {
 			return s.plain(ctx, err)
 		}
 	}
 	return s.messages(ctx)
+}
+
+// tasks are what to look at: the kinds, or the attribute that the reference
+// names, of each system, where "nix build" looks for it first.
+func (s *search) tasks(ctx context.Context) (tasks []task, err error) {
+	if s.attr == nil {
+		for _, k := range s.opts.Kinds {
+			tasks = append(tasks, task{Path: []string{string(k)}})
+		}
+		return tasks, nil
+	}
+	if err := s.spend(ctx); err != nil {
+		return nil, err
+	}
+	var places []Attr
+	for _, system := range s.eval.args.Systems {
+		places = append(places, slices.Concat(Attr{string(Packages), system}, s.attr), slices.Concat(Attr{string(LegacyPackages), system}, s.attr))
+	}
+	places = append(places, s.attr)
+	found, err := s.eval.find(ctx, places)
+	if err != nil {
+		return nil, s.given(ctx, err)
+	}
+	seen := map[string]bool{} // a system, or "" for the attribute as it stands
+	for _, p := range found {
+		system := ""
+		if len(p) > len(s.attr) {
+			system = p[1]
+		} else if len(tasks) > 0 {
+			break
+		}
+		if !slices.Contains(AllKinds(), Kind(p[0])) {
+			return nil, fmt.Errorf("attribute %s is of no kind that can be published; there are %v", p, AllKinds())
+		}
+		if !seen[system] {
+			seen[system] = true
+			tasks = append(tasks, task{Path: p})
+		}
+	}
+	if len(tasks) == 0 {
+		return nil, fmt.Errorf("the flake has no attribute %s: looked for %v", s.attr, places)
+	}
+	return tasks, nil
+}
+
+// unseen reports what the flake has of other kinds than those that are looked at
+// by default.
+func (s *search) unseen() {
+	for _, name := range s.names {
+		if !slices.Contains(DefaultKinds(), Kind(name)) {
+			message := "it is no kind of output that can be built by itself"
+			if slices.Contains(AllKinds(), Kind(name)) {
+				message = "it is of a kind that has to be chosen"
+			}
+			s.skip(Skipped{Attr: Attr{name}, Kind: Kind(name), Reason: NotLookedAt, Message: message}, nil)
+		}
+	}
 }
 
 // plain replaces errGiveUp where there is nothing to show for it.
@@ -77,13 +135,14 @@ func (s *search) try(ctx context.Context, tasks []task) (bool, error) {
 	if err := s.spend(ctx); err != nil {
 		return false, err
 	}
-	outputs, skipped, err := s.eval.visit(ctx, tasks, s.evaluations > 1)
+	outputs, skipped, names, err := s.eval.visit(ctx, tasks, s.evaluations > 1)
 	if broken(ctx, err) {
 		return false, nil
 	}
 	if err != nil {
 		return false, s.given(ctx, err)
 	}
+	s.names = names
 	s.outputs = append(s.outputs, outputs...)
 	s.skipped = append(s.skipped, skipped...)
 	return true, nil

@@ -70,10 +70,17 @@ func (p *publisher) discover(ctx context.Context) ([]discover.Output, error) {
 	p.origin = p.flakeOrigin(ctx, found.Flake)
 	found.Flake.URL = p.printable(found.Flake.URL)
 	p.report.discovered(found)
+	var unseen []string
 	for _, s := range found.Skipped {
 		if s.Reason.Failure() {
 			p.Messages.Printf("skipped %s: %s: %s", s.Attr, s.Reason, s.Message)
 		}
+		if s.Reason == discover.NotLookedAt {
+			unseen = append(unseen, s.Attr.String())
+		}
+	}
+	if len(unseen) > 0 {
+		p.Messages.Printf("not looked at: %s", strings.Join(unseen, ", "))
 	}
 	if len(found.Outputs) == 0 {
 		return nil, hint.Wrap(fmt.Errorf("the flake has no outputs to publish for %s (%s skipped)", strings.Join(found.Systems, ", "), ui.Count(len(found.Skipped), "attribute")),
@@ -97,6 +104,11 @@ func (p *publisher) build(ctx context.Context, outputs []discover.Output) ([]dis
 	built, err := discover.Build(ctx, p.Nix, outputs, 0)
 	if err != nil && (built == nil || ctx.Err() != nil) {
 		return nil, err
+	}
+	for _, b := range built {
+		if b.Unbuilt != nil {
+			p.Messages.Printf("%s does not build, which nix develop does not ask for: what it needs is published", b.Attr)
+		}
 	}
 	p.explainBuilds(ctx, built)
 	return built, nil

@@ -63,6 +63,8 @@ func (l *ledger) built(built []discover.Built, dryRun bool) error {
 		o := l.output(&b.Output, report.OutputBuilt)
 		o.Paths, o.Missing = b.Valid, b.Missing
 		switch {
+		case b.Unbuilt != nil:
+			o.Reason = "without the shell itself, which does not build: what it needs is there"
 		case len(b.Missing) > 0 && dryRun:
 			o.Status, o.Reason = report.OutputNotBuilt, notInStore
 		case len(b.Missing) > 0:

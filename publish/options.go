@@ -29,8 +29,8 @@ type Options struct {
 	Flake string
 	// Paths are store paths, or links to them, without Flake.
 	Paths []string
-	// Input has the paths instead, one a line. It is read while the cache is
-	// opened.
+	// Input has the paths instead, separated by white space. It is read while the
+	// cache is opened. To read nothing at all is an error, an empty line is none.
 	Input io.Reader
 
 	// What is chosen of the flake, as in discover.Options.

@@ -3,12 +3,15 @@ package publish
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
+	"io"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
-	"github.com/org/nixoci-action/discover"
+	"github.com/org/nixoci-action/internal/hint"
 	"github.com/org/nixoci-action/internal/nix"
 	"github.com/org/nixoci-action/internal/storepath"
 	"github.com/org/nixoci-action/report"
@@ -16,30 +19,30 @@ import (
 
 // given returns the store paths that were given.
 // Links to store paths, such as ./result, are followed. An error beside them
-// tells of paths that the local store does not have.
+// tells of those that are no store paths, or that the local store does not have.
 func (p *publisher) given(ctx context.Context) ([]root, error) {
 	names := p.Paths
 	if p.Input != nil {
-		lines := bufio.NewScanner(p.Input)
-		for lines.Scan() {
-			if name := strings.TrimSpace(lines.Text()); name != "" {
-				names = append(names, name)
-			}
-		}
-		if err := lines.Err(); err != nil {
-			return nil, fmt.Errorf("reading store paths: %w", err)
+		var err error
+		if names, err = readNames(p.Input); err != nil {
+			return nil, err
 		}
 	}
 	if len(names) == 0 {
 		p.Messages.Printf("no store paths were given, so there is nothing to publish")
 	}
 	var paths []string
+	var bad []error
 	for _, name := range names {
 		path, err := storePath(name)
 		if err != nil {
-			return nil, report.AsMisuse(err)
+			bad = append(bad, err)
+			continue
 		}
 		paths = append(paths, path)
+	}
+	if len(paths) == 0 {
+		return nil, report.AsMisuse(errors.Join(bad...))
 	}
 	missing, err := p.Nix.Invalid(ctx, paths)
 	if err != nil {
@@ -52,9 +55,35 @@ func (p *publisher) given(ctx context.Context) ([]root, error) {
 		}
 	}
 	if len(missing) > 0 {
-		return roots, fmt.Errorf("looking for store paths: %w", &nix.InvalidPathsError{Paths: missing})
+		bad = append(bad, fmt.Errorf("looking for store paths: %w", &nix.InvalidPathsError{Paths: missing}))
 	}
-	return roots, nil
+	return roots, errors.Join(bad...)
+}
+
+// readNames reads names that are separated by white space. A line that is the
+// name of a file as a whole is one name. Where nothing at all is written, the
+// command that should have written has most likely failed.
+func readNames(r io.Reader) (names []string, err error) {
+	empty := true
+	for lines := bufio.NewScanner(r); ; {
+		if !lines.Scan() {
+			if err = lines.Err(); err == nil && empty {
+				err = hint.Wrap(errors.New("nothing was written to standard input"),
+					"has the command before the pipe failed? An empty line says that there are no paths")
+			}
+			if err != nil {
+				err = fmt.Errorf("reading store paths: %w", err)
+			}
+			return names, err
+		}
+		empty = false
+		line := strings.TrimSpace(lines.Text())
+		if _, err := os.Lstat(line); err == nil {
+			names = append(names, line)
+		} else {
+			names = append(names, strings.Fields(line)...)
+		}
+	}
 }
 
 // storePath returns the store path that name is or leads to. A path below a
@@ -65,8 +94,9 @@ func storePath(name string) (string, error) {
 	}
 	target, err := filepath.EvalSymlinks(name)
 	if err != nil {
-		if ref := discover.NoAttribute(name); ref != nil { // as nix build takes it
-			return "", ref
+		if strings.Contains(name, "#") { // as nix build takes it
+			flake, _, _ := strings.Cut(name, "^")
+			return "", hint.Wrap(fmt.Errorf("%q is no store path, but a flake reference", name), "give --flake "+flake)
 		}
 		return "", fmt.Errorf("%q is no store path: %w", name, err)
 	}

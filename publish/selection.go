@@ -29,6 +29,9 @@ func selection(o Options, roots []root, job ci.Job) string {
 		if kinds := kindNames(o.Kinds); !slices.Equal(kinds, kindNames(discover.DefaultKinds())) {
 			set("kind", kinds)
 		}
+		if _, attr, _ := strings.Cut(o.Flake, "#"); attr != "" {
+			v.Set("attribute", attr)
+		}
 		set("include", o.Include)
 		set("exclude", o.Exclude)
 		if o.DenyUnfree {

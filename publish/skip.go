@@ -14,6 +14,7 @@ import (
 	"github.com/org/nixoci-action/internal/nix"
 	"github.com/org/nixoci-action/internal/storepath"
 	"github.com/org/nixoci-action/internal/ui"
+	"github.com/org/nixoci-action/matrix"
 )
 
 // holdings are what clients can get already, from the cache or from upstream
@@ -124,6 +125,9 @@ func (p *publisher) skip(ctx context.Context, base *index.Snapshot, outputs []di
 	for i := range outputs {
 		o := &outputs[i]
 		where := h.output(o)
+		if inputs, ok := o.Inputs(); ok && where == "" && p.Matrix == matrix.Recording && len(inputs.Needs) > 0 {
+			outputs[i], where = inputs, h.output(&inputs) // one that was not meant to be built
+		}
 		if where == "" {
 			rest = append(rest, *o)
 			continue

@@ -273,9 +273,20 @@ func TestStorePaths(t *testing.T) {
 	if r = w.finish(cmd); r.code != 0 || r.InCache.Paths != 1 {
 		t.Errorf("from standard input: got %+v", r)
 	}
-	cmd = w.command("publish", "--json", "--cache", cache, "--upstream", "none", "-")
-	if r = w.finish(cmd); r.code != 0 || !strings.Contains(r.stderr, "no store paths were given") {
+	read := func(text string) result {
+		cmd := w.command("publish", "--json", "--cache", cache, "--upstream", "none", "-")
+		cmd.Stdin = strings.NewReader(text)
+		return w.finish(cmd)
+	}
+	if r = read("\n"); r.code != 0 || !strings.Contains(r.stderr, "no store paths were given") {
+		t.Errorf("from a command that printed no path: got %d, %s", r.code, r.stderr)
+	}
+	if r = read(""); r.code != 1 || !strings.Contains(r.stderr, "has the command before the pipe failed?") {
 		t.Errorf("from a command that printed nothing: got %d, %s", r.code, r.stderr)
+	}
+	line := w.add("line", t.Name()+"1", t.Name()+"2")
+	if r = read(strings.Join(line, " ") + "\n/etc/passwd\n"); r.code != 3 || r.Uploaded.Paths != 2 || !strings.Contains(r.stderr, `"/etc/passwd" is no store path`) {
+		t.Errorf("two in one line, and what is none: got %d, %+v\n%s", r.code, r.Uploaded, r.stderr)
 	}
 	if r = w.tryPublish(cache, "/etc/passwd"); r.code != 2 {
 		t.Errorf("no store path: got %d, %s", r.code, r.stderr)

@@ -23,7 +23,7 @@ func (s *session) mayWrite(ctx context.Context) error {
 		return nil
 	}
 	var r report.Publish
-	status, out, err := s.run(ctx, publishCommand, strings.NewReader(""), &r, "-")
+	status, out, err := s.run(ctx, publishCommand, strings.NewReader("\n"), &r, "-")
 	loud := r.Denied || status == cli.ExitUsage || ctx.Err() != nil
 	out.Finish(!loud)
 	switch {

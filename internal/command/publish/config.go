@@ -70,7 +70,7 @@ func parseConfig(args []string, getenv func(string) string) (config, error) {
 	var kinds, runners []string
 	var part, compat string
 	f := Command.Flags(getenv)
-	f.String(&c.Flake, "flake", "", "`FLAKE` to publish: a folder or any flake reference (default \".\", unless store paths are given)")
+	f.String(&c.Flake, "flake", "", "`FLAKE` to publish: a folder or any flake reference, with an attribute as in .#hello to publish only that (default \".\", unless store paths are given)")
 	f.Cache(&c.Cache)
 	f.Strings(&c.UpstreamURLs, "upstream", []string{upstream.Default}, "`URL` of a cache whose paths are not published again; \"none\" for no such cache")
 	f.Strings(&c.Systems, "system", nil, "`SYSTEM` to publish, as in x86_64-linux (default: this machine's)")
