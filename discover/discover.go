@@ -40,6 +40,9 @@ type Options struct {
 	// Floating includes content-addressed derivations, whose paths are not
 	// known before they are built. Else they are Skipped, as UnknownPath.
 	Floating bool
+	// AcceptConfig uses what the flake asks for in its nixConfig, whether or not
+	// Nix is configured to accept that.
+	AcceptConfig bool
 	// Timeout bounds all evaluation. If less than or equal to 0, a default
 	// (currently 30 minutes) is used. What is not evaluated by then is skipped.
 	Timeout time.Duration
@@ -62,6 +65,12 @@ type Result struct {
 	Skipped []Skipped
 	// Evaluations is the number of Nix evaluations that it took.
 	Evaluations int
+	// Nix is the client that was given, with the Settings of the flake's nixConfig
+	// that were accepted: to build with. Refused are the others. ConfigErr is why
+	// nothing is known of them.
+	Nix               *nix.Client
+	Settings, Refused []nix.Setting
+	ConfigErr         error
 }
 
 // Limits and defaults.
@@ -105,6 +114,11 @@ func Discover(ctx context.Context, client *nix.Client, opts Options) (Result, er
 	if err != nil {
 		return Result{}, ref.hint(err)
 	}
+	r := Result{Flake: flake}
+	if err := r.configure(ctx, client, ref, opts.AcceptConfig); err != nil {
+		return Result{}, err
+	}
+	client = r.Nix
 	if len(args.Systems) == 0 {
 		system, err := CurrentSystem(ctx, client)
 		if err != nil {
@@ -132,7 +146,7 @@ func Discover(ctx context.Context, client *nix.Client, opts Options) (Result, er
 	if everything && ref.attr == nil {
 		s.unseen()
 	}
-	r := Result{Flake: flake, Systems: args.Systems, Evaluations: s.evaluations}
+	r.Systems, r.Evaluations = args.Systems, s.evaluations
 	if r.Outputs, err = resolve(ctx, client, s.outputs); err != nil {
 		return Result{}, err
 	}
@@ -158,6 +172,27 @@ func Discover(ctx context.Context, client *nix.Client, opts Options) (Result, er
 	slices.SortStableFunc(r.Outputs, func(a, b Output) int { return slices.Compare(a.Attr, b.Attr) })
 	slices.SortStableFunc(r.Skipped, func(a, b Skipped) int { return slices.Compare(a.Attr, b.Attr) })
 	return r, nil
+}
+
+// configure finds out what of the flake's nixConfig is used.
+func (r *Result) configure(ctx context.Context, client *nix.Client, ref reference, accept bool) error {
+	r.Nix = client
+	asked, err := client.FlakeSettings(ctx, r.Flake, ref.dir)
+	if err == nil && accept {
+		r.Settings = asked
+	} else if err == nil {
+		r.Settings, r.Refused, err = client.Accept(ctx, asked)
+	}
+	if ctx.Err() != nil {
+		return err
+	}
+	r.ConfigErr = err
+	if len(r.Settings) > 0 && len(r.Refused) == 0 {
+		// or Nix says that it uses nothing of it
+		client = client.With([]nix.Setting{{Name: "accept-flake-config", Value: "true"}})
+	}
+	r.Nix = client.With(r.Settings)
+	return nil
 }
 
 // CurrentSystem returns the system of the local Nix.

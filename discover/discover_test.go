@@ -479,6 +479,36 @@ func TestSameDerivationsAsNixBuild(t *testing.T) {
 	})
 }
 
+// A flake that needs the environment or its folder, as those of devenv do, is
+// evaluated as by "nix build --impure".
+func TestImpure(t *testing.T) {
+	t.Parallel()
+	nixtest.EachVersion(t, func(t *testing.T, v nixtest.Version) {
+		e := v.New(t)
+		dir := filepath.Join(e.Dir, "flake")
+		nixtest.Write(t, dir, "flake.nix", flake(`
+		packages.x86_64-linux.a = let root = builtins.getEnv "PWD"; in
+			assert root != ""; make "a" { inherit root; file = builtins.readFile (root + "/untracked"); };
+		`))
+		e.Git(t, dir)
+		nixtest.Write(t, dir, "untracked", "x")
+		if r := discoverIn(t, e, dir, nil); len(r.Outputs) != 0 {
+			t.Errorf("pure: got %q", attrs(r.Outputs))
+		}
+		client := nix.New(nix.Options{Env: e.Vars, Args: []string{"--option", "pure-eval", "false"}, Stderr: nixtest.Log(t)})
+		r, err := Discover(t.Context(), client, Options{Flake: dir, Systems: []string{"x86_64-linux"}})
+		if err != nil || len(r.Outputs) != 1 {
+			t.Fatalf("got %q, %v, %v", attrs(r.Outputs), r.Skipped, err)
+		}
+		if drv := e.Nix(t, dir, "eval", "--impure", "--raw", ".#a.drvPath"); r.Outputs[0].DrvPath != drv {
+			t.Errorf("got %s, want %s, as nix build --impure does", r.Outputs[0].DrvPath, drv)
+		}
+		if _, err := Build(t.Context(), client, r.Outputs, 0); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // Inputs are those of the lock file, and where it lacks them they are locked for
 // this evaluation. Nothing is written, which "nix build" would do.
 func TestInputsWithAndWithoutLockFile(t *testing.T) {

@@ -58,7 +58,7 @@ type evaluator struct {
 	client *nix.Client
 	args   arguments
 	// flake is the flake as a command line argument, and dir the folder in which
-	// it means that, or "".
+	// Nix runs, or "".
 	flake, dir string
 	// call is an expression for the flake, where Nix has no such argument.
 	call string
@@ -72,7 +72,7 @@ func newEvaluator(ctx context.Context, client *nix.Client, ref reference, flake 
 	if err != nil {
 		return nil, err
 	}
-	e := &evaluator{client: client, args: args}
+	e := &evaluator{client: client, args: args, dir: ref.dir}
 	switch {
 	case !v.HasRootInstallable():
 		e.call, err = callFlake(flake, v.NestsFlakes())
@@ -80,7 +80,7 @@ func newEvaluator(ctx context.Context, client *nix.Client, ref reference, flake 
 	case ref.dir != "" || strings.HasPrefix(flake.URL, "git+file:"):
 		// not locked: since 2.34, a revision of a local repository has its
 		// submodules as empty folders, and its work tree lacks them
-		e.flake, e.dir = ref.url, ref.dir
+		e.flake = ref.url
 	default:
 		e.flake = flake.URL
 	}
@@ -104,7 +104,7 @@ func callFlake(f nix.Flake, nested bool) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("evaluating the flake %s: %w", f.URL, err)
 	}
-	return fmt.Sprintf("(%s) (builtins.fromJSON %s)", callFlakeNix, nixString(string(j))), nil
+	return fmt.Sprintf("(%s) (builtins.fromJSON %s)", callFlakeNix, nix.Quote(string(j))), nil
 }
 
 func sameJSON(a, b []byte) bool {
@@ -118,7 +118,7 @@ func (e *evaluator) eval(ctx context.Context, args arguments, quiet bool) (json.
 	if err != nil {
 		return nil, err
 	}
-	expr := fmt.Sprintf("(%s) (builtins.fromJSON %s)", discoverNix, nixString(string(j)))
+	expr := fmt.Sprintf("(%s) (builtins.fromJSON %s)", discoverNix, nix.Quote(string(j)))
 	opts := nix.EvalOptions{Flake: e.flake, Dir: e.dir, Quiet: quiet}
 	if e.flake == "" {
 		expr = fmt.Sprintf("(%s) (%s)", expr, e.call)

@@ -44,7 +44,7 @@ func TestResultDependsOnSources(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			result := fmt.Sprintf("(%s) (builtins.fromJSON %s) (builtins.getFlake %s)", discoverNix, nixString(string(j)), nixString("git+file://"+dir))
+			result := fmt.Sprintf("(%s) (builtins.fromJSON %s) (builtins.getFlake %s)", discoverNix, nix.Quote(string(j)), nix.Quote("git+file://"+dir))
 			raw, err := newClient(t, e).Eval(t.Context(), "let r = builtins.toJSON ("+result+"); in [ (builtins.attrNames (builtins.getContext r)) (builtins.unsafeDiscardStringContext r) ]", nix.EvalOptions{Impure: true})
 			if err != nil {
 				t.Fatal(err)

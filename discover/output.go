@@ -6,6 +6,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/org/nixoci-action/internal/nix"
 )
 
 // Kind is a top-level attribute of a flake.
@@ -60,7 +62,6 @@ type Attr []string
 var (
 	identifier = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_'-]*$`)
 	keywords   = []string{"assert", "else", "if", "in", "inherit", "let", "or", "rec", "then", "with"}
-	nixEscapes = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "${", `\${`, "\n", `\n`, "\r", `\r`, "\t", `\t`)
 )
 
 // String returns the path as Nix writes it, names quoted where they must be:
@@ -69,14 +70,11 @@ func (a Attr) String() string {
 	names := make([]string, len(a))
 	for i, n := range a {
 		if names[i] = n; !identifier.MatchString(n) || slices.Contains(keywords, n) {
-			names[i] = nixString(n)
+			names[i] = nix.Quote(n)
 		}
 	}
 	return strings.Join(names, ".")
 }
-
-// nixString returns s as a string of the Nix language.
-func nixString(s string) string { return `"` + nixEscapes.Replace(s) + `"` }
 
 // Derivation is something to build.
 type Derivation struct {

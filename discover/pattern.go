@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+
+	"github.com/org/nixoci-action/internal/nix"
 )
 
 // compilePattern turns a glob over attribute paths into one POSIX regular
@@ -87,7 +89,7 @@ func (o *Output) Pattern() string {
 	names := make([]string, len(attr))
 	for i, n := range attr {
 		if names[i] = n; !plain.MatchString(n) {
-			names[i] = nixString(globEscapes.Replace(n))
+			names[i] = nix.Quote(globEscapes.Replace(n))
 		}
 	}
 	return strings.Join(names, ".")

@@ -286,7 +286,7 @@ func (s *search) giveUp(tasks []task, err error) error {
 		message := fmt.Sprintf("given up after %d evaluations", s.evaluations)
 		if t.From != nil {
 			message += fmt.Sprintf(", with %d attributes from %s to %s left",
-				*t.To-*t.From, nixString(t.names[*t.From]), nixString(t.names[*t.To-1]))
+				*t.To-*t.From, nix.Quote(t.names[*t.From]), nix.Quote(t.names[*t.To-1]))
 		}
 		s.skip(Skipped{Attr: t.Path, Kind: Kind(t.Path[0]), Reason: NotEvaluated, Message: message}, t.Path)
 	}

@@ -9,9 +9,11 @@ import (
 	"github.com/org/nixoci-action/discover"
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/internal/hint"
+	"github.com/org/nixoci-action/internal/nix"
 	"github.com/org/nixoci-action/internal/origin"
 	"github.com/org/nixoci-action/internal/ui"
 	"github.com/org/nixoci-action/matrix"
+	"github.com/org/nixoci-action/upstream"
 )
 
 // root is a store path that the user asked for, and the attribute it is.
@@ -60,13 +62,14 @@ func (p *publisher) discover(ctx context.Context) ([]discover.Output, error) {
 	endGroup := p.Messages.Group("discovering the outputs of %s", p.printable(origin.Shown(p.Flake)))
 	found, err := discover.Discover(ctx, p.Nix, discover.Options{
 		Flake: p.Flake, Systems: p.Systems, Kinds: p.Kinds, Include: p.Include, Exclude: p.Exclude,
-		DenyUnfree: p.DenyUnfree, Floating: !p.DryRun || p.BuildOnly, Logger: p.Log,
+		DenyUnfree: p.DenyUnfree, AcceptConfig: p.AcceptConfig, Floating: !p.DryRun || p.BuildOnly, Logger: p.Log,
 	})
 	endGroup()
 	end()
 	if err != nil {
 		return nil, err
 	}
+	p.configure(found)
 	p.origin = p.flakeOrigin(ctx, found.Flake)
 	found.Flake.URL = p.printable(found.Flake.URL)
 	p.report.discovered(found)
@@ -87,6 +90,45 @@ func (p *publisher) discover(ctx context.Context) ([]discover.Output, error) {
 			"try --system, --kinds or --include; --json lists what was skipped and why")
 	}
 	return found.Outputs, nil
+}
+
+// configure takes over what the flake's nixConfig asks for, as far as it is
+// accepted. Its substituters are upstream caches, unless there are to be none.
+func (p *publisher) configure(found discover.Result) {
+	names := func(settings []nix.Setting) string {
+		var list []string
+		for _, s := range settings {
+			list = append(list, s.Name)
+		}
+		return strings.Join(list, ", ")
+	}
+	p.Nix = found.Nix
+	if found.ConfigErr != nil {
+		p.Messages.Printf("the flake's nixConfig is not used: %v", found.ConfigErr)
+	}
+	if len(found.Refused) > 0 {
+		p.Messages.Printf("the flake's nixConfig is not used (%s). To use it, give --accept-flake-config, or set accept-flake-config = true in nix.conf", names(found.Refused))
+	}
+	if len(found.Settings) == 0 {
+		return
+	}
+	p.Messages.Printf("using the flake's nixConfig: %s", names(found.Settings))
+	for _, s := range found.Settings {
+		if len(p.Upstreams) == 0 || strings.TrimPrefix(s.Name, "extra-") != "substituters" {
+			continue
+		}
+		for _, url := range strings.Fields(s.Value) {
+			up, err := upstream.New(url, upstream.Options{Logger: p.Log})
+			if err != nil { // s3://, or a directory: Nix substitutes from it
+				p.Log.Debug("a substituter of the flake is not asked", "error", err)
+				continue
+			}
+			if !slices.Contains(p.report.Upstreams, up.String()) {
+				p.Upstreams = append(p.Upstreams, up)
+				p.report.Upstreams = append(p.report.Upstreams, up.String())
+			}
+		}
+	}
 }
 
 // build builds outputs, or in a dry run that does not build looks which of them

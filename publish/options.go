@@ -38,6 +38,7 @@ type Options struct {
 	Kinds            []discover.Kind
 	Include, Exclude []string
 	DenyUnfree       bool
+	AcceptConfig     bool
 
 	// SkipCached leaves outputs unbuilt that the cache or an upstream has.
 	SkipCached bool

@@ -12,6 +12,11 @@ import (
 // maxEvalSize bounds the result of an evaluation and of FlakeMetadata.
 const maxEvalSize = 512 << 20
 
+var escapes = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "${", `\${`, "\n", `\n`, "\r", `\r`, "\t", `\t`)
+
+// Quote returns s as a string of the Nix language.
+func Quote(s string) string { return `"` + escapes.Replace(s) + `"` }
+
 // EvalOptions say what an expression is evaluated with. The zero value is pure
 // evaluation with Nix's log shown.
 type EvalOptions struct {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -86,6 +87,9 @@ func (c *Client) run(ctx context.Context, cmd command, read func(io.Reader) erro
 	defer cancel(nil)
 	p := exec.CommandContext(stop, file, args...)
 	p.Env, p.Dir = c.env, cmd.dir
+	if cmd.dir != "" { // as a shell would say
+		p.Env = append(slices.Clone(c.env), "PWD="+cmd.dir)
+	}
 	p.Stdin = cmd.stdin
 	log := &tail{}
 	p.Stderr = log

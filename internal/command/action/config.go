@@ -114,6 +114,11 @@ func (c *config) secrets() *secret.Set {
 	return s
 }
 
+// distrust takes back what may be allowed to the job's own flake only. Somebody
+// else's would say from where a machine gets programs, which on a runner of one's
+// own the next job finds in the store.
+func (c *config) distrust() { c.text["accept-flake-config"] = "false" }
+
 // environ is the environment for one of the other commands: that of the step
 // without the inputs, and those inputs that are for the command.
 func (c *config) environ(command string, env []string) []string {

@@ -45,6 +45,22 @@ func TestConfig(t *testing.T) {
 	}
 }
 
+// The nixConfig of somebody else's flake is never used, whatever the workflow says.
+func TestDistrust(t *testing.T) {
+	t.Parallel()
+	c, err := parseConfig(env("GITHUB_ACTIONS", "true", "HOME", "/h", "INPUT_CACHE", "ghcr.io/o/r", "INPUT_ACCEPT-FLAKE-CONFIG", "true"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"true", "false"} {
+		got := c.environ(publishCommand, []string{"NIXOCI_ACCEPT_FLAKE_CONFIG=true"})
+		if !slices.Contains(got, "NIXOCI_ACCEPT_FLAKE_CONFIG="+want) || want == "false" && slices.Index(got, "NIXOCI_ACCEPT_FLAKE_CONFIG=false") < slices.Index(got, "NIXOCI_ACCEPT_FLAKE_CONFIG=true") {
+			t.Errorf("got %q, want %s, and last", got, want)
+		}
+		c.distrust()
+	}
+}
+
 // A command gets the inputs that are for it, and no secret that is not.
 func TestEnviron(t *testing.T) {
 	t.Parallel()

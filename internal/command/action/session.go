@@ -75,6 +75,9 @@ func (s *session) main(ctx context.Context) error {
 		return err
 	}
 	s.msg.Printf("mode: %s (%s)", m, reason)
+	if m == modeReadOnly {
+		s.cfg.distrust()
+	}
 	dir, err := os.MkdirTemp(s.getenv("RUNNER_TEMP"), "nixoci-")
 	if err != nil {
 		return fmt.Errorf("making a folder for the step: %w", err)

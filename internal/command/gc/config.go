@@ -15,12 +15,13 @@ import (
 
 // config is what the command line and the environment ask for.
 type config struct {
-	Cache   string
-	Flake   string // empty: publications alone say what is kept
-	Systems []string
-	Kinds   []discover.Kind
-	Include []string
-	Exclude []string
+	Cache        string
+	Flake        string // empty: publications alone say what is kept
+	Systems      []string
+	Kinds        []discover.Kind
+	AcceptConfig bool
+	Include      []string
+	Exclude      []string
 
 	Retention   time.Duration
 	KeepLast    int
@@ -72,6 +73,7 @@ func parseConfig(args []string, getenv func(string) string) (config, error) {
 	f.String(&c.Flake, "flake", "", "`FLAKE` whose outputs are kept as well: a folder or any flake reference. It is evaluated, not built (default: no flake)")
 	f.Strings(&c.Systems, "system", nil, "`SYSTEM` for which the flake's outputs are kept (default: those in the cache, and this machine's)")
 	f.Strings(&kinds, "kinds", nil, "`KINDS` of the flake's outputs to keep, separated by commas (default: all but hydraJobs)")
+	f.Bool(&c.AcceptConfig, "accept-flake-config", "use what the flake asks for in its nixConfig, as publish does with this flag")
 	f.Strings(&c.Include, "include", nil, "`GLOB` for the attributes of the flake to keep")
 	f.Strings(&c.Exclude, "exclude", nil, "`GLOB` for attributes of the flake not to keep")
 	f.Duration(&c.Delay, "delay", safeDelay, "`TIME` for which publishers and readers may work with what they know: nothing younger is removed, nothing replaced is deleted earlier")

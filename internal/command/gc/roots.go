@@ -78,7 +78,7 @@ func (c *collector) evaluate(ctx context.Context, systems []string) (discover.Re
 	shown, _ := secret.Reference(origin.Shown(c.cfg.Flake))
 	c.msg.Printf("evaluating %s for %s", shown, strings.Join(systems, ", "))
 	return discover.Discover(ctx, c.nix, discover.Options{
-		Flake: c.cfg.Flake, Systems: systems, Kinds: c.cfg.Kinds, Include: c.cfg.Include, Exclude: c.cfg.Exclude, Logger: c.log,
+		Flake: c.cfg.Flake, Systems: systems, Kinds: c.cfg.Kinds, Include: c.cfg.Include, Exclude: c.cfg.Exclude, AcceptConfig: c.cfg.AcceptConfig, Logger: c.log,
 	})
 }
 

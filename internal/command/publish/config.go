@@ -79,6 +79,7 @@ func parseConfig(args []string, getenv func(string) string) (config, error) {
 	f.Strings(&c.Exclude, "exclude", nil, "`GLOB` for attributes to skip")
 	f.Strings(&c.ExcludePaths, "exclude-path", nil, "`GLOB` for the names of store paths to leave out, with what refers to them")
 	f.Bool(&c.DenyUnfree, "deny-unfree", "skip outputs with an unfree license")
+	f.Bool(&c.AcceptConfig, "accept-flake-config", "use what the flake asks for in its nixConfig, as with accept-flake-config = true in nix.conf. Its author then decides where Nix gets programs from")
 	f.Bool(&c.SkipCached, "skip-cached", "do not build or fetch outputs that the cache or an upstream cache has; they are published all the same")
 	f.Choice(&c.Matrix, "matrix", []string{matrixOff, matrix.Planning, matrix.Recording}, "`MODE` for a matrix of jobs: plan prints the jobs that build what no cache has; record publishes the whole when the jobs are done. Neither builds anything")
 	f.Int(&c.MatrixJobs, "matrix-jobs", 20, "`NUMBER` of jobs in a matrix at most, up to 256")

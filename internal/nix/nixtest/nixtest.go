@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -75,7 +76,7 @@ func (e *Env) Try(dir, name string, args ...string) (string, error) {
 		name = find(e.path(), name)
 	}
 	cmd := exec.Command(name, args...)
-	cmd.Dir, cmd.Env = dir, e.Vars
+	cmd.Dir, cmd.Env = dir, append(slices.Clone(e.Vars), "PWD="+dir)
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
