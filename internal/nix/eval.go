@@ -24,7 +24,8 @@ type EvalOptions struct {
 	// expression is a function and is applied to the flake, as pure as a
 	// command line gives it; ask Version.HasRootInstallable first.
 	Flake string
-	// Dir is the folder that Flake "." means. If empty, the current one.
+	// Dir is the folder in which Nix runs, which Flake "." means. If empty, the
+	// current one.
 	Dir string
 	// Impure allows the environment, the time and unlocked references.
 	Impure bool
