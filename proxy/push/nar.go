@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"time"
 
@@ -17,13 +18,15 @@ type pendingNAR struct {
 	contents
 	// at is where it is in the repository; held is the NAR itself if it is not
 	// there yet.
-	at    format.Location
-	held  *spool
-	since time.Time
+	at   format.Location
+	held *spool
+	// client has sent it, or asked for it last, at since.
+	client string
+	since  time.Time
 }
 
-// pendingFor is how long a NAR waits for its path. `nix copy` sends the
-// narinfo right after it.
+// pendingFor is how long a NAR waits for its path after its client has pushed
+// anything. Since 2.35, `nix copy` sends the narinfos after all NARs.
 const pendingFor = time.Hour
 
 // putNAR takes the NAR with a file hash: what does not have that, or is no NAR, is
@@ -78,7 +81,7 @@ func (p *Receiver) putNAR(r *http.Request, hash string) (int, error) {
 // memory: it is stored with its path, together with others. Nothing is sent
 // before all of it is checked: what has a secret in it must not go out.
 func (p *Receiver) storeNAR(ctx context.Context, s *spool, client string) (*pendingNAR, error) {
-	n := &pendingNAR{since: time.Now()}
+	n := &pendingNAR{client: client, since: time.Now()}
 	var err error
 	if n.contents, err = p.verify(ctx, s, client); err != nil {
 		return nil, err
@@ -135,11 +138,12 @@ func (p *Receiver) expire() {
 	p.mu.Lock()
 	var old []*pendingNAR
 	for hash, n := range p.nars {
-		if time.Since(n.since) > pendingFor {
+		if time.Since(n.since) > pendingFor && time.Since(p.seen[n.client]) > pendingFor {
 			delete(p.nars, hash)
 			old = append(old, n)
 		}
 	}
+	maps.DeleteFunc(p.seen, func(_ string, last time.Time) bool { return time.Since(last) > pendingFor })
 	p.mu.Unlock()
 	for _, n := range old {
 		if n.held != nil {
@@ -151,9 +155,23 @@ func (p *Receiver) expire() {
 // Asked answers what Nix asks before it sends a NAR: whether one with this file
 // hash is here.
 func (p *Receiver) Asked(r *http.Request, hash string) bool {
-	if p.authorize(r) == nil {
+	allowed := p.authorize(r) == nil
+	if allowed {
 		p.session.touch()
+		p.active(r)
 	}
-	_, ok := p.nar(hash)
+	n, ok := p.nar(hash)
+	if ok && allowed { // it will not be sent again
+		p.mu.Lock()
+		n.client, n.since = client(r), time.Now()
+		p.mu.Unlock()
+	}
 	return ok
+}
+
+// active notes that a client is pushing.
+func (p *Receiver) active(r *http.Request) {
+	p.mu.Lock()
+	p.seen[client(r)] = time.Now()
+	p.mu.Unlock()
 }

@@ -147,6 +147,7 @@ type Receiver struct {
 
 	mu   sync.Mutex
 	nars map[string]*pendingNAR // by file hash: here, and no path has them yet
+	seen map[string]time.Time   // by client: when it last pushed
 }
 
 // New returns a Receiver that takes nothing before Attach.
@@ -167,6 +168,7 @@ func New(o Options) *Receiver {
 		kick: make(chan struct{}, 1), lost: lru.New[string, struct{}](10_000, nil), listings: newListings(),
 		documents: semaphore.NewWeighted(documentSize),
 		nars:      map[string]*pendingNAR{},
+		seen:      map[string]time.Time{},
 	}
 	for _, t := range o.Tokens {
 		p.tokens = append(p.tokens, sha256.Sum256([]byte(t)))
@@ -222,6 +224,8 @@ func (p *Receiver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			err = &refusal{http.StatusServiceUnavailable, "the proxy is stopping"}
 		} else {
 			defer p.session.end()
+			p.active(r)
+			defer p.active(r) // it may take long
 			status, err = p.put(r)
 		}
 	}
