@@ -47,6 +47,10 @@ func (v Version) HasRootInstallable() bool { return v.since(26) }
 // and not that of the whole source: since 2.14.
 func (v Version) NestsFlakes() bool { return v.since(14) }
 
+// HasCacheInfoTTL reports whether Nix has the setting narinfo-cache-meta-ttl,
+// since 2.34. Determinate Nix had it earlier.
+func (v Version) HasCacheInfoTTL() bool { return v.since(34) }
+
 // hasStdin: "--stdin" reads installables, and a .drv as an installable is
 // that file, not its outputs. Both since 2.15.
 func (v Version) hasStdin() bool { return v.since(15) }

@@ -4,6 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,6 +15,8 @@ import (
 	"time"
 
 	"github.com/org/nixoci-action/internal/cli"
+	"github.com/org/nixoci-action/internal/nix"
+	"github.com/org/nixoci-action/internal/nix/nixtest"
 	"github.com/org/nixoci-action/internal/steplog"
 	"github.com/org/nixoci-action/internal/ui"
 	"github.com/org/nixoci-action/report"
@@ -174,10 +179,48 @@ func TestConfText(t *testing.T) {
 		"extra-substituters = " + url + "\nextra-trusted-public-keys = a:1 b:2\nnarinfo-cache-negative-ttl = 0\n": {"a:1", "b:2"},
 		"extra-substituters = " + url + "?trusted=1\nnarinfo-cache-negative-ttl = 0\n":                            nil,
 	} {
-		if got, err := confText(url, keys); err != nil || got != want {
+		if got, err := confText(url, keys, nix.Version{Major: 2, Minor: 8}); err != nil || got != want {
 			t.Errorf("got %q, %v; want %q", got, err, want)
 		}
 	}
+}
+
+// Each Nix knows the settings that it gets. From 2.34 on, a proxy that has died
+// fails no build any more.
+func TestConfTextWithNix(t *testing.T) {
+	t.Parallel()
+	nixtest.EachVersion(t, func(t *testing.T, v nixtest.Version) {
+		e := v.New(t)
+		version, err := nix.New(nix.Options{Env: e.Vars}).Version(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path != "/nix-cache-info" {
+				w.WriteHeader(http.StatusNotFound)
+				return
+			}
+			_, _ = io.WriteString(w, "StoreDir: "+e.Store+"\n")
+		}))
+		defer proxy.Close()
+		conf, err := confText(proxy.URL, nil, version)
+		if err != nil {
+			t.Fatal(err)
+		}
+		nixtest.Write(t, filepath.Join(e.Dir, "etc"), "nix.conf", conf)
+		// which would come before the file
+		e.Vars = append(e.Vars, "NIX_CONFIG=system = x86_64-linux\nsandbox = false\nbuild-users-group =\ndownload-attempts = 1\nexperimental-features = nix-command flakes\n")
+		build := func(name string) (string, error) {
+			return e.Try(e.Dir, "sh", "-c", `nix build --no-link --impure --expr "$0" 2>&1`, fmt.Sprintf(`derivation { name = "%s"; system = "x86_64-linux"; builder = "/bin/sh"; args = [ "-c" "echo > $out" ]; }`, name))
+		}
+		if out, err := build("first"); err != nil || strings.Contains(out, "unknown setting") {
+			t.Errorf("got %v: %s", err, out)
+		}
+		proxy.Close()
+		if out, err := build("second"); (err == nil) != version.HasCacheInfoTTL() {
+			t.Errorf("when the proxy has died: got %v: %s", err, out)
+		}
+	})
 }
 
 // The user's own files stay in force.

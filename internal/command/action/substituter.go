@@ -22,6 +22,7 @@ import (
 	"github.com/org/nixoci-action/bincache"
 	"github.com/org/nixoci-action/internal/cli"
 	"github.com/org/nixoci-action/internal/hint"
+	"github.com/org/nixoci-action/internal/nix"
 	"github.com/org/nixoci-action/internal/signing"
 )
 
@@ -50,7 +51,11 @@ func (s *session) substitute(ctx context.Context) error {
 	if err := s.saveState(); err != nil {
 		return err
 	}
-	conf, err := confText(s.state.URL, keys)
+	v, err := s.nix().Version(ctx)
+	if err != nil {
+		return hint.Wrap(err, "place this step after the one that installs Nix")
+	}
+	conf, err := confText(s.state.URL, keys, v)
 	if err != nil {
 		return err
 	}
@@ -142,19 +147,20 @@ func (s *session) publicKeys(ctx context.Context) ([]string, error) {
 
 // confText are the lines for Nix. A cache without keys is trusted, because it
 // would be of no use to the job otherwise; the README says so.
-func confText(url string, keys []string) (string, error) {
+func confText(url string, keys []string, v nix.Version) (string, error) {
 	lines, err := bincache.Substituter{URL: url, PublicKeys: keys}.Lines()
 	// what another job publishes meanwhile must not stay unseen for an hour
-	return lines + "narinfo-cache-negative-ttl = 0\n", err
+	lines += "narinfo-cache-negative-ttl = 0\n"
+	if v.HasCacheInfoTTL() { // then Nix goes on without a proxy that has died
+		lines += "narinfo-cache-meta-ttl = 0\n"
+	}
+	return lines, err
 }
 
 // configureNix has Nix read the file with the lines, in this step and the later
 // ones, and makes sure that it does ask the proxy then. The lines are in a file
 // of the step, so that the end of the job undoes them even if nothing else can.
 func (s *session) configureNix(ctx context.Context) error {
-	if _, err := s.nix().Version(ctx); err != nil {
-		return hint.Wrap(err, "place this step after the one that installs Nix")
-	}
 	if err := s.addEnv("NIX_USER_CONF_FILES", s.confFile()+":"+s.userConfFiles()); err != nil {
 		return err
 	}
