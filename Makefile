@@ -39,6 +39,11 @@ image: ## build the container image of the proxy into dist/image
 	done
 	go run ./internal/image build -bin dist/bin -version '$(VERSION)' -to dist/image
 
+# NIX_DIR=/folder/with/nix: all that follows with that Nix instead of the machine's
+ifdef NIX_DIR
+export PATH := $(abspath $(NIX_DIR)):$(PATH)
+endif
+
 .PHONY: demo
 demo: ## publish the example flake, serve it, substitute it into an empty store
 	scripts/install-deps --for demo
