@@ -199,6 +199,9 @@ func TestActionBuildsForks(t *testing.T) {
 		t.Errorf("got %s published, %s failed", j.output("published"), j.output("failed"))
 	}
 	w.noProxy(j)
+	w.addConf("experimental-features = nix-command flakes\naccept-flake-config = true\n")
+	asking := strings.Replace(flakeText(t.Name(), ""), "{", `{ nixConfig.extra-substituters = [ "http://127.0.0.1:1" ];`, 1)
+	run(asking, "accept-flake-config: true").wants(0, "mode: build", "the flake's nixConfig is not used (extra-substituters)")
 	j = run(flakeText(t.Name(), "")+"}", "")
 	j.wants(1, "mode: build", "::error file=flake.nix,line=22,col=1::", "❌ <b>nothing was built</b>", "syntax error", note)
 	j.lacks("✅ <b>")

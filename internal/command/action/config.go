@@ -117,7 +117,10 @@ func (c *config) secrets() *secret.Set {
 // distrust takes back what may be allowed to the job's own flake only. Somebody
 // else's would say from where a machine gets programs, which on a runner of one's
 // own the next job finds in the store.
-func (c *config) distrust() { c.text["accept-flake-config"] = "false" }
+func (c *config) distrust() {
+	c.text["accept-flake-config"] = "false"
+	c.text["extra-nix-args"] += " --option accept-flake-config false" // also if nix.conf says otherwise
+}
 
 // environ is the environment for one of the other commands: that of the step
 // without the inputs, and those inputs that are for the command.

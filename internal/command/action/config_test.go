@@ -45,7 +45,8 @@ func TestConfig(t *testing.T) {
 	}
 }
 
-// The nixConfig of somebody else's flake is never used, whatever the workflow says.
+// The nixConfig of somebody else's flake is never used, whatever the workflow and
+// nix.conf say.
 func TestDistrust(t *testing.T) {
 	t.Parallel()
 	c, err := parseConfig(env("GITHUB_ACTIONS", "true", "HOME", "/h", "INPUT_CACHE", "ghcr.io/o/r", "INPUT_ACCEPT-FLAKE-CONFIG", "true"))
@@ -56,6 +57,9 @@ func TestDistrust(t *testing.T) {
 		got := c.environ(publishCommand, []string{"NIXOCI_ACCEPT_FLAKE_CONFIG=true"})
 		if !slices.Contains(got, "NIXOCI_ACCEPT_FLAKE_CONFIG="+want) || want == "false" && slices.Index(got, "NIXOCI_ACCEPT_FLAKE_CONFIG=false") < slices.Index(got, "NIXOCI_ACCEPT_FLAKE_CONFIG=true") {
 			t.Errorf("got %q, want %s, and last", got, want)
+		}
+		if refuses := slices.Contains(got, "NIXOCI_NIX_ARG=--option\naccept-flake-config\nfalse\n"); refuses != (want == "false") {
+			t.Errorf("got %q", got)
 		}
 		c.distrust()
 	}

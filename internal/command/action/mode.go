@@ -35,11 +35,17 @@ const (
 	forkSkip  = "skip"
 )
 
+// foreign reports whether somebody else may have chosen what the job evaluates
+// and builds, and the workflow does not say that it trusts them.
+func (c *config) foreign() bool {
+	return c.event.Foreign != "" && (!c.event.Privileged || !slices.Contains(c.trustEvents(), c.event.Name))
+}
+
 // choose returns the mode and the reason for it. Its error has the status
 // ExitUsage.
 func choose(c config, getenv func(string) string) (mode, string, error) {
 	event := c.event
-	foreign := event.Foreign != "" && (!event.Privileged || !slices.Contains(c.trustEvents(), event.Name))
+	foreign := c.foreign()
 	fork, lacks := "", c.lacks(getenv)
 	switch {
 	case foreign && event.Privileged:

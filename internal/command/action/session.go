@@ -75,7 +75,7 @@ func (s *session) main(ctx context.Context) error {
 		return err
 	}
 	s.msg.Printf("mode: %s (%s)", m, reason)
-	if m == modeReadOnly {
+	if s.cfg.foreign() {
 		s.cfg.distrust()
 	}
 	dir, err := os.MkdirTemp(s.getenv("RUNNER_TEMP"), "nixoci-")
