@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -16,6 +18,7 @@ import (
 	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/indextest"
 	"github.com/org/nixoci-action/internal/registry"
+	"github.com/org/nixoci-action/internal/registrytest"
 )
 
 // piled is how many segments of a size a compaction merges.
@@ -233,6 +236,32 @@ func packOf(t *testing.T, repo registry.Repository, names ...string) []format.En
 		entries[i].NAR.Blob, entries[i].NAR.BlobSize = desc.Digest, desc.Size
 	}
 	return entries
+}
+
+// An answer that breaks off while a pack is read ends no collection.
+func TestRepackBrokenOff(t *testing.T) {
+	f := registrytest.NewFaulty(t, registrytest.NewDistribution(t).Addr)
+	repo, err := registry.Open(f.Addr+"/a/b", registry.Options{Push: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pack := packOf(t, repo, "m1", "m2", "m3", "m4", "m5")
+	indextest.PublishAt(t, repo, 90, "refs/pull/1/merge", pack...)
+	indextest.PublishAt(t, repo, 50, "refs/heads/main", pack[1], pack[3])
+	var broken atomic.Bool
+	f.Inject(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		if strings.HasSuffix(r.URL.Path, pack[0].NAR.Blob.String()) && r.Header.Get("Range") != "" && !broken.Swap(true) {
+			w.Header().Set("Content-Range", strings.Replace(r.Header.Get("Range"), "=", " ", 1)+"/*")
+			w.Header().Set("Content-Length", "1000")
+			w.WriteHeader(http.StatusPartialContent)
+			_, _ = w.Write([]byte("x"))
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+	if _, done := mustCollect(t, repo, 0, defaults); done.Repacked == 0 || !broken.Load() {
+		t.Errorf("got %+v, broken off: %v", done, broken.Load())
+	}
 }
 
 func TestRepack(t *testing.T) {

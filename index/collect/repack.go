@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -133,31 +132,24 @@ func (c *collection) readParts(ctx context.Context, parts []packed) ([]packed, e
 	if last.Offset+last.Size-first.Offset > maxRepacked {
 		return c.leave(digest, errors.New("it is too large"))
 	}
-	body, err := c.cache.Repository().Blob(ctx, digest, first.Offset, last.Offset+last.Size-first.Offset)
+	span, err := registry.ReadPart(ctx, c.cache.Repository(), digest, first.Offset, last.Offset+last.Size-first.Offset)
 	if errors.Is(err, registry.ErrNotFound) {
 		return nil, &registry.MissingBlobsError{Digests: []v1.Hash{digest}, Err: err}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("reading pack %s: %w", digest, err)
 	}
-	defer body.Close()
 	at := first.Offset
 	for i := range parts {
 		p := &parts[i]
 		if p.from.Offset < at {
 			return c.leave(digest, errors.New("its parts overlap"))
 		}
-		if _, err := io.CopyN(io.Discard, body, p.from.Offset-at); err != nil {
-			return nil, fmt.Errorf("reading pack %s: %w", digest, err)
-		}
-		p.data = make([]byte, p.from.Size)
-		if _, err := io.ReadFull(body, p.data); err != nil {
-			return nil, fmt.Errorf("reading pack %s: %w", digest, err)
-		}
+		at = p.from.Offset + p.from.Size
+		p.data = bytes.Clone(span[p.from.Offset-first.Offset : at-first.Offset]) // most of the span is waste
 		if sum := sha256.Sum256(p.data); bincache.FormatHash(sum[:]) != p.file {
 			return c.leave(digest, fmt.Errorf("it is damaged: %s is not at %d", p.file, p.from.Offset))
 		}
-		at = p.from.Offset + p.from.Size
 	}
 	return parts, nil
 }
@@ -165,16 +157,11 @@ func (c *collection) readParts(ctx context.Context, parts []packed) ([]packed, e
 // readDocuments reads documents out of one blob, which is verified as a whole.
 func (c *collection) readDocuments(ctx context.Context, parts []packed) ([]packed, error) {
 	from := parts[0].from
-	body, err := c.cache.Repository().Blob(ctx, from.Blob, 0, from.BlobSize)
+	blob, err := registry.ReadPart(ctx, c.cache.Repository(), from.Blob, 0, from.BlobSize)
 	if errors.Is(err, registry.ErrNotFound) {
 		return nil, &registry.MissingBlobsError{Digests: []v1.Hash{from.Blob}, Err: err}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("reading documents in %s: %w", from.Blob, err)
-	}
-	defer body.Close()
-	blob := make([]byte, from.BlobSize)
-	if _, err := io.ReadFull(body, blob); err != nil {
 		return nil, fmt.Errorf("reading documents in %s: %w", from.Blob, err)
 	}
 	if got := format.DigestOf(blob); got != from.Blob {
@@ -182,7 +169,7 @@ func (c *collection) readDocuments(ctx context.Context, parts []packed) ([]packe
 	}
 	for i := range parts {
 		p := &parts[i]
-		p.data = blob[p.from.Offset : p.from.Offset+p.from.Size]
+		p.data = bytes.Clone(blob[p.from.Offset : p.from.Offset+p.from.Size])
 	}
 	return parts, nil
 }

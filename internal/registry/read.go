@@ -11,9 +11,19 @@ import (
 // ReadBlob reads a whole blob of exactly size bytes, verified against its
 // digest. A transfer that breaks is begun again.
 func ReadBlob(ctx context.Context, repo Repository, digest v1.Hash, size int64) ([]byte, error) {
+	return readAll(ctx, repo, digest, 0, -1, size)
+}
+
+// ReadPart reads length bytes of a blob from offset on. Nothing verifies them.
+// A transfer that breaks is begun again.
+func ReadPart(ctx context.Context, repo Repository, digest v1.Hash, offset, length int64) ([]byte, error) {
+	return readAll(ctx, repo, digest, offset, length, length)
+}
+
+func readAll(ctx context.Context, repo Repository, digest v1.Hash, offset, length, size int64) ([]byte, error) {
 	const tries = 3
 	for n := 1; ; n++ {
-		body, err := repo.Blob(ctx, digest, 0, -1)
+		body, err := repo.Blob(ctx, digest, offset, length)
 		if err != nil {
 			return nil, err
 		}
