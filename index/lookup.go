@@ -110,6 +110,12 @@ func (s *Snapshot) LookupBuildTrace(drv, output string) (format.Realisation, for
 	return s.realisation(format.Realisation{Drv: drv, Output: output})
 }
 
+// Realises reports whether the index has a realisation of that name.
+func (s *Snapshot) Realises(r format.Realisation) bool {
+	_, _, ok := s.realisation(r)
+	return ok
+}
+
 func (s *Snapshot) realisation(r format.Realisation) (format.Realisation, format.Entry, bool) {
 	p, ok := s.extraKeys().realisations[r.Key()]
 	e, ok := s.at(p.Position, ok)

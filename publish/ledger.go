@@ -250,7 +250,7 @@ func (l *ledger) imported(im migrate.Imported) {
 	l.Imported = &report.Imported{
 		Total: report.Total{Paths: im.Paths, NarSize: im.NarSize, FileSize: im.FileSize}, Present: im.Present,
 		Lost: names(im.Lost), Incomplete: names(im.Incomplete), Unusable: im.Unusable,
-		Other: im.Other, SignedBy: im.Keys, Unsigned: im.Unsigned,
+		Realisations: im.Realisations, Other: im.Other, SignedBy: im.Keys, Unsigned: im.Unsigned,
 	}
 	for _, s := range im.Segments {
 		l.Segments = append(l.Segments, s.Tag)

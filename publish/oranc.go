@@ -90,8 +90,11 @@ func (p *publisher) printImported(im migrate.Imported, publicKeys []string) {
 		verb = "to import"
 	}
 	p.Messages.Printf("%s: %s, NAR size %s, %s compressed; in the cache already: %s", verb, ui.Count(im.Paths, "path"), ui.Bytes(im.NarSize), ui.Bytes(im.FileSize), ui.Number(im.Present))
+	if im.Realisations > 0 {
+		p.Messages.Printf("%s, too: %s", verb, ui.Count(im.Realisations, "realisation"))
+	}
 	if im.Other > 0 {
-		p.Messages.Printf("not imported: %s that are no store paths, such as realisations and build logs", ui.Count(im.Other, "file"))
+		p.Messages.Printf("not imported: %s that are no store paths, such as build logs", ui.Count(im.Other, "file"))
 	}
 	if im.Unsigned > 0 {
 		p.Messages.Printf("without a signature: %s", ui.Count(im.Unsigned, "path"))

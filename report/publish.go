@@ -178,7 +178,10 @@ type Imported struct {
 	Incomplete []string `json:"incomplete,omitempty"`
 	// Unusable are the names of narinfos.
 	Unusable []string `json:"unusable,omitempty"`
-	// Other is the number of files that are not imported: realisations, logs.
+	// Realisations is the number of those of content-addressed derivations that
+	// paths of the cache got.
+	Realisations int `json:"realisations,omitempty"`
+	// Other is the number of files that are not imported, such as logs.
 	Other int `json:"other"`
 	// SignedBy has the number of paths by the name of the key.
 	SignedBy map[string]int `json:"signedBy"`

@@ -55,8 +55,11 @@ type Imported struct {
 	// Unusable are the keys of narinfos that were left out because no Nix could
 	// use them.
 	Unusable []string
-	// Other is the number of files that are not imported at all, such as
-	// realisations and build logs.
+	// Realisations is the number of realisations that paths of the cache got.
+	Realisations int
+	// Other is the number of files that are not imported at all: build logs,
+	// listings, and realisations that no Nix could use or whose paths are not
+	// there.
 	Other int
 	// Keys tells of each signing key, by its name, how many paths it has
 	// signed; Unsigned is the number of paths without a signature.
@@ -81,8 +84,12 @@ type importer struct {
 	w      *index.Writer
 	opened time.Time // when w was made
 	files  orancFiles
-	dir    string // the store directory
-	todo   []string
+	dir    string   // the store directory
+	todo   []string // hash parts of narinfos
+	again  []string // of entries that get realisations
+	// realised are the realisations that the cache has not, by the base name of
+	// their path
+	realised map[string][]format.Realisation
 	// newKeys: the configuration has public keys that the cache does not know
 	newKeys bool
 	// adding makes readers wait for a commit: else it would go on with what they
@@ -117,13 +124,15 @@ func Oranc(ctx context.Context, c *index.Cache, o ImportOptions) (*index.Snapsho
 	}
 	im := &importer{
 		cache: c, opts: o, base: base, files: newOrancFiles(tags),
-		claimed: map[string]bool{}, added: map[string]format.Entry{}, waiting: map[string]format.Entry{}, upstream: map[string]bool{},
+		realised: map[string][]format.Realisation{}, claimed: map[string]bool{}, added: map[string]format.Entry{}, waiting: map[string]format.Entry{}, upstream: map[string]bool{},
 		result: Imported{Keys: map[string]int{}},
 	}
-	im.sort()
+	if err := im.sort(ctx); err != nil {
+		return nil, im.result, fmt.Errorf("importing what oranc has stored: %w", err)
+	}
 	im.newKeys = im.result.Present+len(im.todo) > 0 &&
 		slices.ContainsFunc(o.Config.PublicKeys, func(k string) bool { return !slices.Contains(base.Config().PublicKeys, k) })
-	if len(im.todo) == 0 && !im.newKeys {
+	if len(im.todo)+len(im.again) == 0 && !im.newKeys {
 		return base, im.result, nil
 	}
 	if err := im.prepare(ctx); err != nil {
@@ -137,21 +146,64 @@ func Oranc(ctx context.Context, c *index.Cache, o ImportOptions) (*index.Snapsho
 	return c.Current(), im.result, nil
 }
 
-// sort finds out which narinfos are to be read.
-func (im *importer) sort() {
+// sort finds out which narinfos are to be read, and reads the realisations.
+func (im *importer) sort(ctx context.Context) error {
+	var realisations []bincache.File
 	for _, key := range slices.Sorted(maps.Keys(im.files)) {
 		hashPart, ok := oranc.HashPart(key)
-		switch kind := bincache.Parse(key).Kind; {
+		switch file := bincache.Parse(key); {
 		case ok:
 			if _, ok := im.base.Lookup(hashPart); ok {
 				im.result.Present++
 			} else {
 				im.todo = append(im.todo, hashPart)
 			}
-		case kind != 0 && kind != bincache.Narinfo && kind != bincache.NAR && kind != bincache.CacheInfo:
+		case file.Kind == bincache.Realisation || file.Kind == bincache.BuildTrace:
+			if !im.base.Realises(format.RealisationOf(file)) {
+				realisations = append(realisations, file)
+			}
+		case file.Kind != 0 && file.Kind != bincache.Narinfo && file.Kind != bincache.NAR && file.Kind != bincache.CacheInfo:
 			im.result.Other++
 		}
 	}
+	return im.readRealisations(ctx, realisations)
+}
+
+// readRealisations reads the files of realisations. The paths of the cache that
+// they are about are written again.
+func (im *importer) readRealisations(ctx context.Context, files []bincache.File) error {
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(importJobs)
+	for _, file := range files {
+		g.Go(func() error {
+			var r format.Realisation
+			var path string
+			text, err := im.text(gctx, file.Path())
+			if err == nil {
+				r, path, err = format.ParseRealisation(file, []byte(text))
+			} else if !errors.As(err, new(*unusableError)) {
+				return err
+			}
+			im.mu.Lock()
+			defer im.mu.Unlock()
+			if err != nil {
+				im.cache.Options().Logger.Info("left out of what oranc has stored", "key", file.Path(), "error", err)
+				im.result.Other++
+				return nil
+			}
+			im.realised[path] = append(im.realised[path], r)
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	for path := range im.realised {
+		if e, ok := im.base.Lookup(path[:storepath.HashPartLen]); ok && e.Path.Base() == path {
+			im.again = append(im.again, e.Path.HashPart)
+		}
+	}
+	return nil
 }
 
 // prepare learns what oranc says of the whole cache.
@@ -219,7 +271,7 @@ func (im *importer) firstStoreDir(ctx context.Context) (string, error) {
 func (im *importer) readAll(ctx context.Context) error {
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(importJobs)
-	for _, hashPart := range im.todo {
+	for _, hashPart := range slices.Concat(im.todo, im.again) {
 		if gctx.Err() != nil {
 			break
 		}
@@ -258,7 +310,7 @@ func (im *importer) claim(hashPart string) bool {
 // returns what the path refers to, unless that is available anyway.
 func (im *importer) load(ctx context.Context, hashPart string) ([]string, error) {
 	if e, ok := im.base.Lookup(hashPart); ok {
-		if im.opened.Sub(e.Added) < format.PinAfter {
+		if !e.Realise(im.realised[e.Path.Base()]...) && im.opened.Sub(e.Added) < format.PinAfter {
 			return nil, nil
 		}
 		return e.References, im.add(ctx, e) // or a collection might remove it
@@ -273,6 +325,7 @@ func (im *importer) load(ctx context.Context, hashPart string) ([]string, error)
 		im.mu.Lock()
 		switch {
 		case left == nil:
+			e.Realise(im.realised[e.Path.Base()]...)
 			im.added[hashPart] = e
 		case left.lost != (storepath.Path{}):
 			im.result.Lost = append(im.result.Lost, left.lost)
@@ -360,6 +413,15 @@ func (im *importer) commit(ctx context.Context, failed error) error {
 		for _, sig := range e.Signatures {
 			name, _, _ := strings.Cut(sig, ":")
 			im.result.Keys[name]++
+		}
+	}
+	for path, rs := range im.realised {
+		hashPart := path[:storepath.HashPartLen]
+		_, added := im.added[hashPart]
+		if _, present := im.base.Lookup(hashPart); (added || present) && !left[hashPart] {
+			im.result.Realisations += len(rs)
+		} else {
+			im.result.Other += len(rs)
 		}
 	}
 	slices.SortFunc(im.result.Lost, func(a, b storepath.Path) int { return strings.Compare(a.HashPart, b.HashPart) })

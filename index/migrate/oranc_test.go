@@ -96,6 +96,37 @@ func notOurs(tag string) bool {
 	return tag != format.RootTag && !strings.HasPrefix(tag, format.SegmentTagPrefix)
 }
 
+// Realisations of paths that were imported before are added to them. One that is
+// of no path, or that Nix could not read, is counted.
+func TestImportRealisations(t *testing.T) {
+	t.Parallel()
+	repo := indextest.Watch(indextest.Open(t, t.TempDir()))
+	e := orancChain(t, repo, 1)[0]
+	mustImport(t, repo, ImportOptions{})
+	id := func(digit string) string { return "sha256:" + strings.Repeat(digit, 64) + "!out" }
+	put := func(id, outPath string) {
+		key := "realisations/" + id + ".doi"
+		oranctest.Put(t, repo, oranc.Tag(key), key, "application/octet-stream",
+			fmt.Appendf(nil, `{"dependentRealisations":{},"id":%q,"outPath":%q,"signatures":["%s"]}`, id, outPath, orancSig))
+	}
+	put(id("1"), e.Path.Base())
+	put(id("2"), strings.Repeat("0", 32)+"-gone")
+	put(id("3"), "../x")
+	for _, o := range []ImportOptions{{DryRun: true}, {}} {
+		if im := mustImport(t, repo, o); im.Realisations != 1 || im.Other != 2 || im.Paths != 0 || im.Present != 1 || (len(im.Segments) == 0) != o.DryRun {
+			t.Errorf("%+v: got %+v", o, im)
+		}
+	}
+	r, of, ok := indextest.Sweep(t, repo).LookupRealisation(id("1"))
+	if !ok || of.Path != e.Path || !slices.Equal(r.Signatures, []string{orancSig}) {
+		t.Errorf("got %+v of %s, %v", r, of.Path, ok)
+	}
+	repo.Written = nil
+	if im := mustImport(t, repo, ImportOptions{}); im.Realisations != 0 || len(repo.Written) != 0 {
+		t.Errorf("once more: got %+v, wrote %v", im, repo.Written)
+	}
+}
+
 // Every path of oranc's is ours afterwards, as it was; no NAR is sent, and
 // nothing of oranc's is changed.
 func TestImportOranc(t *testing.T) {

@@ -155,3 +155,30 @@ func TestImportsOrancPartly(t *testing.T) {
 		t.Errorf("got %s", im.stderr)
 	}
 }
+
+// What content-addressed derivations have become is imported: a client gets it by
+// the derivation, whose paths it cannot know.
+func TestImportsOrancRealisations(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.addConf("extra-experimental-features = ca-derivations\n")
+	flake := "path:" + w.flake(extrasFlake(t.Name())) + "#ca"
+	files := filepath.Join(w.Dir, "files")
+	w.Nix(t, w.Dir, "build", "--no-link", flake)
+	w.Nix(t, w.Dir, "copy", "--to", "file://"+files+"?secret-key="+w.keyFile, flake)
+	cache := registrytest.NewDistribution(t).Addr + "/a/b"
+	repo, err := registry.Open(cache, registry.Options{Push: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	oranctest.Copy(t, repo, files, oranc.Tag)
+	im := w.tryPublish(cache, "--import-oranc", "--upstream", "none", "--sign-key-file", w.keyFile)
+	if im.code != 0 || im.Imported.Realisations == 0 || im.Imported.Other != 0 {
+		t.Errorf("got %d, %+v\n%s", im.code, im.Imported, im.stderr)
+	}
+	client := w.newClient(w.proxy(cache))
+	if out, err := client.nix("build", "--no-link", flake); err != nil {
+		t.Errorf("substituting a content-addressed derivation: %v\n%s", err, out)
+	}
+	w.Cleanup(func() { makeWritable(client.root) })
+}
