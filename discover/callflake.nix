@@ -8,7 +8,10 @@ let
   inherit (builtins)
     fetchTree foldl' fromJSON intersectAttrs isFunction isList mapAttrs readFile removeAttrs substring;
 
-  source = fetchTree { type = "path"; inherit path; inherit (locked) narHash lastModified; };
+  # a tarball has no time here
+  time = intersectAttrs { lastModified = null; } locked;
+  fetched = fetchTree ({ type = "path"; inherit path; inherit (locked) narHash; } // time);
+  source = if time == { } then removeAttrs fetched [ "lastModified" "lastModifiedDate" ] else fetched;
   revision = if locked ? rev then { inherit (locked) rev; shortRev = substring 0 7 locked.rev; } else { };
   root = source // revision
     // intersectAttrs { revCount = null; dirtyRev = null; dirtyShortRev = null; } locked
