@@ -3,6 +3,7 @@ GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 ACTIONLINT    := github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 ACT           := github.com/nektos/act@v0.2.89
 GOVULNCHECK   := golang.org/x/vuln/cmd/govulncheck@v1.8.0
+CYCLONEDX     := github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0
 DISTRIBUTION  := github.com/distribution/distribution/v3/cmd/registry@v3.1.2
 
 FUZZTIME ?= 10s
@@ -31,6 +32,10 @@ build: ## build static binaries into bin/
 .PHONY: program
 program: # the same for nixoci alone, which is what is delivered
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/nixoci
+
+.PHONY: sbom
+sbom: # what nixoci in BIN is made of, in CycloneDX's form, into dist/nixoci.cdx.json
+	go run $(CYCLONEDX) bin -json -noserial -version '$(VERSION)' -output dist/nixoci.cdx.json $(BIN)nixoci
 
 .PHONY: image
 image: ## build the container image of the proxy into dist/image

@@ -175,6 +175,10 @@ func TestReleaseWay(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	sbom, err := os.ReadFile(filepath.Join(folder, "nixoci.cdx.json"))
+	if err != nil || !strings.Contains(string(sbom), "pkg:golang/github.com/google/go-containerregistry@") || !strings.Contains(string(attested), "dist/nixoci.cdx.json") {
+		t.Errorf("the SBOM is of %d bytes, %v; attested is\n%s", len(sbom), err, attested)
+	}
 	digests := map[string]bool{}
 	for _, tag := range []string{"v1.2.3", "v1"} {
 		ref, err := name.ParseReference(image + ":" + tag)
