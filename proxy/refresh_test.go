@@ -152,6 +152,7 @@ func TestRunKeepsTheIndexFresh(t *testing.T) {
 		if s.Len() != 2 || s.Status().Refresh.Error != "" {
 			t.Errorf("after the registry came back: %d paths, status %+v", s.Len(), s.Status().Refresh)
 		}
+		synctest.Wait()
 		if got := log.String(); strings.Count(got, "\n") != 3 || strings.Count(got, "was not refreshed") != 1 || strings.Count(got, "answers again") != 1 || strings.Count(got, "has changed") != 1 {
 			t.Errorf("what happened is not said once each:\n%s", got)
 		}
