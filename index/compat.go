@@ -20,9 +20,13 @@ func (w *Writer) compat(s *Snapshot, c format.Config) ([]byte, error) {
 	var roots []string
 	var generated time.Time
 	if c.CompatIndex.On {
-		generated = s.Changed()
 		if entries = w.compatible(s); len(entries) > 0 {
 			roots = s.compatRoots(entries)
+		}
+		for _, e := range entries { // and no segment that changes none
+			if e.Added.After(generated) {
+				generated = e.Added
+			}
 		}
 	}
 	key := ""

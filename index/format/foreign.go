@@ -117,7 +117,7 @@ type compatEntry struct {
 // EncodeCompat makes the first layer of a root: an index in the format of
 // nixcache-oci, whose readers find a cache without entries instead of an error
 // if there are none. roots are the hash parts of what its collector keeps, and
-// generated is when the cache has changed; zero leaves that out.
+// generated is when the entries have changed; zero leaves that out.
 func EncodeCompat(entries []Entry, roots []string, publicKey string, generated time.Time) ([]byte, error) {
 	idx := compatIndex{Version: 1, Entries: map[string]compatEntry{}, GCRoots: append([]string{}, roots...), PublicKey: publicKey}
 	if !generated.IsZero() {
