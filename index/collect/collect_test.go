@@ -238,6 +238,31 @@ func packOf(t *testing.T, repo registry.Repository, names ...string) []format.En
 	return entries
 }
 
+// Whoever can write to the registry may say of a pack what they like. A pack whose
+// parts overlap is left as it is.
+func TestRepackOverlap(t *testing.T) {
+	repo := indextest.Open(t, t.TempDir())
+	var names []string
+	for i := range 200 {
+		names = append(names, fmt.Sprintf("m%d", i))
+	}
+	pack := packOf(t, repo, names...)
+	indextest.PublishAt(t, repo, 90, "refs/pull/1/merge", pack...)
+	wide := indextest.EntryFor("wide", v1.Descriptor{})
+	wide.NAR = pack[0].NAR
+	wide.NAR.Size = pack[50].NAR.Offset // no more, or too little of the pack would be waste
+	indextest.PublishAt(t, repo, 50, "refs/heads/main", wide, pack[1])
+	if _, done := mustCollect(t, repo, 0, defaults); done.Repacked != 0 {
+		t.Errorf("got %+v", done)
+	}
+	s := indextest.Sweep(t, repo)
+	for _, want := range []format.Entry{wide, pack[1]} {
+		if e, ok := s.Lookup(want.Path.HashPart); !ok || e.NAR != want.NAR {
+			t.Errorf("%s: got %+v, %v", want.Path.Name, e.NAR, ok)
+		}
+	}
+}
+
 // An answer that breaks off while a pack is read ends no collection.
 func TestRepackBrokenOff(t *testing.T) {
 	f := registrytest.NewFaulty(t, registrytest.NewDistribution(t).Addr)

@@ -128,25 +128,27 @@ func (c *collection) readParts(ctx context.Context, parts []packed) ([]packed, e
 	if parts[0].file == "" {
 		return c.readDocuments(ctx, parts)
 	}
-	first, last := parts[0].from, parts[len(parts)-1].from
-	if last.Offset+last.Size-first.Offset > maxRepacked {
+	first := parts[0].from.Offset
+	end := first
+	for i := range parts {
+		if parts[i].from.Offset < end {
+			return c.leave(digest, errors.New("its parts overlap"))
+		}
+		end = parts[i].from.Offset + parts[i].from.Size
+	}
+	if end-first > maxRepacked {
 		return c.leave(digest, errors.New("it is too large"))
 	}
-	span, err := registry.ReadPart(ctx, c.cache.Repository(), digest, first.Offset, last.Offset+last.Size-first.Offset)
+	span, err := registry.ReadPart(ctx, c.cache.Repository(), digest, first, end-first)
 	if errors.Is(err, registry.ErrNotFound) {
 		return nil, &registry.MissingBlobsError{Digests: []v1.Hash{digest}, Err: err}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("reading pack %s: %w", digest, err)
 	}
-	at := first.Offset
 	for i := range parts {
 		p := &parts[i]
-		if p.from.Offset < at {
-			return c.leave(digest, errors.New("its parts overlap"))
-		}
-		at = p.from.Offset + p.from.Size
-		p.data = bytes.Clone(span[p.from.Offset-first.Offset : at-first.Offset]) // most of the span is waste
+		p.data = bytes.Clone(span[p.from.Offset-first:][:p.from.Size]) // most of the span is waste
 		if sum := sha256.Sum256(p.data); bincache.FormatHash(sum[:]) != p.file {
 			return c.leave(digest, fmt.Errorf("it is damaged: %s is not at %d", p.file, p.from.Offset))
 		}
@@ -169,6 +171,9 @@ func (c *collection) readDocuments(ctx context.Context, parts []packed) ([]packe
 	}
 	for i := range parts {
 		p := &parts[i]
+		if p.from.BlobSize != from.BlobSize {
+			return c.leave(from.Blob, errors.New("its entries do not agree on its size"))
+		}
 		p.data = bytes.Clone(blob[p.from.Offset : p.from.Offset+p.from.Size])
 	}
 	return parts, nil
