@@ -27,7 +27,7 @@ type ledger struct {
 
 	mu       sync.Mutex
 	revision string
-	any      bool // clients can get one of the outputs, even if nothing was committed
+	visible  bool // clients can get one of the outputs, even if nothing was committed
 	unsent   []error
 	foreign  map[string]bool     // what is not signed, by store path
 	vouched  map[string]bool     // what is to be signed elsewhere, by store path

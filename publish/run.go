@@ -117,7 +117,7 @@ func (p *publisher) run(ctx context.Context) error {
 
 // partly marks an error in spite of which something is published.
 func (p *publisher) partly(err error) error {
-	if err == nil || p.report.Committed == 0 && !p.report.any {
+	if err == nil || p.report.Committed == 0 && !p.report.visible {
 		return err
 	}
 	return report.AsPartly(err)

@@ -112,7 +112,7 @@ func (p *publisher) upload(ctx context.Context, plan *closure.Plan, base *index.
 	if uploadErr == nil && err == nil && len(result.Incomplete)+len(result.Lost) > 0 && len(p.report.Failures) == 0 {
 		err = fmt.Errorf("%s not visible: something they refer to is missing", ui.Count(len(result.Incomplete)+len(result.Lost), "path"))
 	}
-	p.report.any = uploadErr == nil && err == nil && slices.ContainsFunc(roots, func(r root) bool { return available(r.path) })
+	p.report.visible = uploadErr == nil && err == nil && slices.ContainsFunc(roots, func(r root) bool { return available(r.path) })
 	if unsigned := p.report.NotSigned(); unsigned != nil {
 		p.Messages.Warn(unsigned)
 	}

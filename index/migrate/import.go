@@ -127,7 +127,7 @@ func Oranc(ctx context.Context, c *index.Cache, o ImportOptions) (*index.Snapsho
 		realised: map[string][]format.Realisation{}, claimed: map[string]bool{}, added: map[string]format.Entry{}, waiting: map[string]format.Entry{}, upstream: map[string]bool{},
 		result: Imported{Keys: map[string]int{}},
 	}
-	if err := im.sort(ctx); err != nil {
+	if err := im.readRealisations(ctx, im.sort()); err != nil {
 		return nil, im.result, fmt.Errorf("importing what oranc has stored: %w", err)
 	}
 	im.newKeys = im.result.Present+len(im.todo) > 0 &&
@@ -146,9 +146,9 @@ func Oranc(ctx context.Context, c *index.Cache, o ImportOptions) (*index.Snapsho
 	return c.Current(), im.result, nil
 }
 
-// sort finds out which narinfos are to be read, and reads the realisations.
-func (im *importer) sort(ctx context.Context) error {
-	var realisations []bincache.File
+// sort finds out which narinfos are to be read. It returns the realisations that
+// the cache does not have.
+func (im *importer) sort() (realisations []bincache.File) {
 	for _, key := range slices.Sorted(maps.Keys(im.files)) {
 		hashPart, ok := oranc.HashPart(key)
 		switch file := bincache.Parse(key); {
@@ -166,7 +166,7 @@ func (im *importer) sort(ctx context.Context) error {
 			im.result.Other++
 		}
 	}
-	return im.readRealisations(ctx, realisations)
+	return realisations
 }
 
 // readRealisations reads the files of realisations. The paths of the cache that

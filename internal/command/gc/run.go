@@ -168,11 +168,14 @@ func pinsToEnd(names []string, base *index.Snapshot) ([]string, error) {
 	ends := base.Unpinned()
 	recorded, live := map[string]bool{}, map[string]bool{}
 	for _, p := range base.Publications() {
-		ended := slices.ContainsFunc(ends, func(u format.Unpin) bool { return u.Ends(p) })
+		if p.Pin == "" {
+			continue
+		}
 		recorded[p.Pin] = true
-		live[p.Pin] = live[p.Pin] || p.Pin != "" && !ended
+		if !slices.ContainsFunc(ends, func(u format.Unpin) bool { return u.Ends(p) }) {
+			live[p.Pin] = true
+		}
 	}
-	maps.DeleteFunc(live, func(_ string, is bool) bool { return !is })
 	there := "there are none"
 	if len(live) > 0 {
 		there = "the pins are " + strings.Join(slices.Sorted(maps.Keys(live)), ", ")
