@@ -132,7 +132,11 @@ type job struct {
 // org/nixoci-action@v1 there.
 func (w *world) act(workflow string, args ...string) *job {
 	w.Helper()
-	cmd := w.actCommand(workflow, args...)
+	return w.runAct(w.actCommand(workflow, args...))
+}
+
+func (w *world) runAct(cmd *exec.Cmd) *job {
+	w.Helper()
 	out, err := cmd.CombinedOutput()
 	j := &job{world: w, log: string(out)}
 	if err != nil {

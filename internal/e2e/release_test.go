@@ -150,17 +150,7 @@ func TestReleaseWay(t *testing.T) {
 		}
 		cmd := exec.CommandContext(t.Context(), "act", args...)
 		cmd.Dir, cmd.Env = dir, append(append([]string{}, w.Vars...), "XDG_CONFIG_HOME="+w.Dir+"/home/.config")
-		out, err := cmd.CombinedOutput()
-		j := &job{world: w, log: string(out)}
-		if err != nil {
-			j.code = cmd.ProcessState.ExitCode()
-		}
-		t.Cleanup(func() {
-			if t.Failed() {
-				t.Logf("act ended with %d:\n%s", j.code, j.log)
-			}
-		})
-		return j
+		return w.runAct(cmd)
 	}
 	if _, err := exec.LookPath("act"); err != nil {
 		registrytest.Missing(t, "act is not installed (make test installs it)")
