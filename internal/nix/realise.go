@@ -20,6 +20,9 @@ type RealiseOptions struct {
 	// MaxJobs is how many builds run at once. If less than or equal to 0, Nix's
 	// configuration decides.
 	MaxJobs int
+	// Events is told what happens, never concurrently. It must be quick: Nix waits
+	// for it. If it is not nil, the client's Stderr gets nothing.
+	Events func(BuildEvent)
 }
 
 // outputNames is what follows the "!" of a derivation with chosen outputs.
@@ -48,12 +51,15 @@ func (c *Client) Realise(ctx context.Context, drvs []string, opts RealiseOptions
 	if opts.KeepGoing {
 		args = append(args, "--keep-going")
 	}
+	if opts.Events != nil {
+		args = append(args, "--log-format", "internal-json", "-v")
+	}
 	if opts.MaxJobs > 0 {
 		args = append(args, "--max-jobs", strconv.Itoa(opts.MaxJobs))
 	}
 	var errs []error
 	for _, batch := range batches(slices.Compact(slices.Sorted(slices.Values(drvs)))) {
-		err := c.run(ctx, command{program: "nix-store", args: slices.Concat(args, batch)}, nil)
+		err := c.run(ctx, command{program: "nix-store", args: slices.Concat(args, batch), events: opts.Events}, nil)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("building: %w", err))
 			if !opts.KeepGoing || ctx.Err() != nil {

@@ -24,8 +24,9 @@ type command struct {
 	args    []string
 	dir     string // to run in; "" for the current one
 	stdin   io.Reader
-	bare    bool // without the client's own arguments
-	quiet   bool // not shown in the live log
+	bare    bool             // without the client's own arguments
+	quiet   bool             // not shown in the live log
+	events  func(BuildEvent) // instead of the live log, which is in the format internal-json
 }
 
 // String is the part of a command line that tells what it does.
@@ -92,8 +93,13 @@ func (c *Client) run(ctx context.Context, cmd command, read func(io.Reader) erro
 	}
 	p.Stdin = cmd.stdin
 	log := &tail{}
+	var events *eventLog
 	p.Stderr = log
-	if !cmd.quiet {
+	switch {
+	case cmd.events != nil:
+		events = newEventLog(cmd.events, log)
+		p.Stderr = live{stop, events}
+	case !cmd.quiet:
 		p.Stderr = io.MultiWriter(log, live{stop, c.stderr})
 	}
 	// A group of its own, so that a terminal's Ctrl-C reaches Nix through us,
@@ -123,6 +129,9 @@ func (c *Client) run(ctx context.Context, cmd command, read func(io.Reader) erro
 	}
 	_, _ = io.Copy(io.Discard, src) // Wait may be called only after the last read
 	err = p.Wait()
+	if events != nil {
+		events.close()
+	}
 	if stop.Err() != nil {
 		_ = syscall.Kill(-p.Process.Pid, syscall.SIGKILL) // what is left of the group
 	}
