@@ -16,7 +16,7 @@ import (
 
 // resolve fills in the output paths that evaluation does not know: those of
 // derivations that appear only as what something else needs.
-func resolve(ctx context.Context, client *nix.Client, outputs []Output) ([]Output, error) {
+func resolve(ctx context.Context, client *nix.Client, outputs []Output) error {
 	known := map[string][]string{} // derivation -> paths
 	fill := func(d *Derivation) error {
 		if d.DrvPath == "" || len(d.Outputs) > 0 && !slices.Contains(slices.Collect(maps.Values(d.Outputs)), "") {
@@ -35,15 +35,15 @@ func resolve(ctx context.Context, client *nix.Client, outputs []Output) ([]Outpu
 	for i := range outputs {
 		o := &outputs[i]
 		if err := fill(&o.Derivation); err != nil {
-			return nil, err
+			return err
 		}
 		for j := range o.Needs {
 			if err := fill(&o.Needs[j]); err != nil {
-				return nil, err
+				return err
 			}
 		}
 	}
-	return outputs, nil
+	return nil
 }
 
 // nameOutputs matches a derivation's output paths to the names of outputs: a

@@ -220,11 +220,11 @@ func TestBuildFloating(t *testing.T) {
 		packages.x86_64-linux.bad = make "bad" { `+floating+` args = [ "-c" "exit 1" ]; };
 	`))
 	client := newClient(t, e)
-	skipped, err := Discover(t.Context(), client, Options{Flake: dir, Systems: []string{"x86_64-linux"}})
+	skipped, err := discoverWith(t.Context(), client, Options{Flake: dir, Systems: []string{"x86_64-linux"}})
 	if err != nil || len(skipped.Outputs) != 1 || len(skipped.Skipped) != 2 || skipped.Skipped[0].Reason != UnknownPath {
 		t.Fatalf("by default: got %+v, %v", skipped, err)
 	}
-	r, err := Discover(t.Context(), client, Options{Flake: dir, Systems: []string{"x86_64-linux"}, Floating: true})
+	r, err := discoverWith(t.Context(), client, Options{Flake: dir, Systems: []string{"x86_64-linux"}, Floating: true})
 	if err != nil || len(r.Outputs) != 3 || len(r.Skipped) != 0 {
 		t.Fatalf("got %+v, %v", r, err)
 	}
@@ -299,7 +299,7 @@ func TestEvaluationHasADeadline(t *testing.T) {
 		packages.x86_64-linux = { a = good "a"; forever = import (make "forever" { args = [ "-c" "sleep 300" ]; }); };
 	`))
 	start := time.Now()
-	_, err := Discover(t.Context(), newClient(t, e), Options{Flake: dir, Timeout: time.Second})
+	_, err := discoverWith(t.Context(), newClient(t, e), Options{Flake: dir, Timeout: time.Second})
 	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "not done after 1s") {
 		t.Errorf("got %v, want %v", err, context.DeadlineExceeded)
 	}
@@ -308,7 +308,7 @@ func TestEvaluationHasADeadline(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	time.AfterFunc(300*time.Millisecond, cancel)
-	if _, err := Discover(ctx, newClient(t, e), Options{Flake: dir}); !errors.Is(err, context.Canceled) {
+	if _, err := discoverWith(ctx, newClient(t, e), Options{Flake: dir}); !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled: got %v, want %v", err, context.Canceled)
 	}
 }

@@ -54,23 +54,33 @@ type Options struct {
 	Logger *slog.Logger
 }
 
-// Result is what Discover found.
-type Result struct {
+// Evaluation is a flake that is known, and not yet evaluated.
+type Evaluation struct {
 	// Flake is the flake as Nix resolved it.
 	Flake nix.Flake
-	// Systems are the systems that were looked for.
+	// Systems are the systems that are looked for.
 	Systems []string
-	// Outputs and Skipped are sorted by attribute.
-	Outputs []Output
-	Skipped []Skipped
-	// Evaluations is the number of Nix evaluations that it took.
-	Evaluations int
 	// Nix is the client that was given, with the Settings of the flake's nixConfig
 	// that were accepted: to build with. Refused are the others. ConfigErr is why
 	// nothing is known of them.
 	Nix               *nix.Client
 	Settings, Refused []nix.Setting
 	ConfigErr         error
+
+	opts Options
+	attr Attr // that the reference names, or nil
+	// everything tells that no kinds were chosen
+	everything bool
+	eval       *evaluator
+}
+
+// Result is what an evaluation gave.
+type Result struct {
+	// Outputs and Skipped are sorted by attribute.
+	Outputs []Output
+	Skipped []Skipped
+	// Evaluations is the number of Nix evaluations that it took.
+	Evaluations int
 }
 
 // Limits and defaults.
@@ -81,16 +91,9 @@ const (
 	maxMessages = 40
 )
 
-// Discover evaluates a flake and returns what it has to build. Where all of it
-// evaluates it takes one evaluation. Where an attribute breaks the evaluation,
-// it is found by bisection and skipped with Nix's message; that takes about
-// log2(attributes) evaluations of ever smaller parts. The derivations are
-// those that "nix build" on the same reference builds, and are in the store
-// afterwards. The flake's lock file is never written.
-//
-// An error means that nothing is known: the flake cannot be read, its outputs
-// are no set at all, Nix is missing, or the context is done.
-func Discover(ctx context.Context, client *nix.Client, opts Options) (Result, error) {
+// Open reads what has to be known of a flake before it is evaluated: where it
+// is, and its nixConfig. The flake's lock file is never written.
+func Open(ctx context.Context, client *nix.Client, opts Options) (*Evaluation, error) {
 	opts.Logger = cmp.Or(opts.Logger, slog.New(slog.DiscardHandler))
 	if opts.Timeout <= 0 {
 		opts.Timeout = defaultTimeout
@@ -98,74 +101,69 @@ func Discover(ctx context.Context, client *nix.Client, opts Options) (Result, er
 	if opts.MaxEvaluations <= 0 {
 		opts.MaxEvaluations = defaultEvaluations
 	}
-	everything := len(opts.Kinds) == 0
-	if everything {
+	e := &Evaluation{everything: len(opts.Kinds) == 0}
+	if e.everything {
 		opts.Kinds = DefaultKinds()
 	}
 	args := arguments{Systems: opts.Systems, Include: [][]string{}, Exclude: [][]string{}}
 	if err := args.compile(opts.Include, opts.Exclude); err != nil {
-		return Result{}, err
+		return nil, err
 	}
 	ref, err := parseReference(opts.Flake)
 	if err != nil {
-		return Result{}, err
+		return nil, err
 	}
-	flake, err := client.FlakeMetadata(ctx, ref.url, ref.dir)
-	if err != nil {
-		return Result{}, ref.hint(err)
+	if e.Flake, err = client.FlakeMetadata(ctx, ref.url, ref.dir); err != nil {
+		return nil, ref.hint(err)
 	}
-	r := Result{Flake: flake}
-	if err := r.configure(ctx, client, ref, opts.AcceptConfig); err != nil {
-		return Result{}, err
+	if err := e.configure(ctx, client, ref, opts.AcceptConfig); err != nil {
+		return nil, err
 	}
-	client = r.Nix
 	if len(args.Systems) == 0 {
-		system, err := CurrentSystem(ctx, client)
+		system, err := CurrentSystem(ctx, e.Nix)
 		if err != nil {
-			return Result{}, err
+			return nil, err
 		}
 		args.Systems = []string{system}
 	}
-	eval, err := newEvaluator(ctx, client, ref, flake, args)
-	if err != nil {
-		return Result{}, err
-	}
+	e.opts, e.attr, e.Systems = opts, ref.attr, args.Systems
+	e.eval, err = newEvaluator(ctx, e.Nix, ref, e.Flake, args)
+	return e, err
+}
 
-	evalCtx, cancel := context.WithTimeout(ctx, opts.Timeout)
+// Run evaluates the flake and returns what it has to build. Where all of it
+// evaluates it takes one evaluation. Where an attribute breaks the evaluation,
+// it is found by bisection and skipped with Nix's message; that takes about
+// log2(attributes) evaluations of ever smaller parts. The derivations are
+// those that "nix build" on the same reference builds, and are in the store
+// afterwards.
+//
+// Each of the Result's outputs is given to found first, as soon as it is known,
+// in no order, and never from two goroutines at once. It should return soon, as
+// evaluation waits for it. If found is nil, nobody is told.
+//
+// An error means that the Result is not known: the flake's outputs cannot be
+// read, or are no set at all, Nix is missing, or the context is done.
+func (e *Evaluation) Run(ctx context.Context, found func([]Output)) (Result, error) {
+	fail := func(err error) (Result, error) {
+		return Result{}, fmt.Errorf("evaluating the flake %s: %w", e.Flake.URL, err)
+	}
+	evalCtx, cancel := context.WithTimeout(ctx, e.opts.Timeout)
 	defer cancel()
-	s := search{eval: eval, opts: opts, attr: ref.attr}
+	s := search{eval: e.eval, opts: e.opts, attr: e.attr, found: found}
 	if err := s.run(evalCtx); err != nil {
 		if ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
-			err = fmt.Errorf("not done after %v: %w", opts.Timeout, err)
+			err = fmt.Errorf("not done after %v: %w", e.opts.Timeout, err)
 		}
-		return Result{}, fmt.Errorf("evaluating the flake %s: %w", flake.URL, err)
+		return fail(err)
 	}
 	if err := ctx.Err(); err != nil {
-		return Result{}, fmt.Errorf("evaluating the flake %s: %w", flake.URL, err)
+		return fail(err)
 	}
-	if everything && ref.attr == nil {
+	if e.everything && e.attr == nil {
 		s.unseen()
 	}
-	r.Systems, r.Evaluations = args.Systems, s.evaluations
-	if r.Outputs, err = resolve(ctx, client, s.outputs); err != nil {
-		return Result{}, err
-	}
-	if opts.Floating {
-		s.skipped = slices.DeleteFunc(s.skipped, func(p pending) bool {
-			if p.Reason == UnknownPath {
-				r.Outputs = append(r.Outputs, p.floating)
-			}
-			return p.Reason == UnknownPath
-		})
-	}
-	if opts.DenyUnfree {
-		r.Outputs = slices.DeleteFunc(r.Outputs, func(o Output) bool {
-			if o.Unfree {
-				s.skip(Skipped{Attr: o.Attr, Kind: o.Kind, System: o.System, Reason: Unfree, Message: "its license is not free"}, nil)
-			}
-			return o.Unfree
-		})
-	}
+	r := Result{Outputs: s.outputs, Evaluations: s.evaluations}
 	for _, p := range s.skipped {
 		r.Skipped = append(r.Skipped, p.Skipped)
 	}
@@ -175,23 +173,23 @@ func Discover(ctx context.Context, client *nix.Client, opts Options) (Result, er
 }
 
 // configure finds out what of the flake's nixConfig is used.
-func (r *Result) configure(ctx context.Context, client *nix.Client, ref reference, accept bool) error {
-	r.Nix = client
-	asked, err := client.FlakeSettings(ctx, r.Flake, ref.dir)
+func (e *Evaluation) configure(ctx context.Context, client *nix.Client, ref reference, accept bool) error {
+	e.Nix = client
+	asked, err := client.FlakeSettings(ctx, e.Flake, ref.dir)
 	if err == nil && accept {
-		r.Settings = asked
+		e.Settings = asked
 	} else if err == nil {
-		r.Settings, r.Refused, err = client.Accept(ctx, asked)
+		e.Settings, e.Refused, err = client.Accept(ctx, asked)
 	}
 	if ctx.Err() != nil {
 		return err
 	}
-	r.ConfigErr = err
-	if len(r.Settings) > 0 && len(r.Refused) == 0 {
+	e.ConfigErr = err
+	if len(e.Settings) > 0 && len(e.Refused) == 0 {
 		// or Nix says that it uses nothing of it
 		client = client.With([]nix.Setting{{Name: "accept-flake-config", Value: "true"}})
 	}
-	r.Nix = client.With(r.Settings)
+	e.Nix = client.With(e.Settings)
 	return nil
 }
 

@@ -1,9 +1,12 @@
 package discover
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -30,16 +33,36 @@ func newClient(t *testing.T, e *nixtest.Env) *nix.Client {
 	return nix.New(nix.Options{Env: e.Vars, Stderr: nixtest.Log(t)})
 }
 
+// evaluated is a flake with what it has.
+type evaluated struct {
+	*Evaluation
+	Result
+}
+
+// discoverWith evaluates a flake, and checks that all it finds is told.
+func discoverWith(ctx context.Context, client *nix.Client, opts Options) (r evaluated, err error) {
+	if r.Evaluation, err = Open(ctx, client, opts); err != nil {
+		return r, err
+	}
+	var told []Output
+	r.Result, err = r.Run(ctx, func(outputs []Output) { told = append(told, outputs...) })
+	slices.SortStableFunc(told, func(a, b Output) int { return slices.Compare(a.Attr, b.Attr) })
+	if err == nil && !reflect.DeepEqual(told, r.Outputs) {
+		err = fmt.Errorf("was told of\n%v\nand the result has\n%v", told, r.Outputs)
+	}
+	return r, err
+}
+
 // discoverIn evaluates a flake for x86_64-linux.
-func discoverIn(t *testing.T, e *nixtest.Env, dir string, change func(*Options)) Result {
+func discoverIn(t *testing.T, e *nixtest.Env, dir string, change func(*Options)) evaluated {
 	t.Helper()
 	opts := Options{Flake: dir, Systems: []string{"x86_64-linux"}}
 	if change != nil {
 		change(&opts)
 	}
-	r, err := Discover(t.Context(), newClient(t, e), opts)
+	r, err := discoverWith(t.Context(), newClient(t, e), opts)
 	if err != nil {
-		t.Fatalf("Discover: %v\nhint: %s", err, hint.Of(err))
+		t.Fatalf("evaluating: %v\nhint: %s", err, hint.Of(err))
 	}
 	return r
 }
@@ -52,7 +75,7 @@ func attrs(outputs []Output) []string {
 	return names
 }
 
-func skipped(r Result) []string {
+func skipped(r evaluated) []string {
 	names := make([]string, len(r.Skipped))
 	for i, s := range r.Skipped {
 		names[i] = s.Attr.String() + ": " + string(s.Reason)
@@ -196,7 +219,7 @@ func TestOneAttribute(t *testing.T) {
 		both := discoverIn(t, e, dir+"#a", func(o *Options) { o.Systems = []string{"x86_64-linux", "aarch64-linux"} })
 		equal(t, "of two systems", attrs(both.Outputs), []string{"packages.x86_64-linux.a", "packages.aarch64-linux.a"})
 		for ref, want := range map[string]string{"#none": "no attribute none", "#lib.x": "of no kind"} {
-			if _, err := Discover(t.Context(), newClient(t, e), Options{Flake: dir + ref, Systems: []string{"x86_64-linux"}}); err == nil || !strings.Contains(err.Error(), want) {
+			if _, err := discoverWith(t.Context(), newClient(t, e), Options{Flake: dir + ref, Systems: []string{"x86_64-linux"}}); err == nil || !strings.Contains(err.Error(), want) {
 				t.Errorf("%s: got %v, want %q in it", ref, err, want)
 			}
 		}
@@ -367,7 +390,7 @@ func TestPatterns(t *testing.T) {
 		}
 	}
 	for _, bad := range []string{"a..b", `"open`, "[", "[]", "[z-a]", ""} {
-		_, err := Discover(t.Context(), newClient(t, e), Options{Flake: dir, Include: []string{bad}})
+		_, err := discoverWith(t.Context(), newClient(t, e), Options{Flake: dir, Include: []string{bad}})
 		if err == nil || !strings.Contains(err.Error(), "pattern") {
 			t.Errorf("pattern %q: got %v, want an error", bad, err)
 		}
@@ -504,7 +527,7 @@ func TestImpure(t *testing.T) {
 			t.Errorf("pure: got %q", attrs(r.Outputs))
 		}
 		client := nix.New(nix.Options{Env: e.Vars, Args: []string{"--option", "pure-eval", "false"}, Stderr: nixtest.Log(t)})
-		r, err := Discover(t.Context(), client, Options{Flake: dir, Systems: []string{"x86_64-linux"}})
+		r, err := discoverWith(t.Context(), client, Options{Flake: dir, Systems: []string{"x86_64-linux"}})
 		if err != nil || len(r.Outputs) != 1 {
 			t.Fatalf("got %q, %v, %v", attrs(r.Outputs), r.Skipped, err)
 		}
@@ -578,7 +601,7 @@ func TestHints(t *testing.T) {
 		{filepath.Join(untracked, "flake.nix"), "not a folder", "the folder"},
 		{"", "empty", ""},
 	} {
-		_, err := Discover(t.Context(), newClient(t, e), Options{Flake: c.ref})
+		_, err := discoverWith(t.Context(), newClient(t, e), Options{Flake: c.ref})
 		if err == nil || !strings.Contains(err.Error(), c.err) {
 			t.Errorf("%q: got error %v, want %q in it", c.ref, err, c.err)
 		}
@@ -598,7 +621,7 @@ func TestBrokenFlake(t *testing.T) {
 	} {
 		dir := filepath.Join(e.Dir, strings.ReplaceAll(name, " ", ""))
 		nixtest.Write(t, dir, "flake.nix", source)
-		r, err := Discover(t.Context(), newClient(t, e), Options{Flake: dir})
+		r, err := discoverWith(t.Context(), newClient(t, e), Options{Flake: dir})
 		var failed *nix.CommandError
 		if !errors.As(err, &failed) || failed.Message == "" {
 			t.Errorf("%s: got %v, %v, want Nix's error", name, r, err)

@@ -15,6 +15,8 @@ type search struct {
 	eval *evaluator
 	opts Options
 	attr Attr // that the reference names, or nil
+	// found is told of outputs, if it is not nil
+	found func([]Output)
 
 	evaluations int
 	names       []string // of all that the flake has
@@ -143,9 +145,34 @@ func (s *search) try(ctx context.Context, tasks []task) (bool, error) {
 		return false, s.given(ctx, err)
 	}
 	s.names = names
+	return true, s.keep(ctx, outputs, skipped)
+}
+
+// keep takes in what an evaluation gave, and tells of it.
+func (s *search) keep(ctx context.Context, outputs []Output, skipped []pending) error {
+	if err := resolve(ctx, s.eval.client, outputs); err != nil {
+		return s.given(ctx, err)
+	}
+	for _, p := range skipped {
+		if p.Reason == UnknownPath && s.opts.Floating {
+			outputs = append(outputs, p.floating)
+		} else {
+			s.skipped = append(s.skipped, p)
+		}
+	}
+	if s.opts.DenyUnfree {
+		outputs = slices.DeleteFunc(outputs, func(o Output) bool {
+			if o.Unfree {
+				s.skip(Skipped{Attr: o.Attr, Kind: o.Kind, System: o.System, Reason: Unfree, Message: "its license is not free"}, nil)
+			}
+			return o.Unfree
+		})
+	}
 	s.outputs = append(s.outputs, outputs...)
-	s.skipped = append(s.skipped, skipped...)
-	return true, nil
+	if s.found != nil && len(outputs) > 0 {
+		s.found(outputs)
+	}
+	return nil
 }
 
 // given turns the end of the time into errGiveUp.
@@ -238,9 +265,7 @@ func (s *search) examine(ctx context.Context, p pending) (names []string, err er
 	if err != nil {
 		return nil, s.given(ctx, err)
 	}
-	s.outputs = append(s.outputs, outputs...)
-	s.skipped = append(s.skipped, skipped...)
-	return names, nil
+	return names, s.keep(ctx, outputs, skipped)
 }
 
 // messages asks for Nix's message where tryEval has caught an error, as tryEval

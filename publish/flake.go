@@ -60,19 +60,23 @@ func (p *publisher) roots(ctx context.Context, wait func() (*index.Snapshot, err
 func (p *publisher) discover(ctx context.Context) ([]discover.Output, error) {
 	end := p.stages.Start("discover")
 	endGroup := p.Messages.Group("discovering the outputs of %s", p.printable(origin.Shown(p.Flake)))
-	found, err := discover.Discover(ctx, p.Nix, discover.Options{
+	flake, err := discover.Open(ctx, p.Nix, discover.Options{
 		Flake: p.Flake, Systems: p.Systems, Kinds: p.Kinds, Include: p.Include, Exclude: p.Exclude,
 		DenyUnfree: p.DenyUnfree, AcceptConfig: p.AcceptConfig, Floating: !p.DryRun || p.BuildOnly, Logger: p.Log,
 	})
+	var found discover.Result
+	if err == nil {
+		p.configure(flake)
+		found, err = flake.Run(ctx, nil)
+	}
 	endGroup()
 	end()
 	if err != nil {
 		return nil, err
 	}
-	p.configure(found)
-	p.origin = p.flakeOrigin(ctx, found.Flake)
-	found.Flake.URL = p.printable(found.Flake.URL)
-	p.report.discovered(found)
+	p.origin = p.flakeOrigin(ctx, flake.Flake)
+	p.report.flake(p.printable(flake.Flake.URL), flake.Flake.Revision, flake.Systems)
+	p.report.discovered(found.Skipped)
 	var unseen []string
 	for _, s := range found.Skipped {
 		if s.Reason.Failure() {
@@ -86,7 +90,7 @@ func (p *publisher) discover(ctx context.Context) ([]discover.Output, error) {
 		p.Messages.Printf("not looked at: %s", strings.Join(unseen, ", "))
 	}
 	if len(found.Outputs) == 0 {
-		return nil, hint.Wrap(fmt.Errorf("the flake has no outputs to publish for %s (%s skipped)", strings.Join(found.Systems, ", "), ui.Count(len(found.Skipped), "attribute")),
+		return nil, hint.Wrap(fmt.Errorf("the flake has no outputs to publish for %s (%s skipped)", strings.Join(flake.Systems, ", "), ui.Count(len(found.Skipped), "attribute")),
 			"try --system, --kinds or --include; --json lists what was skipped and why")
 	}
 	return found.Outputs, nil
@@ -94,7 +98,7 @@ func (p *publisher) discover(ctx context.Context) ([]discover.Output, error) {
 
 // configure takes over what the flake's nixConfig asks for, as far as it is
 // accepted. Its substituters are upstream caches, unless there are to be none.
-func (p *publisher) configure(found discover.Result) {
+func (p *publisher) configure(flake *discover.Evaluation) {
 	names := func(settings []nix.Setting) string {
 		var list []string
 		for _, s := range settings {
@@ -102,18 +106,18 @@ func (p *publisher) configure(found discover.Result) {
 		}
 		return strings.Join(list, ", ")
 	}
-	p.Nix = found.Nix
-	if found.ConfigErr != nil {
-		p.Messages.Printf("the flake's nixConfig is not used: %v", found.ConfigErr)
+	p.Nix = flake.Nix
+	if flake.ConfigErr != nil {
+		p.Messages.Printf("the flake's nixConfig is not used: %v", flake.ConfigErr)
 	}
-	if len(found.Refused) > 0 {
-		p.Messages.Printf("the flake's nixConfig is not used (%s). To use it, give --accept-flake-config, or set accept-flake-config = true in nix.conf", names(found.Refused))
+	if len(flake.Refused) > 0 {
+		p.Messages.Printf("the flake's nixConfig is not used (%s). To use it, give --accept-flake-config, or set accept-flake-config = true in nix.conf", names(flake.Refused))
 	}
-	if len(found.Settings) == 0 {
+	if len(flake.Settings) == 0 {
 		return
 	}
-	p.Messages.Printf("using the flake's nixConfig: %s", names(found.Settings))
-	for _, s := range found.Settings {
+	p.Messages.Printf("using the flake's nixConfig: %s", names(flake.Settings))
+	for _, s := range flake.Settings {
 		if len(p.Upstreams) == 0 || strings.TrimPrefix(s.Name, "extra-") != "substituters" {
 			continue
 		}

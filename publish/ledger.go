@@ -43,9 +43,12 @@ func (l *ledger) output(o *discover.Output, status report.OutputStatus) *report.
 	return &l.Outputs[len(l.Outputs)-1]
 }
 
-func (l *ledger) discovered(d discover.Result) {
-	l.Flake, l.Systems, l.revision = d.Flake.URL, d.Systems, d.Flake.Revision
-	for _, s := range d.Skipped {
+func (l *ledger) flake(url, revision string, systems []string) {
+	l.Flake, l.Systems, l.revision = url, systems, revision
+}
+
+func (l *ledger) discovered(skipped []discover.Skipped) {
+	for _, s := range skipped {
 		status := report.OutputSkipped
 		if s.Reason.Failure() {
 			status = report.OutputFailed

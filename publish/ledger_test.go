@@ -23,10 +23,10 @@ func TestSummary(t *testing.T) {
 		Pin: "prod", PinKeep: 2,
 		OnUpstream: report.Total{Paths: 1200, NarSize: 5_000_000_000}, InCache: report.Total{Paths: 30, NarSize: 500_000_000}, New: report.Total{Paths: 4, NarSize: 100_000_000},
 	}}
-	r.discovered(discover.Result{Skipped: []discover.Skipped{
+	r.discovered([]discover.Skipped{
 		{Attr: discover.Attr{"packages", "aarch64-linux"}, Reason: discover.OtherSystem},
 		{Attr: discover.Attr{"packages", "x86_64-linux", "a.b"}, Reason: discover.EvaluationError, Message: "oh"},
-	}})
+	})
 	err := r.built([]discover.Built{
 		{Output: discover.Output{Attr: discover.Attr{"packages", "x86_64-linux", "good"}}, Valid: []string{"/nix/store/x"}},
 		{Output: discover.Output{Attr: discover.Attr{"packages", "x86_64-linux", "bad"}}, Missing: []string{"/nix/store/y"}},

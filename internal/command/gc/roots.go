@@ -29,6 +29,7 @@ func (c *collector) inputs(ctx context.Context) (*index.Snapshot, []collect.Keep
 		return base, nil, err
 	}
 	var base *index.Snapshot
+	var flake *discover.Evaluation
 	var found discover.Result
 	g, gctx := errgroup.WithContext(ctx)
 	read := func() (err error) {
@@ -49,16 +50,16 @@ func (c *collector) inputs(ctx context.Context) (*index.Snapshot, []collect.Keep
 		systems = allSystems(local, base.Publications())
 	}
 	g.Go(func() (err error) {
-		found, err = c.evaluate(gctx, systems)
+		flake, found, err = c.evaluate(gctx, systems)
 		return err
 	})
 	if err := g.Wait(); err != nil {
 		return nil, nil, err
 	}
 	keep, unknown := flakeRoots(found, base.Publications())
-	c.evaluated(found, unknown)
+	c.evaluated(flake, unknown)
 	if len(keep) == 0 && len(unknown) == 0 { // more likely a mistake than an empty flake
-		return nil, nil, hint.Wrap(fmt.Errorf("the flake has no outputs to keep for %s", strings.Join(found.Systems, ", ")), "try --system, --kinds or --include, or leave --flake out")
+		return nil, nil, hint.Wrap(fmt.Errorf("the flake has no outputs to keep for %s", strings.Join(flake.Systems, ", ")), "try --system, --kinds or --include, or leave --flake out")
 	}
 	return base, keep, nil
 }
@@ -73,19 +74,24 @@ func allSystems(local string, pubs []format.Publication) []string {
 	return slices.Compact(all)
 }
 
-func (c *collector) evaluate(ctx context.Context, systems []string) (discover.Result, error) {
+func (c *collector) evaluate(ctx context.Context, systems []string) (*discover.Evaluation, discover.Result, error) {
 	defer c.stages.Start("evaluate")()
 	shown, _ := secret.Reference(origin.Shown(c.cfg.Flake))
 	c.msg.Printf("evaluating %s for %s", shown, strings.Join(systems, ", "))
-	return discover.Discover(ctx, c.nix, discover.Options{
+	flake, err := discover.Open(ctx, c.nix, discover.Options{
 		Flake: c.cfg.Flake, Systems: systems, Kinds: c.cfg.Kinds, Include: c.cfg.Include, Exclude: c.cfg.Exclude, AcceptConfig: c.cfg.AcceptConfig, Logger: c.log,
 	})
+	if err != nil {
+		return nil, discover.Result{}, err
+	}
+	found, err := flake.Run(ctx, nil)
+	return flake, found, err
 }
 
 // evaluated reports what the evaluation gave, and warns of what is not known.
-func (c *collector) evaluated(found discover.Result, unknown []discover.Skipped) {
-	c.report.Flake, _ = secret.Reference(found.Flake.URL)
-	c.report.Systems = found.Systems
+func (c *collector) evaluated(flake *discover.Evaluation, unknown []discover.Skipped) {
+	c.report.Flake, _ = secret.Reference(flake.Flake.URL)
+	c.report.Systems = flake.Systems
 	for _, s := range unknown {
 		c.msg.Printf("%s: %s: %s", s.Attr, s.Reason, s.Message)
 		c.report.Unknown = append(c.report.Unknown, report.Unknown{Attr: s.Attr.String(), Reason: string(s.Reason), Message: s.Message})
