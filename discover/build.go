@@ -11,74 +11,7 @@ import (
 	"time"
 
 	"github.com/org/nixoci-action/internal/nix"
-	"github.com/org/nixoci-action/internal/storepath"
 )
-
-// resolve fills in the output paths that evaluation does not know: those of
-// derivations that appear only as what something else needs.
-func resolve(ctx context.Context, client *nix.Client, outputs []Output) error {
-	known := map[string][]string{} // derivation -> paths
-	fill := func(d *Derivation) error {
-		if d.DrvPath == "" || len(d.Outputs) > 0 && !slices.Contains(slices.Collect(maps.Values(d.Outputs)), "") {
-			return nil
-		}
-		paths, ok := known[d.DrvPath]
-		if !ok {
-			var err error
-			if paths, err = client.Outputs(ctx, d.DrvPath); err != nil {
-				return err
-			}
-			known[d.DrvPath] = paths
-		}
-		return nameOutputs(d, paths)
-	}
-	for i := range outputs {
-		o := &outputs[i]
-		if err := fill(&o.Derivation); err != nil {
-			return err
-		}
-		for j := range o.Needs {
-			if err := fill(&o.Needs[j]); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// nameOutputs matches a derivation's output paths to the names of outputs: a
-// path is named like the derivation, with "-<output>" unless that is "out".
-func nameOutputs(d *Derivation, paths []string) error {
-	drv, err := storepath.Parse(d.DrvPath)
-	if err != nil {
-		return err
-	}
-	base := strings.TrimSuffix(drv.Name, ".drv")
-	byName := make(map[string]string, len(paths))
-	for _, s := range paths {
-		p, err := storepath.Parse(s)
-		if err != nil {
-			return err
-		}
-		name := "out"
-		if p.Name != base {
-			name = strings.TrimPrefix(p.Name, base+"-")
-		}
-		byName[name] = s
-	}
-	if len(d.Outputs) == 0 {
-		d.Outputs = byName
-		return nil
-	}
-	for name, path := range d.Outputs {
-		if path == "" {
-			if d.Outputs[name] = byName[name]; byName[name] == "" {
-				return fmt.Errorf("asking for the outputs of %s: it has no output %q", d.DrvPath, name)
-			}
-		}
-	}
-	return nil
-}
 
 // Built is an output after a build.
 type Built struct {

@@ -63,25 +63,6 @@ func TestParseRecords(t *testing.T) {
 	}
 }
 
-func TestNameOutputs(t *testing.T) {
-	store := func(n string) string { return "/nix/store/11111111111111111111111111111111-" + n }
-	paths := []string{store("a-1.0"), store("a-1.0-dev"), store("a-1.0-lib-x")}
-	a := "/nix/store/00000000000000000000000000000000-a-1.0.drv"
-
-	d := Derivation{DrvPath: a, Outputs: map[string]string{"dev": "", "out": ""}}
-	if err := nameOutputs(&d, paths); err != nil || d.Outputs["dev"] != paths[1] || d.Outputs["out"] != paths[0] || len(d.Outputs) != 2 {
-		t.Errorf("got %v, %v", d.Outputs, err)
-	}
-	d = Derivation{DrvPath: a}
-	if err := nameOutputs(&d, paths); err != nil || len(d.Outputs) != 3 || d.Outputs["lib-x"] != paths[2] {
-		t.Errorf("got %v, %v, want all", d.Outputs, err)
-	}
-	d = Derivation{DrvPath: a, Outputs: map[string]string{"doc": ""}}
-	if err := nameOutputs(&d, paths); err == nil {
-		t.Errorf("got %v, want an error", d.Outputs)
-	}
-}
-
 func TestParseKinds(t *testing.T) {
 	got, err := ParseKinds("packages, hydraJobs,packages")
 	if want := []Kind{Packages, HydraJobs}; err != nil || !slices.Equal(got, want) {

@@ -101,19 +101,6 @@ func (c *Client) Invalid(ctx context.Context, paths []string) ([]string, error) 
 	return invalid, nil
 }
 
-// Outputs returns the paths of all outputs of one derivation, whether they are
-// built or not.
-func (c *Client) Outputs(ctx context.Context, drv string) ([]string, error) {
-	if err := checkPaths([]string{drv}); err != nil {
-		return nil, fmt.Errorf("asking for the outputs of a derivation: %w", err)
-	}
-	lines, err := c.paths(ctx, []string{"--query", "--outputs", drv})
-	if err != nil {
-		return nil, fmt.Errorf("asking for the outputs of %s: %w", drv, err)
-	}
-	return lines, nil
-}
-
 // paths runs nix-store and reads the store paths that it prints.
 func (c *Client) paths(ctx context.Context, args []string) ([]string, error) {
 	var lines []string
