@@ -32,46 +32,61 @@ type Built struct {
 	Unbuilt error
 }
 
-// Build builds outputs, all of them even if some fail, and returns what there
-// is then, in the same order. An output of which nothing is missing is not
-// given to Nix at all. Nix's log goes to the client's Stderr.
+// BuildOptions say how to build. The zero value leaves all to Nix's
+// configuration, and its log to the client's Stderr.
+type BuildOptions struct {
+	// MaxJobs is how many builds run at once. If less than or equal to 0, Nix's
+	// configuration decides.
+	MaxJobs int
+	// Events is told what Nix does, instead of the client's Stderr. It must be
+	// quick, and is never called concurrently. It may be nil.
+	Events func(nix.BuildEvent)
+	// Valid is told of store paths that are in the local store: of outputs that
+	// are there already, and of all that is built, as soon as that is known, within
+	// a second or so. It is told of a path once. It must be quick, and is never
+	// called concurrently. It may be nil.
+	Valid func(paths []string)
+}
+
+// Build builds outputs as they arrive, all of them even if some fail, and
+// returns what there is then, in the order in which they came. An output of which
+// nothing is missing is not given to Nix at all. Whoever sends has to close the
+// channel, also when the context is done.
+//
+// A process of Nix builds what has arrived by then. What arrives while it runs
+// is given to another one as soon as Nix runs fewer builds than it may.
 //
 // That something failed shows in Missing and Err. The error is the first Err,
 // and nil if nothing is missing. If the result is nil, nothing is known. When
 // the context is done, the result is what was built by then, and the error is
 // the context's.
-func Build(ctx context.Context, client *nix.Client, outputs []Output, maxJobs int) ([]Built, error) {
-	var drvs, all []string
-	for i := range outputs {
-		all = append(all, outputs[i].Paths()...)
-	}
-	after, err := invalid(ctx, client, all)
+func Build(ctx context.Context, client *nix.Client, arriving <-chan []Output, o BuildOptions) ([]Built, error) {
+	b := newBuilder(client, o)
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		b.watch(ctx)
+	}()
+	outputs, err := b.run(ctx, arriving)
+	close(b.done)
+	<-watched
 	if err != nil {
 		return nil, err
 	}
-	b := builder{client: client, maxJobs: maxJobs, systems: map[string]string{}, failed: map[string]error{}}
-	for i := range outputs {
-		for _, d := range outputs[i].derivations() {
-			b.systems[d.DrvPath] = outputs[i].System
-			if todo := d.without(after); todo != "" {
-				drvs = append(drvs, todo)
-			}
-		}
-	}
-	slices.Sort(drvs)
-	b.build(ctx, slices.Compact(drvs))
 	// also after an interruption: what is built can still be used
-	ask, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	ask, cancel := context.WithTimeout(context.WithoutCancel(ctx), askTimeout)
 	defer cancel()
-	if len(drvs) > 0 {
-		if after, err = invalid(ask, client, all); err != nil {
-			return nil, errors.Join(err, context.Cause(ctx))
-		}
+	missing, err := b.look(ask, outputs)
+	if err == nil {
+		err = b.check(ask)
+	}
+	if err != nil {
+		return nil, errors.Join(err, context.Cause(ctx))
 	}
 	built := make([]Built, len(outputs))
 	for i := range outputs {
 		built[i].Output = outputs[i]
-		if built[i].settle(ask, &b, after); err == nil {
+		if built[i].settle(ask, b, missing); err == nil {
 			err = built[i].Err
 		}
 	}
@@ -80,6 +95,10 @@ func Build(ctx context.Context, client *nix.Client, outputs []Output, maxJobs in
 	}
 	return built, err
 }
+
+// askTimeout is how long it may take to find out what is built when there is no
+// more time to build.
+const askTimeout = 3 * time.Second
 
 // settle finds out what there is of an output, and why something is missing.
 func (b *Built) settle(ctx context.Context, by *builder, missing map[string]bool) {
@@ -105,41 +124,6 @@ func (b *Built) settle(ctx context.Context, by *builder, missing map[string]bool
 		b.Err = nil
 	case b.Err == nil:
 		b.Err = fmt.Errorf("building: Nix reports no error, but %w", &nix.InvalidPathsError{Paths: b.Missing})
-	}
-}
-
-// builder builds derivations, going around those that stop Nix.
-type builder struct {
-	client  *nix.Client
-	maxJobs int
-	systems map[string]string // by .drv, as far as known
-
-	runs   int
-	failed map[string]error // by .drv, what Nix said when it last tried
-}
-
-// maxRuns bounds how often Nix is told to build. One output that stops it takes
-// about two runs, or where Nix does not name it two for each halving. The good
-// ones come first, so that a bound costs them nothing.
-const maxRuns = 200
-
-// build builds derivations, given as for nix.Client.Realise. Where Nix ends
-// before it has tried all, they are built in two parts, and so on until what
-// stops Nix is alone. What is built already costs nothing the second time. A
-// build that failed is tried once more where another derivation stopped Nix.
-func (b *builder) build(ctx context.Context, drvs []string) {
-	if len(drvs) == 0 || b.runs == maxRuns || ctx.Err() != nil {
-		return
-	}
-	b.runs++
-	err := b.client.Realise(ctx, drvs, nix.RealiseOptions{KeepGoing: true, MaxJobs: b.maxJobs})
-	for _, d := range drvs {
-		b.failed[drvOf(d)] = err
-	}
-	if len(drvs) > 1 && nix.Untried(err) {
-		first, second := b.split(ctx, drvs, err)
-		b.build(ctx, first)
-		b.build(ctx, second)
 	}
 }
 
@@ -227,16 +211,4 @@ func (d Derivation) without(missing map[string]bool) string {
 	}
 	slices.Sort(names)
 	return d.DrvPath + "!" + strings.Join(names, ",")
-}
-
-func invalid(ctx context.Context, client *nix.Client, paths []string) (map[string]bool, error) {
-	list, err := client.Invalid(ctx, paths)
-	if err != nil {
-		return nil, err
-	}
-	set := make(map[string]bool, len(list))
-	for _, p := range list {
-		set[p] = true
-	}
-	return set, nil
 }

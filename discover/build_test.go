@@ -17,6 +17,14 @@ import (
 	"github.com/org/nixoci-action/internal/nix/nixtest"
 )
 
+// at makes outputs arrive all at once.
+func at(outputs []Output) <-chan []Output {
+	c := make(chan []Output, 1)
+	c <- outputs
+	close(c)
+	return c
+}
+
 // The failing build stops nothing but what depends on it.
 func TestBuildKeepsGoing(t *testing.T) {
 	e := nixtest.New(t)
@@ -35,7 +43,7 @@ func TestBuildKeepsGoing(t *testing.T) {
 	var log bytes.Buffer
 	client := nix.New(nix.Options{Env: e.Vars, Stderr: &log})
 
-	built, err := Build(t.Context(), client, r.Outputs, 0)
+	built, err := Build(t.Context(), client, at(r.Outputs), BuildOptions{})
 	var failed *nix.CommandError
 	if !errors.As(err, &failed) || failed.Message == "" {
 		t.Errorf("got %v, want Nix's error", err)
@@ -63,7 +71,7 @@ func TestBuildKeepsGoing(t *testing.T) {
 	// what is built is not given to Nix again
 	good := slices.DeleteFunc(r.Outputs, func(o Output) bool { return o.Name != "a" && o.Name != "z" })
 	log.Reset()
-	if _, err := Build(t.Context(), client, good, 0); err != nil || log.Len() > 0 {
+	if _, err := Build(t.Context(), client, at(good), BuildOptions{}); err != nil || log.Len() > 0 {
 		t.Errorf("the second time: got %v and the log %q, want nothing", err, log.String())
 	}
 }
@@ -117,7 +125,7 @@ func TestBuildGoesAround(t *testing.T) {
 		r := discoverIn(t, e, stoppers(t, e, ""), nil)
 		var count runs
 		client := nix.New(nix.Options{Env: e.Vars, Stderr: nixtest.Log(t), Logger: slog.New(&count)})
-		built, err := Build(t.Context(), client, r.Outputs, 0)
+		built, err := Build(t.Context(), client, at(r.Outputs), BuildOptions{})
 		if err == nil || len(built) != 66 {
 			t.Fatalf("got %d, %v", len(built), err)
 		}
@@ -154,7 +162,7 @@ func TestBuildManyForeign(t *testing.T) {
 		})
 		var count runs
 		client := nix.New(nix.Options{Env: e.Vars, Stderr: nixtest.Log(t), Logger: slog.New(&count)})
-		built, err := Build(t.Context(), client, r.Outputs, 0)
+		built, err := Build(t.Context(), client, at(r.Outputs), BuildOptions{})
 		if err == nil || len(built) != 81 {
 			t.Fatalf("got %d, %v", len(built), err)
 		}
@@ -191,7 +199,7 @@ func TestBuildGoesAroundInterrupted(t *testing.T) {
 		}
 	}()
 	start := time.Now()
-	built, err := Build(ctx, client, r.Outputs, 2)
+	built, err := Build(ctx, client, at(r.Outputs), BuildOptions{MaxJobs: 2})
 	if !errors.Is(err, context.Canceled) || len(built) != len(r.Outputs) {
 		t.Errorf("got %d, %v", len(built), err)
 	}
@@ -233,7 +241,7 @@ func TestBuildFloating(t *testing.T) {
 			t.Errorf("before the build %s has the paths %q", o.Name, paths)
 		}
 	}
-	built, err := Build(t.Context(), client, r.Outputs, 0)
+	built, err := Build(t.Context(), client, at(r.Outputs), BuildOptions{})
 	if !errors.As(err, new(*nix.CommandError)) {
 		t.Errorf("got %v, want Nix's error", err)
 	}
@@ -279,7 +287,7 @@ func TestBuildInterrupted(t *testing.T) {
 		}
 	}()
 	start := time.Now()
-	built, err := Build(ctx, newClient(t, e), r.Outputs, 0)
+	built, err := Build(ctx, newClient(t, e), at(r.Outputs), BuildOptions{})
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v, want %v", err, context.Canceled)
 	}
@@ -332,7 +340,7 @@ func TestExampleFlake(t *testing.T) {
 			t.Errorf("skipped %s: %s, %s", s.Attr, s.Reason, s.Message)
 		}
 	}
-	if _, err := Build(t.Context(), newClient(t, e), r.Outputs, 0); err != nil {
+	if _, err := Build(t.Context(), newClient(t, e), at(r.Outputs), BuildOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	i := slices.IndexFunc(r.Outputs, func(o Output) bool { return o.Name == "hello" })

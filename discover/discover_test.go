@@ -177,7 +177,7 @@ func TestEveryKind(t *testing.T) {
 	equal(t, "not looked at by default", slices.DeleteFunc(skipped(byDefault), func(s string) bool { return !strings.HasSuffix(s, string(NotLookedAt)) }),
 		[]string{"bundlers: not looked at", "hydraJobs: not looked at", "overlays: not looked at"})
 
-	built, err := Build(t.Context(), newClient(t, e), r.Outputs, 2)
+	built, err := Build(t.Context(), newClient(t, e), at(r.Outputs), BuildOptions{MaxJobs: 2})
 	if err != nil {
 		t.Fatalf("Build: %v", err)
 	}
@@ -534,7 +534,7 @@ func TestImpure(t *testing.T) {
 		if drv := e.Nix(t, dir, "eval", "--impure", "--raw", ".#a.drvPath"); r.Outputs[0].DrvPath != drv {
 			t.Errorf("got %s, want %s, as nix build --impure does", r.Outputs[0].DrvPath, drv)
 		}
-		if _, err := Build(t.Context(), client, r.Outputs, 0); err != nil {
+		if _, err := Build(t.Context(), client, at(r.Outputs), BuildOptions{}); err != nil {
 			t.Error(err)
 		}
 	})

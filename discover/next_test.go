@@ -71,7 +71,7 @@ func TestSourcesOfTheNextNix(t *testing.T) {
 	e := nixtest.Next(t)
 	r := discoverIn(t, e, scripts(t, e), nil)
 	equal(t, "outputs", attrs(r.Outputs), []string{"apps.x86_64-linux.both", "apps.x86_64-linux.built", "apps.x86_64-linux.script", "packages.x86_64-linux.a"})
-	built, err := Build(t.Context(), newClient(t, e), r.Outputs, 0)
+	built, err := Build(t.Context(), newClient(t, e), at(r.Outputs), BuildOptions{})
 	if err != nil {
 		t.Error(err)
 	}
@@ -90,7 +90,7 @@ func TestSourceIsGone(t *testing.T) {
 		r := discoverIn(t, e, scripts(t, e), nil)
 		i := slices.IndexFunc(r.Outputs, func(o Output) bool { return o.Name == "script" })
 		e.Run(t, e.Dir, "nix-store", "--delete", r.Outputs[i].Sources[0])
-		built, err := Build(t.Context(), newClient(t, e), r.Outputs, 0)
+		built, err := Build(t.Context(), newClient(t, e), at(r.Outputs), BuildOptions{})
 		for _, b := range built {
 			gone := b.Name == "script" || b.Name == "both"
 			if gone != (len(b.Missing) == 1) || gone != (b.Err != nil) || gone && !strings.Contains(b.Err.Error(), b.Missing[0]) {
@@ -119,7 +119,7 @@ func TestRealisationsOfTheNextNix(t *testing.T) {
 	nixtest.Write(t, dir, "flake.nix", flake(text.String()))
 	e.Git(t, dir)
 	r := discoverIn(t, e, dir, func(o *Options) { o.Floating = true })
-	built, err := Build(t.Context(), newClient(t, e), r.Outputs, 0)
+	built, err := Build(t.Context(), newClient(t, e), at(r.Outputs), BuildOptions{})
 	if err != nil || len(built) != 6 {
 		t.Fatalf("got %d, %v", len(built), err)
 	}

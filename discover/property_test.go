@@ -196,7 +196,7 @@ func listsWhatNixBuilds(t *testing.T, e *nixtest.Env, dir string, g generated) b
 			t.Errorf("%s: its program %s is in none of %q", attr, program, o.Paths())
 		}
 	}
-	built, err := Build(t.Context(), newClient(t, e), r.Outputs, 0)
+	built, err := Build(t.Context(), newClient(t, e), at(r.Outputs), BuildOptions{})
 	if err != nil {
 		t.Error(err)
 	}

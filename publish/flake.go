@@ -147,7 +147,10 @@ func (p *publisher) build(ctx context.Context, outputs []discover.Output) ([]dis
 	defer p.stages.Start("build")()
 	endGroup := p.Messages.Group("building %s", ui.Count(len(outputs), "output"))
 	defer endGroup()
-	built, err := discover.Build(ctx, p.Nix, outputs, 0)
+	arriving := make(chan []discover.Output, 1)
+	arriving <- outputs
+	close(arriving)
+	built, err := discover.Build(ctx, p.Nix, arriving, discover.BuildOptions{})
 	if err != nil && (built == nil || ctx.Err() != nil) {
 		return nil, err
 	}

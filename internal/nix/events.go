@@ -57,18 +57,15 @@ const (
 const maxEventLine = 1 << 20
 
 // eventLog turns Nix's log in the format internal-json into events. What is not
-// in that format is a message. What Nix says of errors goes to errors, too.
+// in that format is a message. What people would see goes to text as well, and
+// what Nix says of errors to errors.
 type eventLog struct {
-	tell   func(BuildEvent)
-	errors io.Writer
+	tell         func(BuildEvent)
+	text, errors io.Writer
 
 	line   []byte            // the start of one that has not ended
 	builds map[uint64]string // derivations by activity
 	counts map[uint64]bool   // activities that count builds
-}
-
-func newEventLog(tell func(BuildEvent), errors io.Writer) *eventLog {
-	return &eventLog{tell: tell, errors: errors, builds: map[uint64]string{}, counts: map[uint64]bool{}}
 }
 
 func (l *eventLog) Write(p []byte) (int, error) {
@@ -133,9 +130,15 @@ func (l *eventLog) read(line []byte) {
 	case e.Action == "msg" && e.Level <= levelInfo:
 		l.message(e.Msg, e.Level <= levelWarn)
 	case e.Action == "start" && e.Type == activityBuild:
+		if l.builds == nil {
+			l.builds = map[uint64]string{}
+		}
 		l.builds[e.ID] = str(0)
 		l.tell(BuildEvent{Kind: BuildStarted, Drv: str(0)})
 	case e.Action == "start" && e.Type == activityBuilds:
+		if l.counts == nil {
+			l.counts = map[uint64]bool{}
+		}
 		l.counts[e.ID] = true
 	case e.Action == "start" && e.Type == activitySubstitute:
 		l.tell(BuildEvent{Kind: BuildFetching, Path: str(0)})
@@ -145,7 +148,9 @@ func (l *eventLog) read(line []byte) {
 			l.tell(BuildEvent{Kind: BuildStopped, Drv: drv})
 		}
 	case e.Action == "result" && e.Type == resultLine && l.builds[e.ID] != "":
-		l.tell(BuildEvent{Kind: BuildLine, Drv: l.builds[e.ID], Line: strings.TrimSuffix(str(0), "\n")})
+		text := strings.TrimSuffix(str(0), "\n")
+		_, _ = io.WriteString(l.text, text+"\n")
+		l.tell(BuildEvent{Kind: BuildLine, Drv: l.builds[e.ID], Line: text})
 	case e.Action == "result" && e.Type == resultProgress && l.counts[e.ID]:
 		l.tell(BuildEvent{Kind: BuildCounts, Done: num(0), Expected: num(1), Running: num(2), Failed: num(3)})
 	}
@@ -155,5 +160,6 @@ func (l *eventLog) message(text string, serious bool) {
 	if serious {
 		_, _ = io.WriteString(l.errors, text+"\n")
 	}
+	_, _ = io.WriteString(l.text, text+"\n")
 	l.tell(BuildEvent{Kind: BuildMessage, Line: text})
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"io"
 	"slices"
 	"strings"
 	"testing"
@@ -29,7 +30,7 @@ func tellsEvents(t *testing.T, v nixtest.Version) {
 		t.Fatal(err)
 	}
 	var events []BuildEvent
-	err = c.Realise(t.Context(), []string{d[0][0], d[1][0]}, RealiseOptions{KeepGoing: true, MaxJobs: 1, Events: func(ev BuildEvent) {
+	err = c.Realise(t.Context(), []string{d[0][0], d[1][0]}, RealiseOptions{KeepGoing: true, MaxJobs: 1, Quiet: true, Events: func(ev BuildEvent) {
 		events = append(events, ev)
 		if ev.Kind == BuildCounts && ev.Done == 1 {
 			if missing, err := c.Invalid(t.Context(), []string{d[0][1]}); err != nil || len(missing) > 0 {
@@ -90,7 +91,7 @@ func TestEventLog(t *testing.T) {
 					continue
 				}
 				var got []BuildEvent
-				l := newEventLog(func(ev BuildEvent) { got = append(got, ev) }, &bytes.Buffer{})
+				l := &eventLog{tell: func(ev BuildEvent) { got = append(got, ev) }, text: io.Discard, errors: io.Discard}
 				for rest := []byte(tt.log); len(rest) > 0; {
 					n := min(step, len(rest))
 					_, _ = l.Write(rest[:n])

@@ -127,23 +127,12 @@ func settingText(value any) (string, error) {
 // Accept returns which settings of a flake Nix accepts without asking, as its
 // configuration says, or as the user has once said for ever; and the others.
 func (c *Client) Accept(ctx context.Context, settings []Setting) (accepted, refused []Setting, err error) {
-	v, err := c.Version(ctx)
-	if err != nil || len(settings) == 0 {
-		return nil, nil, err
+	if len(settings) == 0 {
+		return nil, nil, nil
 	}
-	args := []string{"show-config", "--json"}
-	if v.HasRootInstallable() { // renamed meanwhile, and the old name warns
-		args = []string{"config", "show", "--json"}
-	}
-	raw, err := c.json(ctx, command{program: "nix", args: args, quiet: true})
+	config, err := c.config(ctx)
 	if err != nil {
-		return nil, nil, fmt.Errorf("reading Nix's configuration: %w", err)
-	}
-	var config map[string]struct {
-		Value any `json:"value"`
-	}
-	if err := json.Unmarshal(raw, &config); err != nil {
-		return nil, nil, fmt.Errorf("decoding Nix's configuration: %w", err)
+		return nil, nil, err
 	}
 	if config["accept-flake-config"].Value == true {
 		return settings, nil, nil
@@ -157,6 +146,41 @@ func (c *Client) Accept(ctx context.Context, settings []Setting) (accepted, refu
 		}
 	}
 	return accepted, refused, nil
+}
+
+// config returns the settings in force, by name.
+func (c *Client) config(ctx context.Context) (map[string]struct{ Value any }, error) {
+	v, err := c.Version(ctx)
+	if err != nil {
+		return nil, err
+	}
+	args := []string{"show-config", "--json"}
+	if v.HasRootInstallable() { // renamed meanwhile, and the old name warns
+		args = []string{"config", "show", "--json"}
+	}
+	raw, err := c.json(ctx, command{program: "nix", args: args, quiet: true})
+	if err != nil {
+		return nil, fmt.Errorf("reading Nix's configuration: %w", err)
+	}
+	var config map[string]struct{ Value any }
+	if err := json.Unmarshal(raw, &config); err != nil {
+		return nil, fmt.Errorf("decoding Nix's configuration: %w", err)
+	}
+	return config, nil
+}
+
+// MaxJobs returns how many builds one of Nix's processes runs at once on this
+// machine: the setting max-jobs. With 0, all are done elsewhere.
+func (c *Client) MaxJobs(ctx context.Context) (int, error) {
+	config, err := c.config(ctx)
+	if err != nil {
+		return 0, err
+	}
+	n, ok := config["max-jobs"].Value.(float64)
+	if !ok {
+		return 0, fmt.Errorf("reading Nix's configuration: max-jobs is %v", config["max-jobs"].Value)
+	}
+	return int(n), nil
 }
 
 // trustedSettings are the values of settings that the user has accepted for ever,

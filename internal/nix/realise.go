@@ -21,8 +21,10 @@ type RealiseOptions struct {
 	// configuration decides.
 	MaxJobs int
 	// Events is told what happens, never concurrently. It must be quick: Nix waits
-	// for it. If it is not nil, the client's Stderr gets nothing.
+	// for it. It may be nil.
 	Events func(BuildEvent)
+	// Quiet keeps Nix's log from the client's Stderr.
+	Quiet bool
 }
 
 // outputNames is what follows the "!" of a derivation with chosen outputs.
@@ -59,7 +61,7 @@ func (c *Client) Realise(ctx context.Context, drvs []string, opts RealiseOptions
 	}
 	var errs []error
 	for _, batch := range batches(slices.Compact(slices.Sorted(slices.Values(drvs)))) {
-		err := c.run(ctx, command{program: "nix-store", args: slices.Concat(args, batch), events: opts.Events}, nil)
+		err := c.run(ctx, command{program: "nix-store", args: slices.Concat(args, batch), events: opts.Events, quiet: opts.Quiet}, nil)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("building: %w", err))
 			if !opts.KeepGoing || ctx.Err() != nil {

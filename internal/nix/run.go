@@ -26,7 +26,7 @@ type command struct {
 	stdin   io.Reader
 	bare    bool             // without the client's own arguments
 	quiet   bool             // not shown in the live log
-	events  func(BuildEvent) // instead of the live log, which is in the format internal-json
+	events  func(BuildEvent) // for a log in the format internal-json
 }
 
 // String is the part of a command line that tells what it does.
@@ -95,12 +95,14 @@ func (c *Client) run(ctx context.Context, cmd command, read func(io.Reader) erro
 	log := &tail{}
 	var events *eventLog
 	p.Stderr = log
-	switch {
-	case cmd.events != nil:
-		events = newEventLog(cmd.events, log)
+	var shown io.Writer = live{stop, c.stderr}
+	if cmd.quiet {
+		shown = io.Discard
+	}
+	p.Stderr = io.MultiWriter(log, shown)
+	if cmd.events != nil {
+		events = &eventLog{tell: cmd.events, text: shown, errors: log}
 		p.Stderr = live{stop, events}
-	case !cmd.quiet:
-		p.Stderr = io.MultiWriter(log, live{stop, c.stderr})
 	}
 	// A group of its own, so that a terminal's Ctrl-C reaches Nix through us,
 	// once, and so that Git and ssh below it stop as well.
