@@ -129,12 +129,20 @@ func (r *recorder) result(_ context.Context, res Result) error {
 	return nil
 }
 
+// at makes paths arrive all at once.
+func at(paths []nix.PathInfo) <-chan []nix.PathInfo {
+	c := make(chan []nix.PathInfo, 1)
+	c <- paths
+	close(c)
+	return c
+}
+
 // run uploads paths and checks what must be true of every Run. Only of one that
 // was stopped the sum of what was read does not matter.
 func (r *recorder) run(t testing.TB, repo registry.Repository, paths []nix.PathInfo, o Options) ([]Failure, error) {
 	t.Helper()
 	o.Progress = r
-	failed, err := Run(t.Context(), repo, paths, o, r.result)
+	failed, err := Run(t.Context(), repo, at(paths), o, r.result)
 	var size, sent int64
 	for _, res := range r.results {
 		size += res.Info.NarSize

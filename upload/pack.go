@@ -45,7 +45,8 @@ type member struct {
 	data  []byte
 	sum   [32]byte
 	list  *lister
-	start time.Time
+	start time.Time // of reading it
+	since time.Time // when it began to wait
 }
 
 // packer gathers small NARs until they fill a pack.
@@ -58,6 +59,7 @@ type packer struct {
 }
 
 func (p *packer) add(ctx context.Context, m member) error {
+	m.since = time.Now()
 	p.mu.Lock()
 	p.members = append(p.members, m)
 	p.size += len(m.data)
@@ -72,16 +74,18 @@ func (p *packer) add(ctx context.Context, m member) error {
 	return p.send(ctx, full)
 }
 
-// flush sends what has gathered.
-func (p *packer) flush(ctx context.Context) error {
+// flush sends what has gathered, if its first member has waited so long.
+func (p *packer) flush(ctx context.Context, wait time.Duration) error {
 	p.mu.Lock()
-	rest := p.members
-	p.members, p.size = nil, 0
+	var due []member
+	if len(p.members) > 0 && time.Since(p.members[0].since) >= wait {
+		due, p.members, p.size = p.members, nil, 0
+	}
 	p.mu.Unlock()
-	if rest == nil {
+	if due == nil {
 		return nil
 	}
-	return p.send(ctx, rest)
+	return p.send(ctx, due)
 }
 
 // send uploads a pack. All its members fail with it.

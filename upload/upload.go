@@ -41,6 +41,9 @@ type Options struct {
 	// PackBelow is the size in bytes under which compressed NARs share a
 	// blob. 0 means 256 KiB; a negative number gives each NAR its own.
 	PackBelow int
+	// PackWait is how long a small NAR waits for others to share a blob with,
+	// while more paths may arrive; if less than or equal to 0, 15 s.
+	PackWait time.Duration
 	// MaxBlobSize is the largest blob the registry takes, in bytes; 0 means
 	// any. A path with a larger NAR fails before anything of it is sent.
 	MaxBlobSize int64
@@ -145,11 +148,13 @@ type run struct {
 	inRow    int // registry failures since the last success
 }
 
-// Run uploads paths and calls done, concurrently, for each one that is in the
-// repository. A path that cannot be read or uploaded is reported and does not
-// stop the others; the error is for what stops all: a cancelled context, a
-// registry that refuses access or no longer answers, an error from done.
-func Run(ctx context.Context, repo registry.Repository, paths []nix.PathInfo, o Options, done func(context.Context, Result) error) ([]Failure, error) {
+// Run uploads paths as they arrive and calls done, concurrently, for each one
+// that is in the repository. A path that cannot be read or uploaded is reported
+// and does not stop the others; the error is for what stops all: a cancelled
+// context, a registry that refuses access or no longer answers, an error from
+// done. It ends when the channel is closed, or at such an error: whoever sends
+// must not wait for ever then.
+func Run(ctx context.Context, repo registry.Repository, arriving <-chan []nix.PathInfo, o Options, done func(context.Context, Result) error) ([]Failure, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -158,6 +163,9 @@ func Run(ctx context.Context, repo registry.Repository, paths []nix.PathInfo, o 
 	}
 	if o.PackBelow == 0 {
 		o.PackBelow = 256 << 10
+	}
+	if o.PackWait <= 0 {
+		o.PackWait = 15 * time.Second
 	}
 	if o.Progress == nil {
 		o.Progress = silent{}
@@ -171,12 +179,7 @@ func Run(ctx context.Context, repo registry.Repository, paths []nix.PathInfo, o 
 	parent := ctx
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(o.Jobs)
-	for _, same := range schedule(r.named(paths)) {
-		if ctx.Err() != nil {
-			break
-		}
-		g.Go(func() error { return r.group(ctx, same) })
-	}
+	r.receive(ctx, g, arriving)
 	err = g.Wait()
 	switch {
 	case err != nil:
@@ -184,7 +187,7 @@ func Run(ctx context.Context, repo registry.Repository, paths []nix.PathInfo, o 
 		err = context.Cause(parent)
 	default:
 		// the group's context has ended with the group
-		err = r.packs.flush(parent)
+		err = r.packs.flush(parent, 0)
 	}
 	var stop *stopError
 	if errors.As(err, &stop) {
@@ -194,6 +197,29 @@ func Run(ctx context.Context, repo registry.Repository, paths []nix.PathInfo, o 
 	return r.failures, err
 }
 
+// receive has paths uploaded until there are no more, or ctx is done.
+func (r *run) receive(ctx context.Context, g *errgroup.Group, arriving <-chan []nix.PathInfo) {
+	tick := time.NewTicker(max(r.opts.PackWait/3, time.Millisecond))
+	defer tick.Stop()
+	for ctx.Err() == nil {
+		select {
+		case paths, more := <-arriving:
+			if !more {
+				return
+			}
+			for _, same := range schedule(r.named(paths)) {
+				if ctx.Err() != nil {
+					return
+				}
+				g.Go(func() error { return r.group(ctx, same) })
+			}
+		case <-tick.C:
+			g.Go(func() error { return r.packs.flush(ctx, r.opts.PackWait) })
+		case <-ctx.Done():
+		}
+	}
+}
+
 // named returns the paths whose names may be published. Contents are looked at
 // when they are read.
 func (r *run) named(paths []nix.PathInfo) []nix.PathInfo {
@@ -201,7 +227,9 @@ func (r *run) named(paths []nix.PathInfo) []nix.PathInfo {
 	for _, p := range paths {
 		if kind, found := r.opts.Secrets.Find([]byte(p.Path + " " + p.Deriver)); found {
 			path := string(r.opts.Secrets.Redact([]byte(p.Path)))
+			r.mu.Lock()
 			r.failures = append(r.failures, Failure{path, secretFound(path, kind)})
+			r.mu.Unlock()
 			continue
 		}
 		may = append(may, p)

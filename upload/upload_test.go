@@ -144,10 +144,10 @@ func TestCompression(t *testing.T) {
 	if sizes[0] != sizes[3] || sizes[19] > sizes[1] {
 		t.Errorf("got sizes %v by level", sizes)
 	}
-	if _, err := Run(t.Context(), newRepo(t), infos, Options{Compression: "lzma"}, nil); err == nil || !strings.Contains(err.Error(), `"lzma"`) {
+	if _, err := Run(t.Context(), newRepo(t), at(infos), Options{Compression: "lzma"}, nil); err == nil || !strings.Contains(err.Error(), `"lzma"`) {
 		t.Errorf("got %v", err)
 	}
-	if failed, err := Run(t.Context(), newRepo(t), nil, Options{}, nil); failed != nil || err != nil {
+	if failed, err := Run(t.Context(), newRepo(t), at(nil), Options{}, nil); failed != nil || err != nil {
 		t.Errorf("nothing to do: got %v, %v", failed, err)
 	}
 }
@@ -303,7 +303,7 @@ func TestDoneFails(t *testing.T) {
 	boom := errors.New("boom")
 	for _, size := range []int{1000, 300_000, 2 << 20} {
 		calls := atomic.Int64{}
-		failed, err := Run(t.Context(), newRepo(t), many(t, 30, size), Options{Jobs: 2}, func(context.Context, Result) error {
+		failed, err := Run(t.Context(), newRepo(t), at(many(t, 30, size)), Options{Jobs: 2}, func(context.Context, Result) error {
 			calls.Add(1)
 			return boom
 		})
@@ -408,7 +408,7 @@ func TestCancel(t *testing.T) {
 		ctx, cancel := context.WithCancelCause(t.Context())
 		cancel(stop)
 		repo := &counter{Repository: newRepo(t)}
-		failed, err := Run(ctx, repo, infos, Options{}, nil)
+		failed, err := Run(ctx, repo, at(infos), Options{}, nil)
 		if !errors.Is(err, stop) || len(failed) > 0 || repo.puts.Load()+repo.writes.Load() > 0 {
 			t.Errorf("got %v, %v", failed, err)
 		}
@@ -421,7 +421,7 @@ func TestCancel(t *testing.T) {
 			}
 			return nil
 		}}
-		failed, err := Run(ctx, repo, infos, Options{Jobs: 2}, func(context.Context, Result) error { return nil })
+		failed, err := Run(ctx, repo, at(infos), Options{Jobs: 2}, func(context.Context, Result) error { return nil })
 		if !errors.Is(err, stop) || len(failed) > 0 || repo.writes.Load() > 7 {
 			t.Errorf("got %v, %v after %d streams", failed, err, repo.writes.Load())
 		}
@@ -431,7 +431,7 @@ func TestCancel(t *testing.T) {
 		endless := infos[0]
 		endless.Path, endless.NarSize = "/nowhere", 1<<60
 		start := time.Now()
-		failed, err := Run(ctx, newRepo(t), []nix.PathInfo{endless}, Options{Dump: func(_ context.Context, _ string, w io.Writer) error {
+		failed, err := Run(ctx, newRepo(t), at([]nix.PathInfo{endless}), Options{Dump: func(_ context.Context, _ string, w io.Writer) error {
 			for i := 0; ; i++ {
 				if i == 100 {
 					cancel(stop)
@@ -451,7 +451,7 @@ func TestCancel(t *testing.T) {
 			cancel(stop)
 			return stop
 		}}
-		failed, err := Run(ctx, repo, infos[50:60], Options{}, nil)
+		failed, err := Run(ctx, repo, at(infos[50:60]), Options{}, nil)
 		if !errors.Is(err, stop) || len(failed) > 0 {
 			t.Errorf("got %v, %v", failed, err)
 		}
@@ -490,5 +490,37 @@ func TestMemoryOfManyStreams(t *testing.T) {
 	t.Logf("%d MB of heap for %d at once", peak>>20, jobs)
 	if peak > jobs*15<<20 {
 		t.Errorf("the heap grew by %d MB, want at most 15 for each of %d", peak>>20, jobs)
+	}
+}
+
+// What arrives is uploaded while more may come, small paths too: they wait for
+// others for a while, and not for the end.
+func TestPathsArrive(t *testing.T) {
+	t.Parallel()
+	infos := append(many(t, 2, 2<<20), many(t, 3, 5000)...)
+	arriving := make(chan []nix.PathInfo)
+	results := make(chan Result)
+	type end struct {
+		failed []Failure
+		err    error
+	}
+	ended := make(chan end, 1)
+	go func() {
+		failed, err := Run(t.Context(), newRepo(t), arriving, Options{PackWait: 50 * time.Millisecond}, func(_ context.Context, r Result) error {
+			results <- r
+			return nil
+		})
+		ended <- end{failed, err}
+	}()
+	got := map[string]int{}
+	for i := range infos[:4] {
+		arriving <- infos[i : i+1]
+		got[(<-results).Info.Path]++
+	}
+	arriving <- infos[4:]
+	close(arriving)
+	got[(<-results).Info.Path]++
+	if e := <-ended; e.err != nil || len(e.failed) > 0 || len(got) != 5 {
+		t.Errorf("got %v, %v, and results for %v", e.failed, e.err, got)
 	}
 }
