@@ -24,9 +24,6 @@ type WriterOptions struct {
 	// CommitEvery is the number of added entries after which a segment is
 	// committed; if less than or equal to 0, 500.
 	CommitEvery int
-	// CommitInterval is the longest time between commits while entries are
-	// added; if less than or equal to 0, five minutes.
-	CommitInterval time.Duration
 	// SegmentLayers is the largest number of NAR blobs in one segment; if
 	// less than or equal to 0, 2,000. It is fewer where the registry says so.
 	SegmentLayers int
@@ -44,8 +41,8 @@ type WriterOptions struct {
 // another one is chosen.
 const DefaultSegmentLayers = 2000
 
-// Writer adds entries to a cache index. Add may be called concurrently; Close
-// once, after the last Add has returned.
+// Writer adds entries to a cache index. Add and Checkpoint may be called
+// concurrently; Close once, after the last of them has returned.
 type Writer struct {
 	cache *Cache
 	opts  WriterOptions
@@ -58,7 +55,6 @@ type Writer struct {
 	committed map[string]bool         // by hash part: in a segment of this writer
 	added     int                     // since the last commit
 	documents documents               // of pending entries, not yet in the registry
-	last      time.Time               // of the last commit
 	lost      []format.Entry          // whose blobs the registry has lost
 	wrote     map[string]format.Entry // by hash part: committed, as it stands in the segment; nil if nobody asks
 
@@ -96,9 +92,6 @@ func (c *Cache) newWriter(base *Snapshot, o WriterOptions) *Writer {
 	if o.CommitEvery <= 0 {
 		o.CommitEvery = 500
 	}
-	if o.CommitInterval <= 0 {
-		o.CommitInterval = 5 * time.Minute
-	}
 	if o.SegmentLayers <= 0 {
 		o.SegmentLayers = DefaultSegmentLayers
 	}
@@ -107,7 +100,7 @@ func (c *Cache) newWriter(base *Snapshot, o WriterOptions) *Writer {
 	}
 	return &Writer{
 		cache: c, opts: o, base: base, opened: c.opts.Now(),
-		pending: map[string]format.Entry{}, committed: map[string]bool{}, last: c.opts.Now(),
+		pending: map[string]format.Entry{}, committed: map[string]bool{},
 		configDone: c.prepared.Load() || len(base.segments) > 0 && !base.foreign,
 	}
 }
@@ -134,14 +127,15 @@ func (w *Writer) add(ctx context.Context, e format.Entry, d *encoded) error {
 	w.documents.put(e.Path.HashPart, d)
 	w.added++
 	full := w.documents.size >= format.ExtrasSize
-	due := w.added >= w.opts.CommitEvery || w.cache.opts.Now().Sub(w.last) >= w.opts.CommitInterval
+	due := w.added >= w.opts.CommitEvery
 	if due {
-		w.added, w.last = 0, w.cache.opts.Now()
+		w.added = 0
 	}
 	w.mu.Unlock()
 	switch {
 	case due:
-		return w.commit(ctx, nil)
+		_, err := w.commit(ctx, nil)
+		return err
 	case full:
 		return w.store(ctx)
 	}
@@ -235,7 +229,7 @@ type Result struct {
 // to bring back what was Lost; as long as something is, the publication is not
 // recorded.
 func (w *Writer) Close(ctx context.Context, p *format.Publication) (Result, error) {
-	err := w.commit(ctx, p)
+	_, err := w.commit(ctx, p)
 	if err == nil {
 		err = w.say(ctx)
 	}
@@ -252,27 +246,47 @@ func (w *Writer) Close(ctx context.Context, p *format.Publication) (Result, erro
 	return r, err
 }
 
-// finish merges small segments where they have piled up, and makes sure that
-// the root shows what was written.
-func (w *Writer) finish(ctx context.Context) error {
+// Checkpoint commits what is complete, and merges small segments where they have
+// piled up, while more entries are added. Without anything new it makes no
+// request.
+func (w *Writer) Checkpoint(ctx context.Context) error {
+	w.mu.Lock()
+	w.added = 0
+	w.mu.Unlock()
+	written, err := w.commit(ctx, nil)
+	if err == nil && written {
+		w.tidy(ctx)
+	}
+	return err
+}
+
+// tidy merges small segments where they have piled up.
+func (w *Writer) tidy(ctx context.Context) {
 	if err := w.compact(ctx); err != nil {
 		w.cache.opts.Logger.Warn("small segments were not merged; the next publish will try again", "error", err)
 	}
+}
+
+// finish merges small segments where they have piled up, and makes sure that
+// the root shows what was written.
+func (w *Writer) finish(ctx context.Context) error {
+	w.tidy(ctx)
 	return w.Settle(ctx)
 }
 
-// commit writes segments with all complete pending entries, then the root.
-func (w *Writer) commit(ctx context.Context, p *format.Publication) error {
+// commit writes segments with all complete pending entries, then the root. It
+// reports whether it has written any.
+func (w *Writer) commit(ctx context.Context, p *format.Publication) (bool, error) {
 	written, err := w.write(ctx, p)
 	if err != nil || len(written) == 0 {
-		return err
+		return false, err
 	}
 	// From here on everything is durable; the root is a hint. A failure that
 	// stays is met again in settle.
 	if err := w.WriteRoot(ctx, nil); err != nil {
 		w.cache.opts.Logger.Warn("the root was not written yet", "error", err)
 	}
-	return nil
+	return true, nil
 }
 
 // write writes segments with all complete pending entries, the last with the
