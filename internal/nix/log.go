@@ -2,6 +2,7 @@ package nix
 
 import (
 	"bufio"
+	"bytes"
 	"cmp"
 	"compress/bzip2"
 	"context"
@@ -89,21 +90,60 @@ func (c *Client) WholeLog(ctx context.Context, drv string, limit int) ([]byte, e
 // logFile reads a log from where Nix keeps it. A process for each of a thousand
 // logs takes half a minute, so Nix is asked only where that fails: it may keep
 // them elsewhere, or not let this user read them.
-func (c *Client) logFile(drv string, w io.Writer) bool {
+func (c *Client) logFile(drv string, log *ends) bool {
 	dir := cmp.Or(envValue(c.env, "NIX_LOG_DIR"), "/nix/var/log/nix")
 	base := path.Base(drv)
 	name := filepath.Join(dir, "drvs", base[:2], base[2:])
 	f, err := os.Open(name + ".bz2")
-	var r io.Reader
-	if err == nil {
-		r = bzip2.NewReader(bufio.NewReader(f))
-	} else if f, err = os.Open(name); err == nil { // compress-build-log = false
-		r = f
-	} else {
-		return false
+	compressed := err == nil
+	if err != nil {
+		if f, err = os.Open(name); err != nil { // compress-build-log = false
+			return false
+		}
 	}
 	defer f.Close()
-	n, err := io.Copy(w, io.LimitReader(r, maxLogFile))
+	if !compressed {
+		return copyLog(log, f)
+	}
+	small, err := io.ReadAll(io.LimitReader(f, smallLog))
+	if err != nil {
+		return false
+	}
+	if len(small) < smallLog {
+		return unpackSmall(log, small)
+	}
+	return copyLog(log, bzip2.NewReader(bufio.NewReader(io.MultiReader(bytes.NewReader(small), f))))
+}
+
+// smallLog is how much of a log's file is read before anything is unpacked, in
+// bytes.
+const smallLog = 16 << 10
+
+// unpackSmall unpacks a log. The reader allocates four bytes for each of the
+// largest block that the header allows: 3.6 MB, which for thousands of logs of a
+// few lines is most of a publish. So it is told that blocks are the smallest
+// first. It refuses a block that is larger.
+func unpackSmall(log *ends, file []byte) bool {
+	const (
+		level = 3 // where in the header it stands
+		empty = "\x17\x72\x45\x38\x50\x90\x00\x00\x00\x00"
+	)
+	if len(file) > level && string(file[level+1:]) == empty { // as most builds leave
+		return true
+	}
+	if len(file) > level {
+		least := slices.Clone(file)
+		least[level] = '1'
+		if copyLog(log, bzip2.NewReader(bytes.NewReader(least))) {
+			return true
+		}
+		log.reset()
+	}
+	return copyLog(log, bzip2.NewReader(bytes.NewReader(file)))
+}
+
+func copyLog(log *ends, r io.Reader) bool {
+	n, err := io.Copy(log, io.LimitReader(r, maxLogFile))
 	return err == nil && n < maxLogFile
 }
 
