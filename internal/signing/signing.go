@@ -81,29 +81,40 @@ func (ks Keys) PublicKeys() []string {
 	return out
 }
 
-// Sign returns sigs with a signature of each key over fingerprint added. A
-// valid signature of the key that is there already is kept; an invalid one
-// under the key's name is replaced.
+// Sign returns sigs with the signature of each key over fingerprint added. Any
+// other one under a key's name is replaced by it.
 func (ks Keys) Sign(fingerprint string, sigs []string) ([]string, error) {
 	out := slices.Clone(sigs)
 	for _, k := range ks {
-		if signedBy(k.ToPublicKey(), fingerprint, out) {
-			continue
-		}
-		pub := k.ToPublicKey()
-		out = slices.DeleteFunc(out, func(s string) bool { return strings.HasPrefix(s, pub.Name+":") })
 		sig, err := k.Sign(nil, fingerprint)
 		if err != nil {
 			return nil, fmt.Errorf("signing: %w", err)
 		}
+		if slices.Contains(out, sig.String()) {
+			continue
+		}
+		out = slices.DeleteFunc(out, func(s string) bool { return named(k, s) })
 		out = append(out, sig.String())
 	}
 	return out, nil
 }
 
-// Signed reports whether sigs has a valid signature of every key.
+// Signed reports whether sigs has the signature of every key. A key makes one
+// signature over a fingerprint, so it is made again and compared: that takes less
+// than half the time of verifying one.
 func (ks Keys) Signed(fingerprint string, sigs []string) bool {
-	return !slices.ContainsFunc(ks, func(k signature.SecretKey) bool { return !signedBy(k.ToPublicKey(), fingerprint, sigs) })
+	return !slices.ContainsFunc(ks, func(k signature.SecretKey) bool {
+		if !slices.ContainsFunc(sigs, func(s string) bool { return named(k, s) }) {
+			return true
+		}
+		sig, err := k.Sign(nil, fingerprint)
+		return err != nil || !slices.Contains(sigs, sig.String())
+	})
+}
+
+// named reports whether a signature has the name of a key.
+func named(k signature.SecretKey, sig string) bool {
+	return strings.HasPrefix(sig, k.ToPublicKey().Name+":")
 }
 
 // Trusted returns the public halves of ks, and the public keys given, each once:

@@ -123,3 +123,20 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+func BenchmarkSigned(b *testing.B) {
+	k, _, err := signature.GenerateKeypair("a-1", nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	const fp = "1;/nix/store/z5x6mwzprrrld5rn4mhc9kb8xs0g10lq-top;sha256:0000000000000000000000000000000000000000000000000000;1000;"
+	sigs, err := Keys{k}.Sign(fp, nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		if !(Keys{k}).Signed(fp, sigs) {
+			b.Fatal("not signed")
+		}
+	}
+}
