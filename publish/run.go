@@ -69,12 +69,18 @@ func (p *publisher) run(ctx context.Context) error {
 		<-opened
 		return base, openErr
 	}
+	go func() { _, _ = p.Nix.Version(ctx) }() // while the paths are read or looked for
 	var roots []root
 	var rootsErr error
 	if p.Matrix == matrix.Planning {
 		rootsErr = p.planMatrix(ctx, wait)
 	} else {
 		roots, rootsErr = p.roots(ctx, wait)
+	}
+	var set *closure.Set
+	var setErr error
+	if len(roots)+len(p.skipped.roots) > 0 {
+		set, setErr = p.closure(ctx, roots)
 	}
 	<-opened
 	if openErr != nil && !errors.Is(openErr, context.Canceled) {
@@ -86,12 +92,11 @@ func (p *publisher) run(ctx context.Context) error {
 	if len(roots)+len(p.skipped.roots) == 0 {
 		return rootsErr // with no error there were no paths to read, or in a dry run nothing is built
 	}
-	set, err := p.closure(ctx, roots)
-	if err != nil {
-		return errors.Join(rootsErr, err)
+	if setErr != nil {
+		return errors.Join(rootsErr, setErr)
 	}
-	if base, err = p.fresh(ctx, base, begin); err != nil {
-		return errors.Join(rootsErr, p.explain(err))
+	if base, openErr = p.fresh(ctx, base, begin); openErr != nil {
+		return errors.Join(rootsErr, p.explain(openErr))
 	}
 	p.followKeys(base)
 	plan, err := p.filter(ctx, set, base)
@@ -204,7 +209,14 @@ func (p *publisher) filter(ctx context.Context, set *closure.Set, base *index.Sn
 	if set.Len() > 0 {
 		p.Messages.Printf("closure of %s, %s; asking %s", ui.Count(set.Len(), "path"), ui.Bytes(set.NarSize()), strings.Join(append(slices.Clone(p.report.Upstreams), "the cache index"), ", "))
 	}
-	return p.ask(ctx, set, func(hashPart string) bool { return p.inCache(base, set.LookupHash(hashPart)) }, p.ExcludePaths)
+	paths := set.Paths()
+	there := make([]bool, len(paths))
+	inParallel(len(paths), func(i int) { there[i] = p.inCache(base, &paths[i]) })
+	inCache := make(map[string]bool, len(paths))
+	for i := range paths {
+		inCache[paths[i].Store.HashPart] = there[i]
+	}
+	return p.ask(ctx, set, func(hashPart string) bool { return inCache[hashPart] }, p.ExcludePaths)
 }
 
 // ask decides on a closure, and warns of upstream caches that could not say

@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"runtime"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/org/nixoci-action/bincache"
@@ -149,16 +152,29 @@ func (p *publisher) config(roots []root) format.Config {
 // record of the local store, if there is one, and only where the entry says the
 // same: nobody here has seen what else the index says.
 func (p *publisher) repeat(ctx context.Context, w *index.Writer, decisions []closure.Decision, base *index.Snapshot, recorded bool) error {
-	for _, d := range decisions {
-		if d.Kind != closure.KindInCache {
-			continue
-		}
-		e, changed, ok := p.lookup(base, d.Path.Store.HashPart)
-		if !ok {
-			return fmt.Errorf("%s is gone from the index", d.Path.Path) // it was there a moment ago
+	decisions = slices.DeleteFunc(slices.Clone(decisions), func(d closure.Decision) bool { return d.Kind != closure.KindInCache })
+	type present struct {
+		format.Entry
+		changed, ok     bool
+		same, certified bool // as the local store has it; and nothing is missing of what certify adds
+	}
+	all := make([]present, len(decisions))
+	inParallel(len(decisions), func(i int) {
+		d, x := decisions[i], &all[i]
+		if x.Entry, x.changed, x.ok = p.lookup(base, d.Path.Store.HashPart); !x.ok {
+			return
 		}
 		local := record(d.Path.Store, &d.Path.PathInfo)
-		if recorded && e.Fingerprint() == local.Fingerprint() {
+		fingerprint := x.Fingerprint()
+		x.same = recorded && fingerprint == local.Fingerprint()
+		x.certified = !p.Unsigned && len(p.extras.realised[d.Path.Store.HashPart]) == 0 && p.Keys.Signed(fingerprint, x.Signatures)
+	})
+	for i, d := range decisions {
+		e, changed := all[i].Entry, all[i].changed
+		if !all[i].ok {
+			return fmt.Errorf("%s is gone from the index", d.Path.Path) // it was there a moment ago
+		}
+		if all[i].same && !all[i].certified {
 			signatures := len(e.Signatures)
 			certified, err := p.certify(&e, &d.Path.PathInfo)
 			if err != nil {
@@ -178,6 +194,20 @@ func (p *publisher) repeat(ctx context.Context, w *index.Writer, decisions []clo
 		}
 	}
 	return nil
+}
+
+// inParallel calls f for each number below n, on all processors.
+func inParallel(n int, f func(i int)) {
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	for range min(n, runtime.GOMAXPROCS(0)) {
+		wg.Go(func() {
+			for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
+				f(i)
+			}
+		})
+	}
+	wg.Wait()
 }
 
 // reuse adds the paths whose contents the cache has under another path, and
