@@ -136,6 +136,19 @@ func (c *Cache) read(ctx context.Context, sweep bool) (*Snapshot, error) {
 		known = c.current.digest
 	}
 	c.spent.Store(c.held())
+	tags := func() ([]string, error) { return c.repo.Tags(ctx) }
+	if sweep { // at the same time: what came between the answers is asked for by itself
+		asking, cancel := context.WithCancel(ctx)
+		listed := make(chan struct{})
+		var all []string
+		var failed error
+		go func() {
+			defer close(listed)
+			all, failed = c.repo.Tags(asking)
+		}()
+		tags = func() ([]string, error) { <-listed; return all, failed }
+		defer func() { cancel(); <-listed }()
+	}
 	digest, list, err := readRoot(ctx, c.repo, known, sweep, c.reserve)
 	var damage *DamageError
 	switch {
@@ -158,7 +171,7 @@ func (c *Cache) read(ctx context.Context, sweep bool) (*Snapshot, error) {
 		c.opts.Logger.Warn("nixcache-oci's index has entries that cannot be used", "entries", len(list.skipped))
 	}
 	if sweep {
-		if err := c.sweep(ctx, &list); err != nil {
+		if err := c.sweep(ctx, &list, tags); err != nil {
 			return nil, err
 		}
 	}
@@ -206,8 +219,8 @@ func (c *Cache) remember(s *Snapshot) {
 // sweep finds the segments that have a tag and are not in list, and strikes out
 // those in list that have none: an old root may have come back, and what it
 // names been deleted.
-func (c *Cache) sweep(ctx context.Context, list *rootState) error {
-	tags, err := c.repo.Tags(ctx)
+func (c *Cache) sweep(ctx context.Context, list *rootState, listTags func() ([]string, error)) error {
+	tags, err := listTags()
 	if err != nil {
 		return err
 	}

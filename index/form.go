@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -108,12 +109,57 @@ func (c *Cache) Prepare(ctx context.Context) error {
 	if err := c.lookForForm(ctx); err != nil {
 		return err
 	}
-	if dir, ok := c.repo.(interface{ Probe() error }); ok { // it takes every form
+	return c.prepare(ctx, v1.Hash{})
+}
+
+// SweepAndPrepare is Sweep and Prepare at the same time. Its error may also be
+// that of a snapshot with damage, into which nothing must be written.
+func (c *Cache) SweepAndPrepare(ctx context.Context) (*Snapshot, error) {
+	var config v1.Descriptor
+	var refused error
+	storing, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var wg sync.WaitGroup
+	if _, dir := c.repo.(prober); !dir {
+		wg.Go(func() {
+			_, b := c.form().Config() // the one that nearly every registry takes
+			config, refused = c.repo.PutBlob(storing, b)
+		})
+	}
+	s, err := c.Sweep(ctx)
+	if err == nil {
+		err = s.Damage()
+	}
+	if err != nil {
+		cancel()
+	}
+	wg.Wait()
+	if err == nil {
+		err = refused
+	}
+	if err == nil {
+		err = c.prepare(ctx, config.Digest)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// prober is a repository that takes every form, and says whether it can be
+// written to.
+type prober interface{ Probe() error }
+
+// prepare is Prepare where the root has been read. Stored is a config that has
+// been stored.
+func (c *Cache) prepare(ctx context.Context, stored v1.Hash) error {
+	if dir, ok := c.repo.(prober); ok {
 		return dir.Probe()
 	}
-	_, config := c.form().Config()
-	if _, err := c.repo.PutBlob(ctx, config); err != nil {
-		return err
+	if d, config := c.form().Config(); d.Digest != stored {
+		if _, err := c.repo.PutBlob(ctx, config); err != nil {
+			return err
+		}
 	}
 	if c.taken.Load() == 0 {
 		if _, err := c.putManifest(ctx, "", format.MediaSegment, format.EmptyLayers(), time.Unix(0, 0)); err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/registry"
@@ -83,17 +84,22 @@ func readLayers(ctx context.Context, repo registry.Repository, m registry.Manife
 		}
 		return readForeign(ctx, repo, layers.Foreign)
 	}
-	if err := reserve(layers.Segments.Size); err != nil {
-		return rootState{}, err
-	}
-	blob, err := readLayer(ctx, repo, layers.Segments, format.MaxSegmentListBlob)
-	if err != nil {
-		return rootState{}, err
-	}
-	if err := reserve(int64(format.UnpackedSize(blob, format.MaxSegmentList))); err != nil { //nolint:gosec // at most maxSegmentList
-		return rootState{}, err
-	}
 	var list rootState
+	var blob, retiredBlob []byte
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() (err error) {
+		blob, err = readList(gctx, repo, layers.Segments, reserve)
+		return err
+	})
+	if retired && layers.Retired.Size != 0 {
+		g.Go(func() (err error) {
+			retiredBlob, err = readList(gctx, repo, layers.Retired, reserve)
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return rootState{}, err
+	}
 	list.SegmentList, err = format.ParseSegmentList(blob)
 	err = damaged(format.RootTag, err)
 	list.stub, list.form = layers.Stub, layers.Form
@@ -101,20 +107,23 @@ func readLayers(ctx context.Context, repo registry.Repository, m registry.Manife
 		return list, err
 	}
 	list.retired = []format.Retired{}
-	if layers.Retired.Size == 0 {
+	if retiredBlob == nil {
 		return list, nil
 	}
-	if err := reserve(layers.Retired.Size); err != nil {
-		return list, err
-	}
-	if blob, err = readLayer(ctx, repo, layers.Retired, format.MaxSegmentListBlob); err != nil {
-		return list, err
-	}
-	if err := reserve(int64(format.UnpackedSize(blob, format.MaxSegmentList))); err != nil { //nolint:gosec // at most maxSegmentList
-		return list, err
-	}
-	list.retired, err = format.ParseRetired(blob)
+	list.retired, err = format.ParseRetired(retiredBlob)
 	return list, damaged(format.RootTag, err)
+}
+
+// readList reads a layer of the root, and reserves what it takes, unpacked too.
+func readList(ctx context.Context, repo registry.Repository, layer v1.Descriptor, reserve func(int64) error) ([]byte, error) {
+	if err := reserve(layer.Size); err != nil {
+		return nil, err
+	}
+	blob, err := readLayer(ctx, repo, layer, format.MaxSegmentListBlob)
+	if err != nil {
+		return nil, err
+	}
+	return blob, reserve(int64(format.UnpackedSize(blob, format.MaxSegmentList))) //nolint:gosec // at most maxSegmentList
 }
 
 func readForeign(ctx context.Context, repo registry.Repository, d v1.Descriptor) (rootState, error) {

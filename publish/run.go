@@ -131,15 +131,14 @@ func (p *publisher) partly(err error) error {
 // open reads the cache index, makes sure that the cache can be written to, and
 // takes it over if it is nixcache-oci's.
 func (p *publisher) open(ctx context.Context) (*index.Snapshot, error) {
-	base, err := p.sweep(ctx)
 	if p.Matrix == matrix.Planning {
-		return base, err
+		return p.sweep(ctx)
 	}
-	if err == nil && !p.DryRun {
-		if err = base.Damage(); err == nil {
-			err = p.Index.Prepare(ctx)
-		}
+	read := p.sweep
+	if !p.DryRun {
+		read = p.Index.SweepAndPrepare
 	}
+	base, err := read(ctx)
 	if err != nil {
 		return nil, err
 	}
