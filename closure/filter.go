@@ -25,6 +25,9 @@ type Options struct {
 	InCache func(hashPart string) bool
 	// Upstreams are asked in this order.
 	Upstreams []Upstream
+	// Answers are what the Upstreams have answered before: nothing is asked twice.
+	// It may be nil.
+	Answers *Answers
 	// Exclude are globs, in the syntax of path.Match, over store path names
 	// ("hello-1.0") and base names ("<hash part>-hello-1.0").
 	Exclude []string

@@ -217,6 +217,29 @@ func TestFilterKeepsHitsBetweenRuns(t *testing.T) {
 	run(closure.Report{Present: 2, Remembered: 2})
 }
 
+// Of several closures in one run each path is asked for once, and counted in
+// each.
+func TestFilterAsksOnce(t *testing.T) {
+	t.Parallel()
+	up := upstreamtest.Serve(t, "a")
+	up.Answer = func(w http.ResponseWriter, r *http.Request, _ int) bool {
+		if strings.Contains(r.URL.Path, hashPart("c")) {
+			w.WriteHeader(http.StatusInternalServerError)
+			return true
+		}
+		return false
+	}
+	opts := closure.Options{Answers: &closure.Answers{}, HitsDir: t.TempDir(), Upstreams: []closure.Upstream{ask(t, up.URL, quick)}}
+	wantReasons(t, filter(t, newSet(t, "a b", info("a"), info("b")), opts), "a: on UPSTREAM1\nb: new")
+	wantReasons(t, filter(t, newSet(t, "c", info("c")), opts), "c: new")
+	asked := up.Count()
+	p := filter(t, newSet(t, "a b c", info("a"), info("b"), info("c")), opts)
+	wantReasons(t, p, "a: on UPSTREAM1\nb: new\nc: new")
+	if r := p.Upstreams[0]; up.Count() != asked || r.Asked != 3 || r.Present != 1 || r.Remembered != 0 || r.Unknown != 1 || r.Err == nil {
+		t.Errorf("after %d requests more: got report %+v", up.Count()-asked, r)
+	}
+}
+
 func TestFilterDoesNotKeepMisses(t *testing.T) {
 	t.Parallel()
 	up := upstreamtest.Serve(t)

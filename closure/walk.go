@@ -83,6 +83,7 @@ func (w *walk) run(ctx context.Context) error {
 		r := <-results
 		inFlight--
 		if ctx.Err() == nil {
+			w.opts.Answers.put(w.set.paths[r.at].Store.HashPart, r)
 			w.record(r)
 		}
 	}
@@ -107,6 +108,11 @@ func (w *walk) known(at int32) bool {
 		w.decide(at, KindInCache, "")
 		return true
 	}
+	if r, ok := w.opts.Answers.get(hashPart); ok {
+		r.at = at
+		w.record(r)
+		return true
+	}
 	for i := range w.upstreams {
 		u := &w.upstreams[i]
 		if u.hits != nil && u.hits.Has(hashPart) {
@@ -121,6 +127,29 @@ func (w *walk) known(at int32) bool {
 		return true
 	}
 	return false
+}
+
+// Answers are what upstream caches have answered in a run that filters several
+// closures. The zero value has none. It is for one call of Filter after the
+// other, always with the same Upstreams.
+type Answers struct{ results map[string]result }
+
+func (a *Answers) get(hashPart string) (result, bool) {
+	if a == nil {
+		return result{}, false
+	}
+	r, ok := a.results[hashPart]
+	return r, ok
+}
+
+func (a *Answers) put(hashPart string, r result) {
+	if a == nil {
+		return
+	}
+	if a.results == nil {
+		a.results = map[string]result{}
+	}
+	a.results[hashPart] = r
 }
 
 // ask runs beside the others and changes nothing.
