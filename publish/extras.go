@@ -20,12 +20,11 @@ import (
 // extras is what a run publishes besides narinfos and NARs. Whatever goes wrong
 // with it costs a warning, never the publish.
 type extras struct {
+	mu sync.Mutex
 	// realised are content-addressed outputs that were built or used, by hash part.
 	realised map[string][]nix.Realisation
-
-	mu     sync.Mutex
-	logs   map[string]*pendingLog // by derivation
-	noLogs int                    // derivations in a row that have none
+	logs     map[string]*pendingLog // by derivation
+	noLogs   int                    // derivations in a row that have none
 }
 
 // pendingLog is a build log for as long as an upload may need it.
@@ -57,17 +56,27 @@ func (x *extras) realise(r nix.Realisation) {
 	if err != nil {
 		return
 	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
 	if x.realised == nil {
 		x.realised = map[string][]nix.Realisation{}
 	}
 	x.realised[p.HashPart] = append(x.realised[p.HashPart], r)
 }
 
+func (x *extras) realisationsOf(hashPart string) []nix.Realisation {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.realised[hashPart]
+}
+
 // expect tells which paths are going to be uploaded.
 func (x *extras) expect(paths []nix.PathInfo) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.logs = map[string]*pendingLog{}
+	if x.logs == nil {
+		x.logs = map[string]*pendingLog{}
+	}
 	for _, p := range paths {
 		if p.Deriver == "" || !p.Ultimate {
 			continue
@@ -141,7 +150,7 @@ func (p *publisher) readLog(ctx context.Context, drv string) []byte {
 // without signatures.
 func (p *publisher) realisations(e *format.Entry, info *nix.PathInfo) []format.Realisation {
 	var rs []format.Realisation
-	for _, r := range p.extras.realised[e.Path.HashPart] {
+	for _, r := range p.extras.realisationsOf(e.Path.HashPart) {
 		if r.ID != "" {
 			// Nix's own signatures cover what the realisation depends on
 			rs = append(rs, format.Realisation{ID: r.ID})

@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	"github.com/org/nixoci-action/discover"
-	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/internal/hint"
 	"github.com/org/nixoci-action/internal/nix"
 	"github.com/org/nixoci-action/internal/origin"
@@ -20,32 +19,55 @@ import (
 type root struct{ attr, path string }
 
 // roots returns the store paths to publish, all of them valid, without those
-// that are skipped. An error beside them tells of outputs that are not among
-// them.
-func (p *publisher) roots(ctx context.Context, wait func() (*index.Snapshot, error)) ([]root, error) {
-	if p.Flake == "" {
-		return p.given(ctx)
+// that are skipped, and lets the stream know of them as early as it can. An error
+// beside them tells of outputs that are not among them.
+func (p *publisher) roots(ctx context.Context, s *stream) ([]root, error) {
+	switch {
+	case p.Flake == "":
+		return p.given(ctx, s)
+	case p.Matrix == matrix.Recording:
+		return nil, p.recorded(ctx, s)
 	}
-	outputs, err := p.discover(ctx)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	flake, err := p.openFlake(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if p.SkipCached || p.Matrix == matrix.Recording {
-		base, err := wait()
-		if err == nil {
-			outputs, err = p.skip(ctx, base, outputs)
+	arriving := make(chan []discover.Output)
+	var foundErr error
+	go func() {
+		defer close(arriving)
+		_, foundErr = p.discover(ctx, flake, func(outputs []discover.Output) {
+			outputs, err := p.unskipped(ctx, s, outputs)
+			if err != nil {
+				cancel(err)
+			}
+			if err != nil || len(outputs) == 0 {
+				return
+			}
+			for i := range outputs {
+				s.want(outputs[i].Paths())
+			}
+			select {
+			case arriving <- outputs:
+			case <-ctx.Done():
+			}
+		})
+		if foundErr != nil {
+			cancel(foundErr)
 		}
-		if err != nil {
-			return nil, err
-		}
+	}()
+	built, err := p.build(ctx, arriving, s)
+	for range arriving { // foundErr is set when it is closed
 	}
-	if p.Matrix == matrix.Recording {
-		return nil, p.report.absent(outputs)
+	if foundErr != nil {
+		return nil, foundErr
 	}
-	built, err := p.build(ctx, outputs)
 	if err != nil {
 		return nil, err
 	}
+	slices.SortStableFunc(built, func(a, b discover.Built) int { return slices.Compare(a.Attr, b.Attr) })
 	p.extras.built(built)
 	var roots []root
 	for _, b := range built {
@@ -56,29 +78,70 @@ func (p *publisher) roots(ctx context.Context, wait func() (*index.Snapshot, err
 	return roots, p.report.built(built, p.DryRun && !p.BuildOnly)
 }
 
-// discover evaluates the flake.
-func (p *publisher) discover(ctx context.Context) ([]discover.Output, error) {
-	end := p.stages.Start("discover")
-	endGroup := p.Messages.Group("discovering the outputs of %s", p.printable(origin.Shown(p.Flake)))
+// recorded finds the outputs that the jobs of a matrix have published. Its error
+// tells of those that are missing.
+func (p *publisher) recorded(ctx context.Context, s *stream) error {
+	outputs, err := p.evaluate(ctx)
+	if err != nil {
+		return err
+	}
+	base, err := s.index()
+	if err == nil {
+		outputs, err = p.skip(ctx, base, outputs)
+	}
+	if err != nil {
+		return err
+	}
+	return p.report.absent(outputs)
+}
+
+// unskipped returns which of outputs have to be built.
+func (p *publisher) unskipped(ctx context.Context, s *stream, outputs []discover.Output) ([]discover.Output, error) {
+	if !p.SkipCached {
+		return outputs, nil
+	}
+	base, err := s.index()
+	if err != nil {
+		return nil, err
+	}
+	return p.skip(ctx, base, outputs)
+}
+
+// openFlake reads the flake, and takes over what it asks for.
+func (p *publisher) openFlake(ctx context.Context) (*discover.Evaluation, error) {
+	p.Messages.Printf("discovering the outputs of %s", p.printable(origin.Shown(p.Flake)))
 	flake, err := discover.Open(ctx, p.Nix, discover.Options{
 		Flake: p.Flake, Systems: p.Systems, Kinds: p.Kinds, Include: p.Include, Exclude: p.Exclude,
 		DenyUnfree: p.DenyUnfree, AcceptConfig: p.AcceptConfig, Floating: !p.DryRun || p.BuildOnly, Logger: p.Log,
 	})
-	var found discover.Result
 	if err == nil {
 		p.configure(flake)
-		found, err = flake.Run(ctx, nil)
 	}
-	endGroup()
-	end()
+	return flake, err
+}
+
+// evaluate returns all outputs of the flake.
+func (p *publisher) evaluate(ctx context.Context) ([]discover.Output, error) {
+	flake, err := p.openFlake(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return p.discover(ctx, flake, nil)
+}
+
+// discover evaluates the flake. It calls found, which may be nil, with outputs
+// as they are found, and returns all of them.
+func (p *publisher) discover(ctx context.Context, flake *discover.Evaluation, found func([]discover.Output)) ([]discover.Output, error) {
+	defer p.stages.Start("discover")()
+	result, err := flake.Run(ctx, found)
 	if err != nil {
 		return nil, err
 	}
 	p.origin = p.flakeOrigin(ctx, flake.Flake)
 	p.report.flake(p.printable(flake.Flake.URL), flake.Flake.Revision, flake.Systems)
-	p.report.discovered(found.Skipped)
+	p.report.discovered(result.Skipped)
 	var unseen []string
-	for _, s := range found.Skipped {
+	for _, s := range result.Skipped {
 		if s.Reason.Failure() {
 			p.Messages.Printf("skipped %s: %s: %s", s.Attr, s.Reason, s.Message)
 		}
@@ -89,11 +152,11 @@ func (p *publisher) discover(ctx context.Context) ([]discover.Output, error) {
 	if len(unseen) > 0 {
 		p.Messages.Printf("not looked at: %s", strings.Join(unseen, ", "))
 	}
-	if len(found.Outputs) == 0 {
-		return nil, hint.Wrap(fmt.Errorf("the flake has no outputs to publish for %s (%s skipped)", strings.Join(flake.Systems, ", "), ui.Count(len(found.Skipped), "attribute")),
+	if len(result.Outputs) == 0 {
+		return nil, hint.Wrap(fmt.Errorf("the flake has no outputs to publish for %s (%s skipped)", strings.Join(flake.Systems, ", "), ui.Count(len(result.Skipped), "attribute")),
 			"try --system, --kinds or --include; --json lists what was skipped and why")
 	}
-	return found.Outputs, nil
+	return result.Outputs, nil
 }
 
 // configure takes over what the flake's nixConfig asks for, as far as it is
@@ -135,22 +198,18 @@ func (p *publisher) configure(flake *discover.Evaluation) {
 	}
 }
 
-// build builds outputs, or in a dry run that does not build looks which of them
-// are there.
-func (p *publisher) build(ctx context.Context, outputs []discover.Output) ([]discover.Built, error) {
-	if len(outputs) == 0 {
-		return nil, nil
-	}
+// build builds outputs as they arrive, or in a dry run that does not build looks
+// which of them are there.
+func (p *publisher) build(ctx context.Context, arriving <-chan []discover.Output, s *stream) ([]discover.Built, error) {
 	if p.DryRun && !p.BuildOnly {
-		return p.valid(ctx, outputs)
+		var all []discover.Output
+		for outputs := range arriving {
+			all = append(all, outputs...)
+		}
+		return p.valid(ctx, all)
 	}
 	defer p.stages.Start("build")()
-	endGroup := p.Messages.Group("building %s", ui.Count(len(outputs), "output"))
-	defer endGroup()
-	arriving := make(chan []discover.Output, 1)
-	arriving <- outputs
-	close(arriving)
-	built, err := discover.Build(ctx, p.Nix, arriving, discover.BuildOptions{})
+	built, err := discover.Build(ctx, p.Nix, arriving, discover.BuildOptions{Valid: s.arrived})
 	if err != nil && (built == nil || ctx.Err() != nil) {
 		return nil, err
 	}

@@ -11,7 +11,7 @@ import (
 
 // planMatrix divides what must be built into jobs. It builds and writes nothing.
 func (p *publisher) planMatrix(ctx context.Context, wait func() (*index.Snapshot, error)) error {
-	outputs, err := p.discover(ctx)
+	outputs, err := p.evaluate(ctx)
 	if err != nil {
 		return err
 	}

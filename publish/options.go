@@ -71,6 +71,8 @@ type Options struct {
 	// CompatIndex says whether nixcache-oci's proxy can use the cache from now
 	// on; nil leaves that as it is.
 	CompatIndex *bool
+	// BuildDeps publishes what is built only for others to be built with, too.
+	BuildDeps bool
 	// NoLogs keeps the logs of builds out of the cache.
 	NoLogs bool
 	// DryRun finds out what would be done, and writes and builds nothing. With

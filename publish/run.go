@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/org/nixoci-action/closure"
@@ -47,77 +45,54 @@ func newPublisher(o Options) *publisher {
 	}}
 }
 
-// run goes through the stages. The index is read, and the right to write
-// proved, while Nix evaluates and builds: an hour's build must not end at a
-// locked door.
+// run publishes. The index is read, and the right to write proved, while Nix
+// evaluates and builds: an hour's build must not end at a locked door. What is
+// built is published while the rest is built; finish does what is left.
 func (p *publisher) run(ctx context.Context) error {
 	if p.ImportOranc {
 		return p.importOranc(ctx)
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	opened, begin := make(chan struct{}), time.Now()
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	opened := make(chan struct{})
 	var base *index.Snapshot
 	var openErr error
 	go func() {
 		defer close(opened)
 		if base, openErr = p.open(ctx); openErr != nil {
-			cancel(openErr)
+			stop(openErr)
 		}
 	}()
 	wait := func() (*index.Snapshot, error) {
 		<-opened
 		return base, openErr
 	}
-	go func() { _, _ = p.Nix.Version(ctx) }() // while the paths are read or looked for
-	var roots []root
-	var rootsErr error
+	client := p.Nix
+	go func() { _, _ = client.Version(ctx) }() // while the paths are read or looked for
 	if p.Matrix == matrix.Planning {
-		rootsErr = p.planMatrix(ctx, wait)
-	} else {
-		roots, rootsErr = p.roots(ctx, wait)
+		err := p.planMatrix(ctx, wait)
+		if <-opened; openErr != nil && !errors.Is(openErr, context.Canceled) {
+			return p.explain(openErr)
+		}
+		return err
 	}
-	var set *closure.Set
-	var setErr error
-	if len(roots)+len(p.skipped.roots) > 0 {
-		set, setErr = p.closure(ctx, roots)
+	s := p.newStream(stop, wait)
+	s.start(ctx)
+	roots, rootsErr := p.roots(ctx, s)
+	if rootsErr != nil || len(roots) == 0 {
+		<-opened
 	}
-	<-opened
-	if openErr != nil && !errors.Is(openErr, context.Canceled) {
+	err := s.finish(ctx, roots, rootsErr)
+	if <-opened; openErr != nil && !errors.Is(openErr, context.Canceled) {
 		return p.explain(openErr)
 	}
 	if ctx.Err() != nil {
-		return context.Cause(ctx)
+		return p.partly(p.explain(context.Cause(ctx)))
 	}
-	if len(roots)+len(p.skipped.roots) == 0 {
-		return rootsErr // with no error there were no paths to read, or in a dry run nothing is built
-	}
-	if setErr != nil {
-		return errors.Join(rootsErr, setErr)
-	}
-	if base, openErr = p.fresh(ctx, base, begin); openErr != nil {
-		return errors.Join(rootsErr, p.explain(openErr))
-	}
-	p.followKeys(base)
-	plan, err := p.filter(ctx, set, base)
-	if err != nil {
-		return errors.Join(rootsErr, err)
-	}
-	p.report.plan(plan, p.skipped.beside(plan))
-	roots = append(roots, p.skipped.roots...)
-	p.complete = rootsErr == nil
-	if p.DryRun {
-		p.report.record(p.publication(roots))
-		return rootsErr
-	}
-	first := base.Digest() == "" && len(base.Segments()) == 0
-	if err := p.upload(ctx, plan, base, roots); err != nil {
-		return p.partly(errors.Join(rootsErr, p.explain(err)))
-	}
-	if first && p.Anonymous != nil && p.report.Committed > 0 {
+	if err == nil && base.Digest() == "" && len(base.Segments()) == 0 && p.Anonymous != nil && p.report.Committed > 0 {
 		p.sayWhoReads(ctx)
 	}
-	return p.partly(rootsErr)
+	return p.partly(errors.Join(rootsErr, p.explain(err)))
 }
 
 // partly marks an error in spite of which something is published.
@@ -143,24 +118,15 @@ func (p *publisher) open(ctx context.Context) (*index.Snapshot, error) {
 		return nil, err
 	}
 	p.noticeOranc(base)
-	return p.adopt(ctx, base)
+	if base, err = p.adopt(ctx, base); err == nil {
+		p.followKeys(base)
+	}
+	return base, err
 }
 
 // maxIndexAge is how old the index may be when paths are chosen. What gc has
 // removed since must not count as there.
 const maxIndexAge = time.Hour
-
-// fresh reads the index again if a long build has passed since.
-func (p *publisher) fresh(ctx context.Context, base *index.Snapshot, since time.Time) (*index.Snapshot, error) {
-	if time.Since(since) < maxIndexAge {
-		return base, nil
-	}
-	base, err := p.sweep(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return p.adopt(ctx, base)
-}
 
 // sweep reads the index. A registry that refuses to show the cache may not have
 // it yet: GitHub's does not tell the difference. To a run that writes nothing
@@ -188,50 +154,19 @@ func (p *publisher) explain(err error) error {
 	return err
 }
 
-func (p *publisher) closure(ctx context.Context, roots []root) (*closure.Set, error) {
-	defer p.stages.Start("closure")()
-	var paths []string
-	for _, r := range roots {
-		paths = append(paths, r.path)
-	}
-	slices.Sort(paths)
-	paths = slices.Compact(paths)
-	infos, err := p.Nix.PathInfo(ctx, paths, true)
-	if err != nil {
-		return nil, err
-	}
-	return closure.New(infos, paths)
-}
-
-func (p *publisher) filter(ctx context.Context, set *closure.Set, base *index.Snapshot) (*closure.Plan, error) {
-	defer p.stages.Start("filter")()
-	if set.Len() > 0 {
-		p.Messages.Printf("closure of %s, %s; asking %s", ui.Count(set.Len(), "path"), ui.Bytes(set.NarSize()), strings.Join(append(slices.Clone(p.report.Upstreams), "the cache index"), ", "))
-	}
-	paths := set.Paths()
-	there := make([]bool, len(paths))
-	inParallel(len(paths), func(i int) { there[i] = p.inCache(base, &paths[i]) })
-	inCache := make(map[string]bool, len(paths))
-	for i := range paths {
-		inCache[paths[i].Store.HashPart] = there[i]
-	}
-	return p.ask(ctx, set, func(hashPart string) bool { return inCache[hashPart] }, p.ExcludePaths)
-}
-
-// ask decides on a closure, and warns of upstream caches that could not say
-// what they have.
-func (p *publisher) ask(ctx context.Context, set *closure.Set, inCache func(hashPart string) bool, exclude []string) (*closure.Plan, error) {
-	plan, err := closure.Filter(ctx, set, closure.Options{
-		InCache: inCache, Upstreams: p.Upstreams, Exclude: exclude, HitsDir: p.CacheDir, DryRun: p.DryRun, Logger: p.Log,
+// ask decides on a closure.
+func (p *publisher) ask(ctx context.Context, set *closure.Set, inCache func(hashPart string) bool, exclude []string, answers *closure.Answers) (*closure.Plan, error) {
+	return closure.Filter(ctx, set, closure.Options{
+		InCache: inCache, Upstreams: p.Upstreams, Answers: answers, Exclude: exclude, HitsDir: p.CacheDir, DryRun: p.DryRun, Logger: p.Log,
 	})
-	if err != nil {
-		return nil, err
-	}
+}
+
+// doubt warns of upstream caches that could not say what they have.
+func (p *publisher) doubt(plan *closure.Plan) {
 	for _, r := range plan.Upstreams {
 		if r.Unknown > 0 {
 			p.Messages.Warn(hint.Wrap(fmt.Errorf("upstream cache %s could not say of %s whether it has them: %w", r.URL, ui.Count(r.Unknown, "path"), r.Err),
 				"they are published as if it had not"))
 		}
 	}
-	return plan, nil
 }

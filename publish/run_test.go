@@ -17,23 +17,23 @@ func TestIndexIsReadAgainAfterLong(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &publisher{Options: Options{Index: index.Open(repo, index.Options{})}}
-	base, err := p.open(ctx)
-	if err != nil {
+	p := &publisher{Options: Options{DryRun: true, Index: index.Open(repo, index.Options{})}}
+	s := p.newStream(nil, func() (*index.Snapshot, error) { return p.Index.Sweep(ctx) })
+	if err := s.begin(ctx, nil); err != nil {
 		t.Fatal(err)
 	}
 	other := index.Open(repo, index.Options{Settle: time.Millisecond})
-	w, err := other.NewWriter(base, index.WriterOptions{})
+	w, err := other.NewWriter(s.base, index.WriterOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if _, err := w.Close(ctx, &format.Publication{Time: time.Now(), Flake: "."}); err != nil {
 		t.Fatal(err)
 	}
-	for age, want := range map[time.Duration]int{time.Minute: 0, maxIndexAge: 1} {
-		s, err := p.fresh(ctx, base, time.Now().Add(-age))
-		if err != nil || len(s.Publications()) != want {
-			t.Errorf("after %v: got %d publications, %v, want %d", age, len(s.Publications()), err, want)
+	for i, age := range []time.Duration{time.Minute, maxIndexAge} {
+		s.read, s.inBase["x"] = time.Now().Add(-age), true
+		if err := s.begin(ctx, nil); err != nil || len(s.base.Publications()) != i || len(s.inBase) != 1-i {
+			t.Errorf("after %v: got %d publications, %v, want %d", age, len(s.base.Publications()), err, i)
 		}
 	}
 }

@@ -65,10 +65,11 @@ func (p *publisher) holdings(ctx context.Context, base *index.Snapshot, outputs 
 	if err != nil {
 		return nil, fmt.Errorf("reading closures from the cache index: %w", err)
 	}
-	plan, err := p.ask(ctx, set, func(hashPart string) bool { return inCache[hashPart] }, nil)
+	plan, err := p.ask(ctx, set, func(hashPart string) bool { return inCache[hashPart] }, nil, nil)
 	if err != nil {
 		return nil, err
 	}
+	p.doubt(plan)
 	h := &holdings{plan: plan, where: make(map[string]string, len(plan.Decisions))}
 	for _, d := range plan.Decisions { // references come first
 		lacks := func(ref string) bool { return ref != d.Path.Path && h.where[ref] == "" }
@@ -111,6 +112,7 @@ type skipped struct {
 	// to which that refers.
 	base      *index.Snapshot
 	decisions []closure.Decision
+	decided   map[string]bool // by store path
 }
 
 // skip takes away the outputs that clients can get already: they are published
@@ -147,7 +149,13 @@ func (p *publisher) skip(ctx context.Context, base *index.Snapshot, outputs []di
 		for _, ref := range d.Path.References {
 			needed[ref] = true
 		}
-		p.skipped.decisions = append(p.skipped.decisions, d)
+		if p.skipped.decided == nil {
+			p.skipped.decided = map[string]bool{}
+		}
+		if !p.skipped.decided[d.Path.Path] {
+			p.skipped.decided[d.Path.Path] = true
+			p.skipped.decisions = append(p.skipped.decisions, d)
+		}
 	}
 	if n := len(outputs) - len(rest); n > 0 {
 		p.Messages.Printf("not built: %s that can be had already", ui.Count(n, "output"))

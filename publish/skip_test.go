@@ -131,7 +131,9 @@ func TestSkippedOutlivesCollection(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := p.repeat(t.Context(), w, p.skipped.decisions, now, false); err != nil {
+	stream := p.newStream(nil, nil)
+	stream.base, stream.writer = now, w
+	if err := stream.repeat(t.Context(), p.skipped.decisions, false); err != nil {
 		t.Fatal(err)
 	}
 	if r, err := w.Close(t.Context(), nil); err != nil || r.Committed != 1 {
@@ -179,7 +181,9 @@ func TestSkippedOutlivesLies(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := p.repeat(t.Context(), w, p.skipped.decisions, now, false); err != nil {
+	stream := p.newStream(nil, nil)
+	stream.base, stream.writer = now, w
+	if err := stream.repeat(t.Context(), p.skipped.decisions, false); err != nil {
 		t.Fatal(err)
 	}
 	if r, err := w.Close(t.Context(), nil); err != nil || r.Committed != 1 {

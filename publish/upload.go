@@ -17,7 +17,6 @@ import (
 	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/hint"
 	"github.com/org/nixoci-action/internal/nix"
-	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/signing"
 	"github.com/org/nixoci-action/internal/storepath"
 	"github.com/org/nixoci-action/internal/ui"
@@ -26,7 +25,7 @@ import (
 )
 
 // closeTimeout bounds the commit of what is complete after an interruption.
-const closeTimeout = 30 * time.Second
+const closeTimeout = 5 * time.Second
 
 // lostTries is how often blobs that a registry's collector has taken away
 // before they were named by a segment are uploaded again.
@@ -62,85 +61,65 @@ func (p *publisher) ours(e *format.Entry) bool {
 	return p.Keys.Signed(e.Fingerprint(), e.Signatures)
 }
 
-// upload puts what the plan says into the cache, and records the publication.
-func (p *publisher) upload(ctx context.Context, plan *closure.Plan, base *index.Snapshot, roots []root) error {
-	defer p.stages.Start("upload")()
-	beside := p.skipped.beside(plan)
-	onUpstream := map[string]bool{}
-	for _, d := range append(slices.Clone(plan.Decisions), beside...) {
-		if d.Kind == closure.KindOnUpstream || d.Kind == closure.KindBelow {
-			onUpstream[d.Path.Store.HashPart] = true
-		}
-	}
-	w, err := p.Index.NewWriter(base, index.WriterOptions{
-		OnUpstream: func(hashPart string) bool { return onUpstream[hashPart] },
-		Config:     p.config(roots),
-		Committed: func(tag string, entries int) {
-			p.Log.Info("committed", "segment", tag, "entries", entries)
-			p.report.Segments = append(p.report.Segments, tag)
-		},
-	})
-	if err != nil {
-		return err
-	}
-	if err := p.repeat(ctx, w, plan.Decisions, base, true); err != nil {
-		return err
-	}
-	if err := p.repeat(ctx, w, beside, base, false); err != nil {
-		return err
-	}
-	todo, err := p.reuse(ctx, w, plan.Uploads(), base)
-	if err != nil {
-		return err
-	}
-	var uploadErr error
+// close sends again what the registry has lost, commits, and records the
+// publication. Without a plan, because the run has ended before there was one, it
+// only commits.
+func (s *stream) close(ctx context.Context, plan *closure.Plan, roots []root) error {
+	defer s.stages.Start("commit")()
+	s.report.failed(s.failures)
+	sendErr := s.sendErr
 	var result index.Result
+	var err error
 	for try := 0; ; try++ {
-		uploadErr = p.send(ctx, w, todo, base)
-		result, err = p.close(ctx, w, base, roots)
+		result, err = s.record(ctx, plan, roots)
 		if err != nil || len(result.Lost) == 0 || try == lostTries || ctx.Err() != nil {
 			break
 		}
-		p.Log.Warn("the registry lost blobs, sending them again", "paths", len(result.Lost))
-		if todo, err = again(plan, result.Lost); err != nil {
+		s.Log.Warn("the registry lost blobs, sending them again", "paths", len(result.Lost))
+		var todo []nix.PathInfo
+		if todo, err = s.again(result.Lost); err != nil {
 			break
 		}
+		s.uploads.put(todo...)
+		var failed []upload.Failure
+		failed, sendErr = s.send(ctx)
+		s.report.failed(failed)
 	}
 	available := func(path string) bool {
 		parsed, err := storepath.Parse(path)
-		return err == nil && w.Available(parsed.HashPart)
+		return err == nil && s.writer.Available(parsed.HashPart)
 	}
-	p.report.committed(result, err, available)
-	p.adopted(result.Adopted)
-	if uploadErr == nil && err == nil && len(result.Incomplete)+len(result.Lost) > 0 && len(p.report.Failures) == 0 {
+	s.report.committed(result, err, available)
+	s.adopted(result.Adopted)
+	if sendErr == nil && err == nil && len(result.Incomplete)+len(result.Lost) > 0 && len(s.report.Failures) == 0 {
 		err = fmt.Errorf("%s not visible: something they refer to is missing", ui.Count(len(result.Incomplete)+len(result.Lost), "path"))
 	}
-	p.report.visible = uploadErr == nil && err == nil && slices.ContainsFunc(roots, func(r root) bool { return available(r.path) })
-	if unsigned := p.report.NotSigned(); unsigned != nil {
-		p.Messages.Warn(unsigned)
+	s.report.visible = sendErr == nil && err == nil && slices.ContainsFunc(roots, func(r root) bool { return available(r.path) })
+	if unsigned := s.report.NotSigned(); unsigned != nil {
+		s.Messages.Warn(unsigned)
 	}
-	return errors.Join(uploadErr, report.UnsentError(p.report.unsent), err)
+	return errors.Join(sendErr, report.UnsentError(s.report.unsent), err)
 }
 
 // again returns what must be uploaded again.
-func again(plan *closure.Plan, lost []format.Entry) ([]nix.PathInfo, error) {
+func (s *stream) again(lost []format.Entry) ([]nix.PathInfo, error) {
 	var todo []nix.PathInfo
 	for _, e := range lost {
-		path := plan.Set.LookupHash(e.Path.HashPart)
-		if path == nil {
+		info, ok := s.infos[e.Path.String()]
+		if !ok {
 			return nil, hint.Wrap(fmt.Errorf("the registry has lost the NAR of %s, which was not built because the cache index has it", e.Path),
 				"publish once without --skip-cached, which builds and uploads it again")
 		}
-		todo = append(todo, path.PathInfo)
+		todo = append(todo, info)
 	}
 	return todo, nil
 }
 
 // config is what this run adds to the cache's configuration.
-func (p *publisher) config(roots []root) format.Config {
+func (p *publisher) config(paths []string) format.Config {
 	c := format.Config{PublicKeys: p.Keys.PublicKeys(), Upstreams: p.report.Upstreams, CompatIndex: p.compatIndex()}
-	for _, r := range roots {
-		if dir := path.Dir(r.path); dir != storepath.DefaultDir {
+	for _, name := range paths {
+		if dir := path.Dir(name); dir != storepath.DefaultDir {
 			c.StoreDir = dir
 		}
 	}
@@ -151,8 +130,10 @@ func (p *publisher) config(roots []root) format.Config {
 // that are old, or lack our signature or a realisation. What is signed is the
 // record of the local store, if there is one, and only where the entry says the
 // same: nobody here has seen what else the index says.
-func (p *publisher) repeat(ctx context.Context, w *index.Writer, decisions []closure.Decision, base *index.Snapshot, recorded bool) error {
-	decisions = slices.DeleteFunc(slices.Clone(decisions), func(d closure.Decision) bool { return d.Kind != closure.KindInCache })
+func (s *stream) repeat(ctx context.Context, decisions []closure.Decision, recorded bool) error {
+	decisions = slices.DeleteFunc(slices.Clone(decisions), func(d closure.Decision) bool {
+		return d.Kind != closure.KindInCache || s.checked[d.Path.Path]
+	})
 	type present struct {
 		format.Entry
 		changed, ok     bool
@@ -161,35 +142,37 @@ func (p *publisher) repeat(ctx context.Context, w *index.Writer, decisions []clo
 	all := make([]present, len(decisions))
 	inParallel(len(decisions), func(i int) {
 		d, x := decisions[i], &all[i]
-		if x.Entry, x.changed, x.ok = p.lookup(base, d.Path.Store.HashPart); !x.ok {
+		if x.Entry, x.changed, x.ok = s.lookup(s.base, d.Path.Store.HashPart); !x.ok {
 			return
 		}
 		local := record(d.Path.Store, &d.Path.PathInfo)
 		fingerprint := x.Fingerprint()
 		x.same = recorded && fingerprint == local.Fingerprint()
-		x.certified = !p.Unsigned && len(p.extras.realised[d.Path.Store.HashPart]) == 0 && p.Keys.Signed(fingerprint, x.Signatures)
+		x.certified = !s.Unsigned && len(s.extras.realisationsOf(d.Path.Store.HashPart)) == 0 && s.Keys.Signed(fingerprint, x.Signatures)
 	})
 	for i, d := range decisions {
+		s.checked[d.Path.Path] = true
 		e, changed := all[i].Entry, all[i].changed
 		if !all[i].ok {
 			return fmt.Errorf("%s is gone from the index", d.Path.Path) // it was there a moment ago
 		}
 		if all[i].same && !all[i].certified {
 			signatures := len(e.Signatures)
-			certified, err := p.certify(&e, &d.Path.PathInfo)
+			certified, err := s.certify(&e, &d.Path.PathInfo)
 			if err != nil {
 				return err
 			}
 			if len(e.Signatures) > signatures {
-				p.report.Signed++
+				s.report.Signed++
 			}
 			changed = changed || certified
 		}
-		if !changed && time.Since(e.Added) < format.PinAfter {
+		// what others have added since the writer was made counts for it when it is repeated
+		if !changed && time.Since(e.Added) < format.PinAfter && s.writer.Available(d.Path.Store.HashPart) {
 			continue
 		}
-		p.report.Repeated++
-		if err := w.Add(ctx, e); err != nil {
+		s.report.Repeated++
+		if err := s.writer.Add(ctx, e); err != nil {
 			return err
 		}
 	}
@@ -213,68 +196,55 @@ func inParallel(n int, f func(i int)) {
 // reuse adds the paths whose contents the cache has under another path, and
 // returns those that must be uploaded. Paths that would make some clients fail are
 // neither.
-func (p *publisher) reuse(ctx context.Context, w *index.Writer, paths []*closure.Path, base *index.Snapshot) ([]nix.PathInfo, error) {
+func (s *stream) reuse(ctx context.Context, paths []*closure.Path) ([]nix.PathInfo, error) {
 	var todo []nix.PathInfo
 	for _, path := range paths {
+		if s.done[path.Path] {
+			continue
+		}
+		s.done[path.Path] = true
 		if path.CA != "" {
 			if err := bincache.CheckCA(path.CA); err != nil {
-				p.report.failed([]upload.Failure{{Path: path.Path, Err: err}})
+				s.report.failed([]upload.Failure{{Path: path.Path, Err: err}})
 				continue
 			}
 		}
-		same, ok := base.LookupNARHash(path.NarHash)
-		if _, found := p.Secrets.Find([]byte(path.Path + " " + path.Deriver)); found {
+		same, ok := s.base.LookupNARHash(path.NarHash)
+		if _, found := s.Secrets.Find([]byte(path.Path + " " + path.Deriver)); found {
 			ok = false // upload refuses it
 		}
-		if !ok || same.NarSize != path.NarSize || same.NAR.Packed() && p.packBelow(base) < 0 {
+		if !ok || same.NarSize != path.NarSize || same.NAR.Packed() && s.pack < 0 {
 			todo = append(todo, path.PathInfo)
 			continue
 		}
-		e, err := p.entry(path.PathInfo)
+		e, err := s.entry(path.PathInfo)
 		if err != nil {
 			return nil, err
 		}
 		e.Compression, e.FileHash, e.NAR = same.Compression, same.FileHash, same.NAR
 		e.Listing, e.BuildIDs = same.Listing, same.BuildIDs
-		p.report.Reused.Add(path.NarSize, 0)
-		if err := w.Add(ctx, e); err != nil {
+		s.report.Reused.Add(path.NarSize, 0)
+		if err := s.writer.Add(ctx, e); err != nil {
 			return nil, err
 		}
 	}
 	return todo, nil
 }
 
-// send uploads NARs and adds their entries.
-func (p *publisher) send(ctx context.Context, w *index.Writer, todo []nix.PathInfo, base *index.Snapshot) error {
-	if len(todo) == 0 {
-		return nil
+// uploaded adds the entry of a path that was uploaded. It is called concurrently.
+func (s *stream) uploaded(ctx context.Context, r upload.Result) error {
+	e, err := s.entry(r.Info)
+	if err != nil {
+		return err
 	}
-	size := int64(0)
-	for _, i := range todo {
-		size += i.NarSize
-	}
-	defer p.Messages.Group("uploading %s, %s", ui.Count(len(todo), "path"), ui.Bytes(size))()
-	p.extras.expect(todo)
-	bar := p.Messages.Progress()
-	bar.Start(len(todo), size)
-	defer bar.Finish()
-	failed, err := upload.Run(ctx, p.Repo, todo, upload.Options{
-		Compression: p.Compression, Level: p.Level, Jobs: p.Jobs, PackBelow: p.packBelow(base),
-		MaxBlobSize: registry.MaxBlobSize(p.Cache), Dump: p.Nix.Dump, Progress: bar, Logger: p.Log,
-		Listings: true, Secrets: p.Secrets,
-	}, func(ctx context.Context, r upload.Result) error {
-		e, err := p.entry(r.Info)
-		if err != nil {
-			return err
-		}
-		e.Compression, e.FileHash = r.Compression, bincache.FormatHash(r.FileHash[:])
-		e.NAR = format.Location{Blob: r.Blob.Digest, BlobSize: r.Blob.Size, Offset: r.Offset, Size: r.FileSize}
-		e.BuildIDs = r.BuildIDs[:min(len(r.BuildIDs), format.MaxBuildIDs)]
-		p.report.uploaded(r)
-		return w.AddWith(ctx, e, p.documents(ctx, &r))
-	})
-	p.report.failed(failed)
-	return err
+	e.Compression, e.FileHash = r.Compression, bincache.FormatHash(r.FileHash[:])
+	e.NAR = format.Location{Blob: r.Blob.Digest, BlobSize: r.Blob.Size, Offset: r.Offset, Size: r.FileSize}
+	e.BuildIDs = r.BuildIDs[:min(len(r.BuildIDs), format.MaxBuildIDs)]
+	s.report.uploaded(r)
+	s.mu.Lock()
+	delete(s.owed, r.Info.Path)
+	s.mu.Unlock()
+	return s.writer.AddWith(ctx, e, s.documents(ctx, &r))
 }
 
 // entry makes a signed entry of what the store records; where its NAR is stays
@@ -353,27 +323,30 @@ func (p *publisher) known(e *format.Entry, info *nix.PathInfo) bool {
 	return info.Ultimate || info.CA != "" || signing.SignedBy(p.Trusted, e.Fingerprint(), slices.Concat(info.Signatures, e.Signatures))
 }
 
-// close commits, even if ctx has ended: what is in the registry should not have
-// been sent for nothing.
-func (p *publisher) close(ctx context.Context, w *index.Writer, base *index.Snapshot, roots []root) (index.Result, error) {
+// record commits, even if ctx has ended: what is in the registry should not have
+// been sent for nothing. With a plan it records the publication.
+func (s *stream) record(ctx context.Context, plan *closure.Plan, roots []root) (index.Result, error) {
 	if ctx.Err() != nil {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 		defer cancel()
-		return w.Close(ctx, nil)
+		return s.writer.Close(ctx, nil)
 	}
-	p.complete = p.complete && len(p.report.unsent) == 0
-	if p.Pin != "" && !p.complete {
-		p.Messages.Warn(fmt.Errorf("not pinned as %s, because not all of it is published; what was pinned before stays", p.Pin))
+	if plan == nil {
+		return s.writer.Close(ctx, nil)
 	}
-	pub := p.publication(roots)
-	p.report.record(pub)
-	record := &pub
-	if base.Published(pub, time.Now().Add(-format.PinAfter)) {
-		record = nil
+	s.complete = s.complete && len(s.report.unsent) == 0
+	if s.Pin != "" && !s.complete {
+		s.Messages.Warn(fmt.Errorf("not pinned as %s, because not all of it is published; what was pinned before stays", s.Pin))
 	}
-	result, err := w.Close(ctx, record)
+	pub := s.publication(roots)
+	s.report.record(pub)
+	said := &pub
+	if s.base.Published(pub, time.Now().Add(-format.PinAfter)) {
+		said = nil
+	}
+	result, err := s.writer.Close(ctx, said)
 	if err == nil {
-		p.report.published(p.Index.Current(), pub)
+		s.report.published(s.Index.Current(), pub)
 	}
 	return result, err
 }

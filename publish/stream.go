@@ -1,0 +1,381 @@
+package publish
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/org/nixoci-action/closure"
+	"github.com/org/nixoci-action/index"
+	"github.com/org/nixoci-action/internal/hint"
+	"github.com/org/nixoci-action/internal/nix"
+	"github.com/org/nixoci-action/internal/registry"
+	"github.com/org/nixoci-action/internal/ui"
+	"github.com/org/nixoci-action/upload"
+)
+
+const (
+	// firstCheckpoint and maxCheckpoint are the times between two commits while
+	// something is built: each is twice as long as the one before.
+	firstCheckpoint = 2 * time.Second
+	maxCheckpoint   = 30 * time.Second
+	// registryPause is how long the uploads wait for a registry that has gone,
+	// while something is built.
+	registryPause = 30 * time.Second
+)
+
+// stream publishes store paths while others are still built. It decides where
+// the closure of each is, uploads what is nowhere, and commits. What it leaves
+// undone finish does, or a later run.
+type stream struct {
+	*publisher
+	stop  context.CancelCauseFunc         // ends the run
+	index func() (*index.Snapshot, error) // waits until it is read
+
+	valid   *queue[string]
+	uploads *queue[nix.PathInfo]
+	decided chan struct{} // closed when all of valid is decided on
+	sent    chan struct{} // closed when all of uploads is sent; nil before something is
+	commits func()        // ends the commits; nil before there are any
+
+	// Of who decides: a goroutine, and then finish.
+	base    *index.Snapshot
+	read    time.Time // when base was
+	writer  *index.Writer
+	pack    int                     // as upload.Options.PackBelow
+	infos   map[string]nix.PathInfo // of all closures
+	answers closure.Answers
+	inBase  map[string]bool // by hash part, what inCache has said of base
+	checked map[string]bool // by store path, what of base is repeated, or need not be
+	done    map[string]bool // by store path, what is reused or given to uploads
+
+	mu         sync.Mutex
+	wanted     map[string]bool         // by store path, what is published and not only used for that
+	onUpstream map[string]bool         // by hash part
+	owed       map[string]nix.PathInfo // what is given to uploads and not sent
+	failures   []upload.Failure
+	sendErr    error
+}
+
+func (p *publisher) newStream(stop context.CancelCauseFunc, index func() (*index.Snapshot, error)) *stream {
+	return &stream{
+		publisher: p, stop: stop, index: index,
+		valid: newQueue[string](), uploads: newQueue[nix.PathInfo](), decided: make(chan struct{}),
+		infos: map[string]nix.PathInfo{}, inBase: map[string]bool{}, checked: map[string]bool{}, done: map[string]bool{},
+		wanted: map[string]bool{}, onUpstream: map[string]bool{}, owed: map[string]nix.PathInfo{},
+	}
+}
+
+// start begins to publish what arrives.
+func (s *stream) start(ctx context.Context) {
+	go func() {
+		defer close(s.decided)
+		for {
+			paths := s.valid.take(ctx)
+			if len(paths) == 0 {
+				return
+			}
+			// whatever goes wrong is met again at the end, if it lasts
+			if _, err := s.decide(ctx, paths); err != nil {
+				s.Log.Info("paths are left for the end", "paths", len(paths), "error", err)
+			}
+		}
+	}()
+}
+
+// want says that store paths are published themselves, and not only used for it.
+func (s *stream) want(paths []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, path := range paths {
+		s.wanted[path] = true
+	}
+}
+
+// arrived takes store paths that are valid.
+func (s *stream) arrived(paths []string) {
+	if s.DryRun {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if news := slices.DeleteFunc(slices.Clone(paths), func(path string) bool { return !s.BuildDeps && !s.wanted[path] }); len(news) > 0 {
+		s.valid.put(news...)
+	}
+}
+
+// decide finds out where the closure of paths is, and has uploaded what is
+// nowhere.
+func (s *stream) decide(ctx context.Context, paths []string) (*closure.Plan, error) {
+	set, err := s.closure(ctx, paths)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.begin(ctx, paths); err != nil {
+		return nil, err
+	}
+	plan, err := s.filter(ctx, set)
+	if err != nil || s.DryRun {
+		return plan, err
+	}
+	s.upstreamHas(plan.Decisions)
+	if err := s.repeat(ctx, plan.Decisions, true); err != nil {
+		return nil, err
+	}
+	todo, err := s.reuse(ctx, plan.Uploads())
+	if err != nil {
+		return nil, err
+	}
+	s.extras.expect(todo)
+	s.mu.Lock()
+	for _, info := range todo {
+		s.owed[info.Path] = info
+	}
+	s.mu.Unlock()
+	s.uploads.put(todo...)
+	return plan, nil
+}
+
+// closure returns the closure of paths, asking Nix only about those of which it
+// has not told yet.
+func (s *stream) closure(ctx context.Context, paths []string) (*closure.Set, error) {
+	paths = slices.Compact(slices.Sorted(slices.Values(paths)))
+	unknown := slices.DeleteFunc(slices.Clone(paths), func(path string) bool {
+		_, known := s.infos[path]
+		return known
+	})
+	if len(unknown) > 0 {
+		infos, err := s.Nix.PathInfo(ctx, unknown, true)
+		if err != nil {
+			return nil, err
+		}
+		for _, info := range infos {
+			s.infos[info.Path] = info
+		}
+	}
+	return closure.New(slices.Collect(maps.Values(s.infos)), paths)
+}
+
+// begin waits for the index, and begins to upload and to commit. After a long
+// time it has the index read again: what a collection has removed since must not
+// count as there.
+func (s *stream) begin(ctx context.Context, paths []string) (err error) {
+	switch {
+	case s.base == nil:
+		if s.base, err = s.index(); err != nil {
+			return err
+		}
+	case time.Since(s.read) < maxIndexAge:
+		return nil
+	default:
+		base, err := s.sweep(ctx)
+		if err == nil {
+			base, err = s.adopt(ctx, base)
+		}
+		if err != nil {
+			return err
+		}
+		s.base, s.inBase, s.checked = base, map[string]bool{}, map[string]bool{}
+	}
+	s.read = time.Now()
+	if s.DryRun || s.writer != nil {
+		return nil
+	}
+	s.writer, err = s.Index.NewWriter(s.base, index.WriterOptions{
+		OnUpstream: func(hashPart string) bool {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return s.onUpstream[hashPart]
+		},
+		Config: s.config(paths),
+		Committed: func(tag string, entries int) {
+			s.Log.Info("committed", "segment", tag, "entries", entries)
+			s.report.Segments = append(s.report.Segments, tag)
+		},
+	})
+	if err != nil {
+		s.stop(err) // nothing can be published
+		return err
+	}
+	s.pack = s.packBelow(s.base)
+	s.sent = make(chan struct{})
+	go func() {
+		defer close(s.sent)
+		s.upload(ctx)
+	}()
+	s.commits = s.commit(ctx)
+	return nil
+}
+
+// commit commits from time to time what is complete, until the function that it
+// returns is called.
+func (s *stream) commit(ctx context.Context) (end func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for wait := firstCheckpoint; ; wait = min(2*wait, maxCheckpoint) {
+			select {
+			case <-time.After(wait):
+			case <-ctx.Done():
+				return
+			}
+			if err := s.writer.Checkpoint(ctx); err != nil && ctx.Err() == nil {
+				s.Log.Warn("what was uploaded is not committed yet", "error", err)
+			}
+		}
+	}()
+	return func() {
+		cancel()
+		<-ended
+	}
+}
+
+// filter decides on a closure.
+func (s *stream) filter(ctx context.Context, set *closure.Set) (*closure.Plan, error) {
+	var unknown []*closure.Path
+	paths := set.Paths()
+	for i := range paths {
+		if _, known := s.inBase[paths[i].Store.HashPart]; !known {
+			unknown = append(unknown, &paths[i])
+		}
+	}
+	there := make([]bool, len(unknown))
+	inParallel(len(unknown), func(i int) { there[i] = s.inCache(s.base, unknown[i]) })
+	for i, path := range unknown {
+		// what this run has added is new
+		s.inBase[path.Store.HashPart] = there[i] && !s.done[path.Path]
+	}
+	return s.ask(ctx, set, func(hashPart string) bool { return s.inBase[hashPart] }, s.ExcludePaths, &s.answers)
+}
+
+// upstreamHas remembers what upstream caches have.
+func (s *stream) upstreamHas(decisions []closure.Decision) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, d := range decisions {
+		if d.Kind == closure.KindOnUpstream || d.Kind == closure.KindBelow {
+			s.onUpstream[d.Path.Store.HashPart] = true
+		}
+	}
+}
+
+// upload sends what is given to uploads. While something is built, it waits for
+// a registry that has gone; at the end that is an error.
+func (s *stream) upload(ctx context.Context) {
+	for {
+		failed, err := s.send(ctx)
+		s.mu.Lock()
+		for _, f := range failed {
+			delete(s.owed, f.Path)
+		}
+		s.failures = append(s.failures, failed...)
+		last := s.uploads.isClosed() || ctx.Err() != nil || registry.Denied(err)
+		if last {
+			s.sendErr = err
+		}
+		s.mu.Unlock()
+		switch {
+		case err == nil:
+			return
+		case last:
+			if registry.Denied(err) {
+				s.stop(err) // an hour's build must not end at a locked door
+			}
+			return
+		}
+		s.Messages.Warn(hint.Wrap(fmt.Errorf("uploads have stopped: %w", err), "the build goes on, and the uploads will be tried again"))
+		select {
+		case <-time.After(registryPause):
+		case <-s.decided: // the end is near
+		case <-ctx.Done():
+		}
+		s.mu.Lock()
+		again := slices.Collect(maps.Values(s.owed))
+		s.mu.Unlock()
+		s.uploads.put(again...)
+	}
+}
+
+// send uploads what is given to uploads until that is closed, and adds the
+// entries.
+func (s *stream) send(ctx context.Context) ([]upload.Failure, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	arriving := make(chan []nix.PathInfo)
+	go func() {
+		defer close(arriving)
+		for {
+			todo := s.uploads.take(ctx)
+			if len(todo) == 0 {
+				return
+			}
+			select {
+			case arriving <- todo:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return upload.Run(ctx, s.Repo, arriving, upload.Options{
+		Compression: s.Compression, Level: s.Level, Jobs: s.Jobs, PackBelow: s.pack,
+		MaxBlobSize: registry.MaxBlobSize(s.Cache), Dump: s.Nix.Dump, Logger: s.Log,
+		Listings: true, Secrets: s.Secrets,
+	}, s.uploaded)
+}
+
+// finish publishes what is left of roots, and records the publication, unless
+// ctx is done: then it only commits what is there. rootsErr tells of what is not
+// among the roots.
+func (s *stream) finish(ctx context.Context, roots []root, rootsErr error) error {
+	s.valid.close()
+	<-s.decided
+	var plan *closure.Plan
+	err := context.Cause(ctx)
+	if err == nil && len(roots)+len(s.skipped.roots) > 0 {
+		plan, err = s.conclude(ctx, roots)
+		roots = append(roots, s.skipped.roots...)
+		s.complete = rootsErr == nil && err == nil
+	}
+	if s.DryRun {
+		if plan != nil {
+			s.report.record(s.publication(roots))
+		}
+		return err
+	}
+	s.uploads.close()
+	if s.writer == nil {
+		return err
+	}
+	<-s.sent
+	s.commits()
+	return errors.Join(err, s.close(ctx, plan, roots))
+}
+
+// conclude decides on all of roots. That is what the report tells.
+func (s *stream) conclude(ctx context.Context, roots []root) (*closure.Plan, error) {
+	paths := make([]string, len(roots))
+	for i, r := range roots {
+		paths[i] = r.path
+	}
+	plan, err := s.decide(ctx, paths)
+	if err != nil {
+		return nil, err
+	}
+	if set := plan.Set; set.Len() > 0 {
+		s.Messages.Printf("closure of %s, %s; asked %s", ui.Count(set.Len(), "path"), ui.Bytes(set.NarSize()), strings.Join(append(slices.Clone(s.report.Upstreams), "the cache index"), ", "))
+	}
+	s.doubt(plan)
+	beside := s.skipped.beside(plan)
+	s.report.plan(plan, beside)
+	if s.DryRun {
+		return plan, nil
+	}
+	s.upstreamHas(beside)
+	return plan, s.repeat(ctx, beside, false)
+}
