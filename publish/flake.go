@@ -2,6 +2,7 @@ package publish
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -28,17 +29,17 @@ func (p *publisher) roots(ctx context.Context, s *stream) ([]root, error) {
 	case p.Matrix == matrix.Recording:
 		return nil, p.recorded(ctx, s)
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
 	flake, err := p.openFlake(ctx)
 	if err != nil {
 		return nil, err
 	}
+	interrupted := ctx
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	arriving := make(chan []discover.Output)
-	var foundErr error
 	go func() {
 		defer close(arriving)
-		_, foundErr = p.discover(ctx, flake, func(outputs []discover.Output) {
+		_, err := p.discover(ctx, flake, func(outputs []discover.Output) {
 			outputs, err := p.unskipped(ctx, s, outputs)
 			if err != nil {
 				cancel(err)
@@ -54,17 +55,18 @@ func (p *publisher) roots(ctx context.Context, s *stream) ([]root, error) {
 			case <-ctx.Done():
 			}
 		})
-		if foundErr != nil {
-			cancel(foundErr)
+		if err != nil {
+			cancel(err)
 		}
 	}()
 	built, err := p.build(ctx, arriving, s)
-	for range arriving { // foundErr is set when it is closed
+	for range arriving { // until the evaluation has ended
 	}
-	if foundErr != nil {
-		return nil, foundErr
-	}
-	if err != nil {
+	switch {
+	case interrupted.Err() != nil: // what is built can still be told
+	case ctx.Err() != nil:
+		return nil, context.Cause(ctx)
+	case err != nil:
 		return nil, err
 	}
 	slices.SortStableFunc(built, func(a, b discover.Built) int { return slices.Compare(a.Attr, b.Attr) })
@@ -75,7 +77,13 @@ func (p *publisher) roots(ctx context.Context, s *stream) ([]root, error) {
 			roots = append(roots, root{b.Attr.String(), path})
 		}
 	}
-	return roots, p.report.built(built, p.DryRun && !p.BuildOnly)
+	unbuilt := ""
+	if p.DryRun && !p.BuildOnly {
+		unbuilt = notInStore
+	} else if interrupted.Err() != nil {
+		unbuilt = "the run was interrupted"
+	}
+	return roots, errors.Join(p.report.built(built, unbuilt), context.Cause(interrupted))
 }
 
 // recorded finds the outputs that the jobs of a matrix have published. Its error
@@ -210,8 +218,8 @@ func (p *publisher) build(ctx context.Context, arriving <-chan []discover.Output
 	}
 	defer p.stages.Start("build")()
 	built, err := discover.Build(ctx, p.Nix, arriving, discover.BuildOptions{Valid: s.arrived})
-	if err != nil && (built == nil || ctx.Err() != nil) {
-		return nil, err
+	if built == nil || ctx.Err() != nil {
+		return built, err
 	}
 	for _, b := range built {
 		if b.Unbuilt != nil {

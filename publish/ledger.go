@@ -35,7 +35,10 @@ type ledger struct {
 	logs     map[string]buildLog // by attribute
 }
 
-const notInStore = "not in the local store"
+const (
+	notInStore  = "not in the local store"
+	notUploaded = "not uploaded"
+)
 
 // output takes in an output that became what status says.
 func (l *ledger) output(o *discover.Output, status report.OutputStatus) *report.Output {
@@ -60,7 +63,8 @@ func (l *ledger) discovered(skipped []discover.Skipped) {
 }
 
 // built takes in what a build gave. Its error names what cannot be published.
-func (l *ledger) built(built []discover.Built, dryRun bool) error {
+// Where not all was to be built, unbuilt says why something may be missing.
+func (l *ledger) built(built []discover.Built, unbuilt string) error {
 	for i := range built {
 		b := &built[i]
 		o := l.output(&b.Output, report.OutputBuilt)
@@ -68,8 +72,8 @@ func (l *ledger) built(built []discover.Built, dryRun bool) error {
 		switch {
 		case b.Unbuilt != nil:
 			o.Reason = "without the shell itself, which does not build: what it needs is there"
-		case len(b.Missing) > 0 && dryRun:
-			o.Status, o.Reason = report.OutputNotBuilt, notInStore
+		case len(b.Missing) > 0 && unbuilt != "":
+			o.Status, o.Reason = report.OutputNotBuilt, unbuilt
 		case len(b.Missing) > 0:
 			o.Status, o.Reason = report.OutputFailed, "build failed"
 			if errors.As(b.Err, new(*nix.InvalidPathsError)) {
@@ -77,7 +81,7 @@ func (l *ledger) built(built []discover.Built, dryRun bool) error {
 			}
 			known := l.logs[o.Attr]
 			o.FailedDrv, o.Log, o.Message = known.drv, known.text, known.message
-		case dryRun:
+		case unbuilt == notInStore:
 			o.Status = report.OutputPresent
 		}
 	}
@@ -121,7 +125,7 @@ func (l *ledger) plan(p *closure.Plan, beside []closure.Decision) {
 	l.InCache = sum(closure.KindInCache)
 	l.New = sum(closure.KindNew)
 	l.Excluded = sum(closure.KindExcluded, closure.KindNeedsExcluded)
-	beside = slices.DeleteFunc(beside, func(d closure.Decision) bool { return d.Kind != closure.KindInCache })
+	beside = slices.DeleteFunc(slices.Clone(beside), func(d closure.Decision) bool { return d.Kind != closure.KindInCache })
 	for _, d := range beside {
 		l.Closure.Add(d.Path.NarSize, 0)
 		l.InCache.Add(d.Path.NarSize, 0)
@@ -282,6 +286,6 @@ func (l *ledger) committed(res index.Result, err error, available func(path stri
 		if available(path) {
 			return ""
 		}
-		return cmp.Or(why[path], "not uploaded")
+		return cmp.Or(why[path], notUploaded)
 	})
 }

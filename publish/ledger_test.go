@@ -30,7 +30,7 @@ func TestSummary(t *testing.T) {
 	err := r.built([]discover.Built{
 		{Output: discover.Output{Attr: discover.Attr{"packages", "x86_64-linux", "good"}}, Valid: []string{"/nix/store/x"}},
 		{Output: discover.Output{Attr: discover.Attr{"packages", "x86_64-linux", "bad"}}, Missing: []string{"/nix/store/y"}},
-	}, false)
+	}, "")
 	if want := `2 outputs failed: packages.x86_64-linux."a.b" (evaluation error), packages.x86_64-linux.bad (build failed)`; err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}

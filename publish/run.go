@@ -76,7 +76,7 @@ func (p *publisher) run(ctx context.Context) error {
 		}
 		return err
 	}
-	s := p.newStream(stop, wait)
+	s := p.newStream(ctx, stop, wait)
 	s.start(ctx)
 	roots, rootsErr := p.roots(ctx, s)
 	if rootsErr != nil || len(roots) == 0 {

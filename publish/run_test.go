@@ -18,7 +18,7 @@ func TestIndexIsReadAgainAfterLong(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := &publisher{Options: Options{DryRun: true, Index: index.Open(repo, index.Options{})}}
-	s := p.newStream(nil, func() (*index.Snapshot, error) { return p.Index.Sweep(ctx) })
+	s := p.newStream(t.Context(), nil, func() (*index.Snapshot, error) { return p.Index.Sweep(ctx) })
 	if err := s.begin(ctx, nil); err != nil {
 		t.Fatal(err)
 	}

@@ -131,7 +131,7 @@ func TestSkippedOutlivesCollection(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	stream := p.newStream(nil, nil)
+	stream := p.newStream(t.Context(), nil, nil)
 	stream.base, stream.writer = now, w
 	if err := stream.repeat(t.Context(), p.skipped.decisions, false); err != nil {
 		t.Fatal(err)
@@ -181,7 +181,7 @@ func TestSkippedOutlivesLies(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	stream := p.newStream(nil, nil)
+	stream := p.newStream(t.Context(), nil, nil)
 	stream.base, stream.writer = now, w
 	if err := stream.repeat(t.Context(), p.skipped.decisions, false); err != nil {
 		t.Fatal(err)

@@ -20,6 +20,9 @@ import (
 )
 
 const (
+	// graceTime is how long a run may take to commit after it was interrupted. A
+	// runner of GitHub's waits for 7.5 s.
+	graceTime = 5 * time.Second
 	// firstCheckpoint and maxCheckpoint are the times between two commits while
 	// something is built: each is twice as long as the one before.
 	firstCheckpoint = 2 * time.Second
@@ -35,6 +38,7 @@ const (
 type stream struct {
 	*publisher
 	stop  context.CancelCauseFunc         // ends the run
+	grace context.Context                 // ends a while after the run's
 	index func() (*index.Snapshot, error) // waits until it is read
 
 	valid   *queue[string]
@@ -62,9 +66,11 @@ type stream struct {
 	sendErr    error
 }
 
-func (p *publisher) newStream(stop context.CancelCauseFunc, index func() (*index.Snapshot, error)) *stream {
+func (p *publisher) newStream(ctx context.Context, stop context.CancelCauseFunc, index func() (*index.Snapshot, error)) *stream {
+	grace, end := context.WithCancel(context.WithoutCancel(ctx))
+	context.AfterFunc(ctx, func() { time.AfterFunc(graceTime, end) })
 	return &stream{
-		publisher: p, stop: stop, index: index,
+		publisher: p, stop: stop, grace: grace, index: index,
 		valid: newQueue[string](), uploads: newQueue[nix.PathInfo](), decided: make(chan struct{}),
 		infos: map[string]nix.PathInfo{}, inBase: map[string]bool{}, checked: map[string]bool{}, done: map[string]bool{},
 		wanted: map[string]bool{}, onUpstream: map[string]bool{}, owed: map[string]nix.PathInfo{},
@@ -215,23 +221,26 @@ func (s *stream) begin(ctx context.Context, paths []string) (err error) {
 // commit commits from time to time what is complete, until the function that it
 // returns is called.
 func (s *stream) commit(ctx context.Context) (end func()) {
-	ctx, cancel := context.WithCancel(ctx)
-	ended := make(chan struct{})
+	enough, ended := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(ended)
 		for wait := firstCheckpoint; ; wait = min(2*wait, maxCheckpoint) {
 			select {
 			case <-time.After(wait):
-			case <-ctx.Done():
+			case <-ctx.Done(): // at once, while the builds are stopped
+			case <-enough:
 				return
 			}
-			if err := s.writer.Checkpoint(ctx); err != nil && ctx.Err() == nil {
+			if err := s.writer.Checkpoint(s.grace); err != nil {
 				s.Log.Warn("what was uploaded is not committed yet", "error", err)
+			}
+			if ctx.Err() != nil {
+				return
 			}
 		}
 	}()
 	return func() {
-		cancel()
+		close(enough)
 		<-ended
 	}
 }
@@ -350,6 +359,7 @@ func (s *stream) finish(ctx context.Context, roots []root, rootsErr error) error
 	}
 	s.uploads.close()
 	if s.writer == nil {
+		s.report.leaveOut(func(string) string { return notUploaded })
 		return err
 	}
 	<-s.sent
@@ -359,11 +369,17 @@ func (s *stream) finish(ctx context.Context, roots []root, rootsErr error) error
 
 // conclude decides on all of roots. That is what the report tells.
 func (s *stream) conclude(ctx context.Context, roots []root) (*closure.Plan, error) {
-	paths := make([]string, len(roots))
-	for i, r := range roots {
-		paths[i] = r.path
+	paths := func(roots []root) (paths []string) {
+		for _, r := range roots {
+			paths = append(paths, r.path)
+		}
+		return paths
 	}
-	plan, err := s.decide(ctx, paths)
+	// what is skipped need not be in the store, but in a cache for the same one
+	if err := s.begin(ctx, slices.Concat(paths(roots), paths(s.skipped.roots))); err != nil {
+		return nil, err
+	}
+	plan, err := s.decide(ctx, paths(roots))
 	if err != nil {
 		return nil, err
 	}

@@ -24,9 +24,6 @@ import (
 	"github.com/org/nixoci-action/upload"
 )
 
-// closeTimeout bounds the commit of what is complete after an interruption.
-const closeTimeout = 5 * time.Second
-
 // lostTries is how often blobs that a registry's collector has taken away
 // before they were named by a segment are uploaded again.
 const lostTries = 3
@@ -326,13 +323,8 @@ func (p *publisher) known(e *format.Entry, info *nix.PathInfo) bool {
 // record commits, even if ctx has ended: what is in the registry should not have
 // been sent for nothing. With a plan it records the publication.
 func (s *stream) record(ctx context.Context, plan *closure.Plan, roots []root) (index.Result, error) {
-	if ctx.Err() != nil {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
-		defer cancel()
-		return s.writer.Close(ctx, nil)
-	}
-	if plan == nil {
-		return s.writer.Close(ctx, nil)
+	if ctx.Err() != nil || plan == nil {
+		return s.writer.Close(s.grace, nil)
 	}
 	s.complete = s.complete && len(s.report.unsent) == 0
 	if s.Pin != "" && !s.complete {
@@ -344,7 +336,7 @@ func (s *stream) record(ctx context.Context, plan *closure.Plan, roots []root) (
 	if s.base.Published(pub, time.Now().Add(-format.PinAfter)) {
 		said = nil
 	}
-	result, err := s.writer.Close(ctx, said)
+	result, err := s.writer.Close(s.grace, said)
 	if err == nil {
 		s.report.published(s.Index.Current(), pub)
 	}

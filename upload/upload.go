@@ -42,7 +42,7 @@ type Options struct {
 	// blob. 0 means 256 KiB; a negative number gives each NAR its own.
 	PackBelow int
 	// PackWait is how long a small NAR waits for others to share a blob with,
-	// while more paths may arrive; if less than or equal to 0, 15 s.
+	// while more paths may arrive; if less than or equal to 0, 5 s.
 	PackWait time.Duration
 	// MaxBlobSize is the largest blob the registry takes, in bytes; 0 means
 	// any. A path with a larger NAR fails before anything of it is sent.
@@ -165,7 +165,7 @@ func Run(ctx context.Context, repo registry.Repository, arriving <-chan []nix.Pa
 		o.PackBelow = 256 << 10
 	}
 	if o.PackWait <= 0 {
-		o.PackWait = 15 * time.Second
+		o.PackWait = 5 * time.Second
 	}
 	if o.Progress == nil {
 		o.Progress = silent{}

@@ -107,6 +107,7 @@ func (l *eventLog) read(line []byte) {
 		Type   int               `json:"type"`
 		Level  int               `json:"level"`
 		Msg    string            `json:"msg"`
+		Text   string            `json:"text"`
 		Fields []json.RawMessage `json:"fields"`
 	}
 	text, structured := bytes.CutPrefix(line, []byte("@nix "))
@@ -134,6 +135,7 @@ func (l *eventLog) read(line []byte) {
 			l.builds = map[uint64]string{}
 		}
 		l.builds[e.ID] = str(0)
+		_, _ = io.WriteString(l.text, e.Text+"...\n")
 		l.tell(BuildEvent{Kind: BuildStarted, Drv: str(0)})
 	case e.Action == "start" && e.Type == activityBuilds:
 		if l.counts == nil {

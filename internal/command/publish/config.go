@@ -27,6 +27,7 @@ type config struct {
 	KeyText      string // secret
 	TrustedKeys  []string
 	NixArgs      []string
+	BuildDeps    string // a choice
 	JSON         bool
 	Verbose      bool
 }
@@ -54,11 +55,11 @@ var Command = &cli.Command{
 
 const noUpstream = "none"
 
-// Values of --compat-index.
+// Values of --compat-index and --build-deps.
 const (
-	compatAuto = "auto"
-	compatOn   = "on"
-	compatOff  = "off"
+	choiceAuto = "auto"
+	choiceOn   = "on"
+	choiceOff  = "off"
 )
 
 // pinName is what can be typed, and stand in a URL or a file's name.
@@ -93,7 +94,8 @@ func parseConfig(args []string, getenv func(string) string) (config, error) {
 	f.Bool(&c.Unsigned, "unsigned", "sign nothing: --json reports what was built here, for sign to sign it in a job that has the key. Only what a --trusted-key has signed counts as cached")
 	f.Choice(&c.Compression, "compression", []string{bincache.CompressionZstd, bincache.CompressionXZ, bincache.CompressionNone}, "`NAME` of the compression of NARs: zstd, xz or none")
 	f.Int(&c.Level, "compression-level", 3, "`NUMBER` from 1 to 22: zstd's compression level")
-	f.Choice(&compat, "compat-index", []string{compatAuto, compatOn, compatOff}, "`MODE` of the index for nixcache-oci's proxy: on or off from now on, or auto to leave it as it is")
+	f.Choice(&compat, "compat-index", []string{choiceAuto, choiceOn, choiceOff}, "`MODE` of the index for nixcache-oci's proxy: on or off from now on, or auto to leave it as it is")
+	f.Choice(&c.BuildDeps, "build-deps", []string{choiceAuto, choiceOn, choiceOff}, "`MODE` for what is built only to build others with: on publishes it, off does not, auto does in CI, where it is kept until the whole is published")
 	f.Int(&c.Jobs, "jobs", 0, "`NUMBER` of uploads at a time; 0 for twice the processors, at least 4")
 	f.Strings(&c.NixArgs, "nix-arg", nil, "`ARGUMENT` to add to each Nix command; it must be one that nix and nix-store know, as in --nix-arg=--option --nix-arg=cores --nix-arg=2")
 	f.Bool(&c.ImportOranc, "import-oranc", "import the paths that oranc has stored in the repository, without sending them again, and publish nothing else")
@@ -114,8 +116,8 @@ func parseConfig(args []string, getenv func(string) string) (config, error) {
 	if c.Matrix == matrixOff {
 		c.Matrix = ""
 	}
-	if compat != compatAuto {
-		on := compat == compatOn
+	if compat != choiceAuto {
+		on := compat == choiceOn
 		c.CompatIndex = &on
 	}
 	c.KeyText = getenv("NIX_SIGNING_KEY")
