@@ -331,6 +331,9 @@ func (s *stream) record(ctx context.Context, plan *closure.Plan, roots []root) (
 		s.Messages.Warn(fmt.Errorf("not pinned as %s, because not all of it is published; what was pinned before stays", s.Pin))
 	}
 	pub := s.publication(roots)
+	if s.complete {
+		pub.BuildDeps = s.builtWith(plan)
+	}
 	s.report.record(pub)
 	said := &pub
 	if s.base.Published(pub, time.Now().Add(-format.PinAfter)) {
@@ -341,4 +344,16 @@ func (s *stream) record(ctx context.Context, plan *closure.Plan, roots []root) (
 		s.report.published(s.Index.Current(), pub)
 	}
 	return result, err
+}
+
+// builtWith returns the base names of what this run has added beside a plan.
+func (s *stream) builtWith(plan *closure.Plan) (names []string) {
+	for name := range s.done {
+		parsed, err := storepath.Parse(name)
+		if _, found := s.Secrets.Find([]byte(name)); err == nil && !found && plan.Set.LookupHash(parsed.HashPart) == nil {
+			names = append(names, parsed.Base())
+		}
+	}
+	slices.Sort(names)
+	return names[:min(len(names), format.MaxBuildDeps)]
 }

@@ -85,6 +85,9 @@ func (t *table) reach(o *PlanOptions, verdicts []Verdict) {
 			t.walk(t.find(rootPaths(&v.Publication)), t.reason(v.Reason), gone)
 		}
 	}
+	for i := range verdicts {
+		t.release(&verdicts[i].Publication)
+	}
 	// what a publish has left that did not come to its end
 	t.keepYounger(o.Now.Add(-o.Retention.Age), "in no publication, added less than "+days(o.Retention.Age)+" ago, or needed by what was",
 		func(r *row) bool { return r.gone == 0 })
@@ -97,6 +100,18 @@ func (t *table) reach(o *PlanOptions, verdicts []Verdict) {
 			r.gone = damaged
 		case r.gone == 0:
 			r.gone = orphan
+		}
+	}
+}
+
+// release gives up what a publication was only built with, if nothing keeps it
+// and nobody has added it since. Unlike what it refers to, it is known to be
+// needed no more.
+func (t *table) release(p *format.Publication) {
+	reason := t.reason("only needed for a build that is published")
+	for _, n := range t.find(p.BuildDeps) {
+		if r := &t.rows[n]; r.gone == 0 && r.added <= p.Time.Unix() {
+			r.gone = reason
 		}
 	}
 }

@@ -46,7 +46,13 @@ type Publication struct {
 	Pin     string `json:"pin,omitempty"`
 	PinKeep int    `json:"pinKeep,omitempty"`
 	Roots   []Root `json:"roots"`
+	// BuildDeps are base names of store paths that the run has added, and that
+	// are in no root's closure: they were built only to build others with.
+	BuildDeps []string `json:"buildDeps,omitempty"`
 }
+
+// MaxBuildDeps bounds the BuildDeps of a publication.
+const MaxBuildDeps = 2000
 
 // Unpin takes the pin from the publications of that name made until Time.
 type Unpin struct {

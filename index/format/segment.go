@@ -209,6 +209,9 @@ func (s *Segment) Memory() int64 {
 		for _, r := range p.Roots {
 			n += int64(unsafe.Sizeof(r)) + int64(len(r.Attr)+len(r.Path)+16)
 		}
+		for _, d := range p.BuildDeps {
+			n += int64(unsafe.Sizeof(d)) + int64(len(d)+16)
+		}
 	}
 	for _, r := range s.Header.Removed {
 		n += int64(unsafe.Sizeof(r)) + int64(len(r.HashPart)+16)
