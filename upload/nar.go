@@ -62,6 +62,12 @@ var buffers = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, 256<<1
 // what the store's record says. Errors of w pass through; others are
 // *sourceError. It returns how many bytes of the NAR it read.
 func (r *run) compress(ctx context.Context, p nix.PathInfo, dump dumper, w io.Writer, list *lister) (int64, error) {
+	select {
+	case r.turns <- struct{}{}:
+		defer func() { <-r.turns }()
+	case <-ctx.Done():
+		return 0, context.Cause(ctx)
+	}
 	out := &outlet{ctx: ctx, w: w}
 	enc, release, err := r.codec.writer(out)
 	if err != nil {

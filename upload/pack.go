@@ -32,7 +32,7 @@ func (r *run) small(ctx context.Context, same []nix.PathInfo, start time.Time) e
 	if err != nil {
 		return err
 	}
-	m := member{same: same, list: list, data: buf.Bytes(), sum: sha256.Sum256(buf.Bytes()), start: start}
+	m := member{same: same, list: list, data: buf.Bytes(), size: int64(buf.Len()), sum: sha256.Sum256(buf.Bytes()), start: start}
 	if len(m.data) < r.opts.PackBelow {
 		return r.packs.add(ctx, m)
 	}
@@ -42,7 +42,8 @@ func (r *run) small(ctx context.Context, same []nix.PathInfo, start time.Time) e
 // member is one compressed NAR of a pack.
 type member struct {
 	same  []nix.PathInfo
-	data  []byte
+	data  []byte // nil when it is in a pack
+	size  int64
 	sum   [32]byte
 	list  *lister
 	start time.Time // of reading it
@@ -108,11 +109,15 @@ func wrapStop(err error) error {
 
 // sendPack uploads the members in one blob and delivers them.
 func (r *run) sendPack(ctx context.Context, members []member) error {
-	var blob bytes.Buffer
-	for _, m := range members {
-		blob.Write(m.data)
+	blob := members[0].data
+	if len(members) > 1 {
+		blob = make([]byte, 0, packSize+r.opts.PackBelow)
+		for i := range members {
+			blob = append(blob, members[i].data...)
+			members[i].data = nil
+		}
 	}
-	desc, err := r.repo.PutBlob(ctx, blob.Bytes())
+	desc, err := r.repo.PutBlob(ctx, blob)
 	if err != nil {
 		for _, m := range members {
 			r.opts.Progress.Add(-m.same[0].NarSize)
@@ -121,13 +126,12 @@ func (r *run) sendPack(ctx context.Context, members []member) error {
 	}
 	offset := int64(0)
 	for _, m := range members {
-		size := int64(len(m.data))
-		res := Result{Compression: r.codec.name, FileHash: m.sum, FileSize: size, Blob: desc, Offset: offset, Sent: size}
+		res := Result{Compression: r.codec.name, FileHash: m.sum, FileSize: m.size, Blob: desc, Offset: offset, Sent: m.size}
 		res.list(m.list)
 		if err := r.deliver(ctx, m.same, res, m.start); err != nil {
 			return err
 		}
-		offset += size
+		offset += m.size
 	}
 	return nil
 }

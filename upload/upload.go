@@ -35,8 +35,9 @@ type Options struct {
 	// Level is zstd's compression level, 1 to 22; if less than or equal to 0,
 	// 3. Other compressions have no levels.
 	Level int
-	// Jobs is the number of paths worked on at once; if less than or equal to
-	// 0, twice the number of processors, at least 4. Each takes about 15 MB.
+	// Jobs is the number of paths that are read and compressed at once; if less
+	// than or equal to 0, twice the number of processors, at least 4. As many
+	// again may wait for the registry meanwhile. Each takes about 15 MB.
 	Jobs int
 	// PackBelow is the size in bytes under which compressed NARs share a
 	// blob. 0 means 256 KiB; a negative number gives each NAR its own.
@@ -142,6 +143,7 @@ type run struct {
 	codec *codec
 	done  func(context.Context, Result) error
 	packs *packer
+	turns chan struct{} // one for each path that is being compressed
 
 	mu       sync.Mutex
 	failures []Failure
@@ -174,11 +176,11 @@ func Run(ctx context.Context, repo registry.Repository, arriving <-chan []nix.Pa
 	if err != nil {
 		return nil, err
 	}
-	r := &run{repo: repo, opts: o, codec: codec, done: done}
+	r := &run{repo: repo, opts: o, codec: codec, done: done, turns: make(chan struct{}, o.Jobs)}
 	r.packs = &packer{run: r}
 	parent := ctx
 	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(o.Jobs)
+	g.SetLimit(2 * o.Jobs) // who waits for the registry keeps no processor busy
 	r.receive(ctx, g, arriving)
 	err = g.Wait()
 	switch {
