@@ -335,6 +335,7 @@ func (s *stream) send(ctx context.Context) ([]upload.Failure, error) {
 		Compression: s.Compression, Level: s.Level, Jobs: s.Jobs, PackBelow: s.pack,
 		MaxBlobSize: registry.MaxBlobSize(s.Cache), Dump: s.Nix.Dump, Logger: s.Log,
 		Listings: true, Secrets: s.Secrets,
+		Background: func() bool { return !s.valid.isClosed() }, // builds go first
 	}, s.uploaded)
 }
 

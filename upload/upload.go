@@ -42,6 +42,10 @@ type Options struct {
 	// PackBelow is the size in bytes under which compressed NARs share a
 	// blob. 0 means 256 KiB; a negative number gives each NAR its own.
 	PackBelow int
+	// Background tells whether other work goes first now: paths that are begun
+	// meanwhile are read and compressed with a low priority, where the system has
+	// that for a thread. nil means that nothing goes first.
+	Background func() bool
 	// PackWait is how long a small NAR waits for others to share a blob with,
 	// while more paths may arrive; if less than or equal to 0, 5 s.
 	PackWait time.Duration
@@ -199,6 +203,9 @@ func Run(ctx context.Context, repo registry.Repository, arriving <-chan []nix.Pa
 	return r.failures, err
 }
 
+// lowest is the priority of uploads beside other work, as of nice(1).
+const lowest = 15
+
 // receive has paths uploaded until there are no more, or ctx is done.
 func (r *run) receive(ctx context.Context, g *errgroup.Group, arriving <-chan []nix.PathInfo) {
 	tick := time.NewTicker(max(r.opts.PackWait/3, time.Millisecond))
@@ -213,7 +220,12 @@ func (r *run) receive(ctx context.Context, g *errgroup.Group, arriving <-chan []
 				if ctx.Err() != nil {
 					return
 				}
-				g.Go(func() error { return r.group(ctx, same) })
+				g.Go(func() error {
+					if r.opts.Background != nil && r.opts.Background() {
+						stepBack()
+					}
+					return r.group(ctx, same)
+				})
 			}
 		case <-tick.C:
 			g.Go(func() error { return r.packs.flush(ctx, r.opts.PackWait) })
