@@ -7,6 +7,9 @@ import (
 	"slices"
 	"sync"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"golang.org/x/sync/errgroup"
+
 	"github.com/org/nixoci-action/index/format"
 )
 
@@ -74,6 +77,9 @@ func (d *documents) drop(hashPart string) {
 	}
 }
 
+// storeJobs is how many blobs with documents are stored at once.
+const storeJobs = 4
+
 // store puts the documents into the registry, and where they are into the
 // pending entries. Its only error is that of a context that has ended;
 // otherwise documents that cannot be stored are given up.
@@ -87,15 +93,27 @@ func (w *Writer) store(ctx context.Context) error {
 	for k := range todo {
 		stored[k] = &format.Extras{}
 	}
-	for _, pack := range packDocuments(todo) {
-		desc, err := w.cache.repo.PutBlob(ctx, pack.blob)
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		if err != nil {
+	packs := packDocuments(todo)
+	descs := make([]v1.Descriptor, len(packs))
+	errs := make([]error, len(packs))
+	var g errgroup.Group
+	g.SetLimit(storeJobs)
+	for i, pack := range packs {
+		g.Go(func() error {
+			descs[i], errs[i] = w.cache.repo.PutBlob(ctx, pack.blob)
+			return nil
+		})
+	}
+	_ = g.Wait()
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	for i, pack := range packs {
+		if err := errs[i]; err != nil {
 			w.cache.opts.Logger.Warn("listings and logs were not stored; their paths are published without", "documents", len(pack.parts), "error", err)
 			continue
 		}
+		desc := descs[i]
 		for _, part := range pack.parts {
 			l := format.Location{Blob: desc.Digest, BlobSize: desc.Size, Offset: part.offset, Size: part.size}
 			if part.log {

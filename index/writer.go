@@ -128,14 +128,14 @@ func (w *Writer) add(ctx context.Context, e format.Entry, d *encoded) error {
 	w.added++
 	full := w.documents.size >= format.ExtrasSize
 	due := w.added >= w.opts.CommitEvery
-	if due {
-		w.added = 0
-	}
 	w.mu.Unlock()
 	switch {
-	case due:
-		_, err := w.commit(ctx, nil)
-		return err
+	case due && w.committing.TryLock(): // else the commit under way, or the next Add after it, will do
+		defer w.committing.Unlock()
+		w.mu.Lock()
+		w.added = 0
+		w.mu.Unlock()
+		return w.writeSegments(ctx, nil) // the root can wait for Checkpoint and Close
 	case full:
 		return w.store(ctx)
 	}
@@ -274,11 +274,11 @@ func (w *Writer) finish(ctx context.Context) error {
 	return w.Settle(ctx)
 }
 
-// commit writes segments with all complete pending entries, then the root. It
-// reports whether it has written any.
+// commit writes segments with all complete pending entries, then the root, if
+// that lacks any. It reports whether the root lacked any.
 func (w *Writer) commit(ctx context.Context, p *format.Publication) (bool, error) {
-	written, err := w.write(ctx, p)
-	if err != nil || len(written) == 0 {
+	_, err := w.write(ctx, p)
+	if err != nil || !w.unshown() {
 		return false, err
 	}
 	// From here on everything is durable; the root is a hint. A failure that
@@ -287,6 +287,13 @@ func (w *Writer) commit(ctx context.Context, p *format.Publication) (bool, error
 		w.cache.opts.Logger.Warn("the root was not written yet", "error", err)
 	}
 	return true, nil
+}
+
+// unshown reports whether segments were written since the root was.
+func (w *Writer) unshown() bool {
+	w.committing.Lock()
+	defer w.committing.Unlock()
+	return len(w.written) > 0 && w.root == (v1.Hash{})
 }
 
 // write writes segments with all complete pending entries, the last with the
