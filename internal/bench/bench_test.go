@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -39,8 +40,8 @@ func TestRun(t *testing.T) {
 	if err := json.Unmarshal(stdout.Bytes(), &r); err != nil {
 		t.Fatal(err)
 	}
-	if len(r.Sections) != 8 {
-		t.Errorf("got %d sections, want 8", len(r.Sections))
+	if len(r.Sections) != 11 {
+		t.Errorf("got %d sections, want 11", len(r.Sections))
 	}
 	want := map[string]float64{ // counts, the same on every machine
 		"poll, nothing new: requests":    1,
@@ -193,5 +194,31 @@ func TestLoad(t *testing.T) {
 	}
 	if _, err := (load{addr: addr, conns: 1, asks: missing}).run(t.Context()); err == nil {
 		t.Error("404 was taken for 200")
+	}
+}
+
+// What passes through a relay comes whole, in both directions, and no sooner than
+// a round trip later.
+func TestRelay(t *testing.T) {
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.Copy(w, r.Body) }))
+	defer s.Close()
+	const roundTrip = 20 * time.Millisecond
+	r, err := startRelay(t.Context(), s.Listener.Addr().String(), roundTrip)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	for _, size := range []int{1, 10 << 20} {
+		sent := bytes.Repeat([]byte("x"), size)
+		start := time.Now()
+		resp, err := http.Post("http://"+r.addr, "text/plain", bytes.NewReader(sent))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err != nil || !bytes.Equal(got, sent) || time.Since(start) < roundTrip {
+			t.Errorf("%d bytes: got %d after %v, %v", size, len(got), time.Since(start), err)
+		}
 	}
 }

@@ -45,6 +45,7 @@ var parts = []struct {
 }{
 	{"publish", publishCIRun},
 	{"small", publishSmall},
+	{"latency", latencies},
 	{"proxy", proxyCIRun},
 	{"index", largeIndexes},
 	{"gc", collections},

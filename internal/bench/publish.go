@@ -128,6 +128,10 @@ type published struct {
 // runPublish publishes roots. It has no local copy of the index, like the job
 // of a CI run.
 func (b *bench) runPublish(ctx context.Context, w *workload, d *distribution, cache string, roots ...*path) (published, error) {
+	return b.publish(ctx, w, d, cache, nil, roots...)
+}
+
+func (b *bench) publish(ctx context.Context, w *workload, d *distribution, cache string, flags []string, roots ...*path) (published, error) {
 	local, remove, err := b.work("cache")
 	if err != nil {
 		return published{}, err
@@ -141,8 +145,8 @@ func (b *bench) runPublish(ctx context.Context, w *workload, d *distribution, ca
 	for _, r := range roots {
 		names.WriteString(r.name + "\n")
 	}
-	f, err := execute(ctx, w.store.env, names.String(), b.program,
-		"publish", "--cache", cache, "--upstream", "none", "--jobs", strconv.Itoa(b.jobs), "--cache-dir", local, "--json", "-")
+	args := append([]string{"publish", "--cache", cache, "--upstream", "none", "--jobs", strconv.Itoa(b.jobs), "--cache-dir", local, "--json"}, flags...)
+	f, err := execute(ctx, w.store.env, names.String(), b.program, append(args, "-")...)
 	if err != nil {
 		return published{}, err
 	}
