@@ -54,7 +54,9 @@ func tellsEvents(t *testing.T, v nixtest.Version) {
 	}
 	has(BuildEvent{Kind: BuildLine, Drv: d[0][0], Line: "a line"})
 	has(BuildEvent{Kind: BuildLine, Drv: d[1][0], Line: "why"})
-	if !slices.ContainsFunc(events, func(ev BuildEvent) bool { return ev.Kind == BuildCounts && ev.Done == 1 && ev.Running == 0 && ev.Failed == 1 }) {
+	if !slices.ContainsFunc(events, func(ev BuildEvent) bool {
+		return ev.Kind == BuildCounts && ev.Done == 1 && ev.Running == 0 && ev.Failed == 1
+	}) {
 		t.Errorf("no count of one done and one failed among %+v", events)
 	}
 	if slices.ContainsFunc(events, func(ev BuildEvent) bool { return strings.Contains(ev.Drv, "forged") }) {

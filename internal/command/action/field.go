@@ -47,6 +47,7 @@ var inputs = []field{
 	{name: "retention-days", fallback: "30", about: "for gc: days for which a publication stays after a newer one took its place"},
 	{name: "keep-last", fallback: "1", about: "for gc: publications of each branch and job that stay for ever", variable: "NIXOCI_KEEP_LAST", to: "gc"},
 	{name: "pin", about: "name under which what is published stays until it is unpinned", variable: "NIXOCI_PIN", to: "publish"},
+	{name: "build-deps", fallback: "auto", about: "`off` to publish only outputs, and nothing that is built only to build them with; that is kept until the whole is published, so that a job that dies need not build it again", variable: "NIXOCI_BUILD_DEPS", to: "publish"},
 	{name: "extra-nix-args", about: "arguments for each Nix command of the action, separated by white space, as in `--option cores 2`", variable: "NIXOCI_NIX_ARG", to: "publish"},
 	{name: "deadline", about: "time after which the step stops, as in `5h`; what is uploaded by then stays"},
 	{name: "on-fork", fallback: "build", about: "what to do for a pull request from a fork, whose job may not write: `build` the `flake` and publish nothing, `read` the cache for the job's other steps, or `skip`"},

@@ -84,7 +84,6 @@ func printResult(w io.Writer, cfg config, r *report.Publish) error {
 func options(cfg config, getenv func(string) string, stdin io.Reader, msg *ui.Messages, nixLog io.Writer) (publish.Options, error) {
 	o := cfg.Options
 	o.Messages, o.Job, o.Secrets = msg, ci.Detect(getenv), cli.Secrets(getenv)
-	o.BuildDeps = cfg.BuildDeps == choiceOn || cfg.BuildDeps == choiceAuto && o.Job.Origin != ""
 	_, inURL := secret.Reference(cfg.Flake)
 	o.Secrets.Add("the login in the flake's URL", inURL...)
 	if cfg.Unsigned && cfg.KeyText != "" {

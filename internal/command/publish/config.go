@@ -10,6 +10,7 @@ import (
 
 	"github.com/org/nixoci-action/bincache"
 	"github.com/org/nixoci-action/discover"
+	"github.com/org/nixoci-action/internal/ci"
 	"github.com/org/nixoci-action/internal/cli"
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/signing"
@@ -27,7 +28,6 @@ type config struct {
 	KeyText      string // secret
 	TrustedKeys  []string
 	NixArgs      []string
-	BuildDeps    string // a choice
 	JSON         bool
 	Verbose      bool
 }
@@ -69,7 +69,7 @@ var pinName = regexp.MustCompile(`^[A-Za-z0-9._/-]{1,128}$`)
 func parseConfig(args []string, getenv func(string) string) (config, error) {
 	var c config
 	var kinds, runners []string
-	var part, compat string
+	var part, compat, deps string
 	f := Command.Flags(getenv)
 	f.String(&c.Flake, "flake", "", "`FLAKE` to publish: a folder or any flake reference, with an attribute as in .#hello to publish only that (default \".\", unless store paths are given)")
 	f.Cache(&c.Cache)
@@ -95,7 +95,7 @@ func parseConfig(args []string, getenv func(string) string) (config, error) {
 	f.Choice(&c.Compression, "compression", []string{bincache.CompressionZstd, bincache.CompressionXZ, bincache.CompressionNone}, "`NAME` of the compression of NARs: zstd, xz or none")
 	f.Int(&c.Level, "compression-level", 3, "`NUMBER` from 1 to 22: zstd's compression level")
 	f.Choice(&compat, "compat-index", []string{choiceAuto, choiceOn, choiceOff}, "`MODE` of the index for nixcache-oci's proxy: on or off from now on, or auto to leave it as it is")
-	f.Choice(&c.BuildDeps, "build-deps", []string{choiceAuto, choiceOn, choiceOff}, "`MODE` for what is built only to build others with: on publishes it, off does not, auto does in CI, where it is kept until the whole is published")
+	f.Choice(&deps, "build-deps", []string{choiceAuto, choiceOn, choiceOff}, "`MODE` for what is built only to build others with: on publishes it, off does not, auto does in CI, where it is kept until the whole is published")
 	f.Int(&c.Jobs, "jobs", 0, "`NUMBER` of uploads at a time; 0 for twice the processors, at least 4")
 	f.Strings(&c.NixArgs, "nix-arg", nil, "`ARGUMENT` to add to each Nix command; it must be one that nix and nix-store know, as in --nix-arg=--option --nix-arg=cores --nix-arg=2")
 	f.Bool(&c.ImportOranc, "import-oranc", "import the paths that oranc has stored in the repository, without sending them again, and publish nothing else")
@@ -120,6 +120,7 @@ func parseConfig(args []string, getenv func(string) string) (config, error) {
 		on := compat == choiceOn
 		c.CompatIndex = &on
 	}
+	c.BuildDeps = deps == choiceOn || deps == choiceAuto && ci.Detect(getenv).Origin != ""
 	c.KeyText = getenv("NIX_SIGNING_KEY")
 	var errs []error
 	for _, k := range kinds {
