@@ -44,30 +44,28 @@ const (
 // anything into its attributes: a record that is not sound becomes one that is
 // skipped, with the reason as its message. Only a result that discover.nix
 // cannot have written is an error.
-func parseRecords(raw []byte) ([]Output, []pending, error) {
+func parseRecords(raw []byte) (f finding, err error) {
 	var records []record
 	if err := json.Unmarshal(raw, &records); err != nil {
-		return nil, nil, fmt.Errorf("decoding the evaluation's result: %w", err)
+		return f, fmt.Errorf("decoding the evaluation's result: %w", err)
 	}
-	var outputs []Output
-	var skipped []pending
 	for i := range records {
 		r := &records[i]
 		if len(r.Attr) == 0 || len(r.Node) == 0 || !slices.Contains(AllKinds(), Kind(r.Attr[0])) {
-			return nil, nil, fmt.Errorf("decoding the evaluation's result: record %d is of %q", i, r.Attr)
+			return f, fmt.Errorf("decoding the evaluation's result: record %d is of %q", i, r.Attr)
 		}
 		s := Skipped{Attr: r.Attr, Kind: Kind(r.Attr[0]), System: deref(r.System)}
 		switch r.Skip {
 		case "":
 			o, err := r.output()
 			if err == nil {
-				outputs = append(outputs, o)
+				f.outputs = append(f.outputs, o)
 				continue
 			}
 			s.Reason, s.Message = NotDerivation, err.Error()
 			if errors.Is(err, errUnknownPath) {
 				s.Reason = UnknownPath
-				skipped = append(skipped, pending{Skipped: s, node: r.Node, floating: o})
+				f.skipped = append(f.skipped, pending{Skipped: s, node: r.Node, floating: o})
 				continue
 			}
 		case skipThrows:
@@ -86,11 +84,11 @@ func parseRecords(raw []byte) ([]Output, []pending, error) {
 		case skipExcluded:
 			s.Reason = Excluded
 		default:
-			return nil, nil, fmt.Errorf("decoding the evaluation's result: reason %q", r.Skip)
+			return f, fmt.Errorf("decoding the evaluation's result: reason %q", r.Skip)
 		}
-		skipped = append(skipped, pending{Skipped: s, node: r.Node})
+		f.skipped = append(f.skipped, pending{Skipped: s, node: r.Node})
 	}
-	return outputs, skipped, nil
+	return f, nil
 }
 
 // pending is a Skipped that may have to be examined for its message.

@@ -44,7 +44,8 @@ func TestParseRecords(t *testing.T) {
 		{"source outside", rec(good + `,"sources":["/etc/passwd"]`), NotDerivation, "passwd"},
 		{"need outside", rec(good + `,"needs":[{"drv":"/etc/passwd","outputs":{}}]`), NotDerivation, "passwd"},
 	} {
-		outputs, skipped, err := parseRecords([]byte(c.doc))
+		found, err := parseRecords([]byte(c.doc))
+		outputs, skipped := found.outputs, found.skipped
 		switch {
 		case err != nil:
 			t.Errorf("%s: %v", c.name, err)
@@ -57,8 +58,8 @@ func TestParseRecords(t *testing.T) {
 	for _, doc := range []string{
 		"", "{}", "[", `[{}]`, `[{"attr":[],"node":[]}]`, `[{"attr":["x"],"node":["x"]}]`, `[{"attr":["packages"],"node":[]}]`, rec(`,"skip":"new"`), rec(`,"outputs":[]`),
 	} {
-		if outputs, skipped, err := parseRecords([]byte(doc)); err == nil {
-			t.Errorf("%q: got %v, %v, want an error", doc, outputs, skipped)
+		if found, err := parseRecords([]byte(doc)); err == nil {
+			t.Errorf("%q: got %v, want an error", doc, found)
 		}
 	}
 }
@@ -80,7 +81,8 @@ func FuzzParseRecords(f *testing.F) {
 	f.Add([]byte(rec(`,"skip":"throws","unfree":true,"name":null,"system":"x"`)))
 	f.Add([]byte(`[{"node":["apps","s","a"],"attr":["apps","s","a"],"needs":[{"drv":"` + drv + `","outputs":{}}],"sources":[]}]`))
 	f.Fuzz(func(t *testing.T, doc []byte) {
-		outputs, skipped, err := parseRecords(doc)
+		found, err := parseRecords(doc)
+		outputs, skipped := found.outputs, found.skipped
 		if err != nil {
 			return
 		}

@@ -10,10 +10,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
+	"runtime"
 	"slices"
 	"time"
 
 	"github.com/org/nixoci-action/internal/nix"
+	"github.com/org/nixoci-action/internal/storepath"
 )
 
 // Options say where to look and for what.
@@ -43,12 +46,20 @@ type Options struct {
 	// AcceptConfig uses what the flake asks for in its nixConfig, whether or not
 	// Nix is configured to accept that.
 	AcceptConfig bool
+	// Jobs is how many Nix processes evaluate at a time. If less than or equal to
+	// 0, one for each processor, and not more than one for each GiB of Memory.
+	Jobs int
+	// Memory is how much memory all of them may take together, in bytes. If less
+	// than or equal to 0, three quarters of what is available. Where that is not
+	// known, there is no bound. One that exceeds it is ended, and what it
+	// evaluates is tried alone.
+	Memory int64
 	// Timeout bounds all evaluation. If less than or equal to 0, a default
 	// (currently 30 minutes) is used. What is not evaluated by then is skipped.
 	Timeout time.Duration
-	// MaxEvaluations bounds the search for attributes that break the
-	// evaluation. If less than or equal to 0, a default (currently 300) is
-	// used.
+	// MaxEvaluations bounds the processes that evaluate, one after the other: each
+	// attribute that ends one takes two. If less than or equal to 0, a default
+	// (currently 300) is used.
 	MaxEvaluations int
 	// Logger tells of the search. If nil, nothing does.
 	Logger *slog.Logger
@@ -83,12 +94,12 @@ type Result struct {
 	Evaluations int
 }
 
-// Limits and defaults.
+// Defaults.
 const (
 	defaultTimeout     = 30 * time.Minute
 	defaultEvaluations = 300
-	// maxMessages bounds the evaluations made only to learn Nix's message.
-	maxMessages = 40
+	// memoryOfJob is how much memory there must be for each process.
+	memoryOfJob = 1 << 30
 )
 
 // Open reads what has to be known of a flake before it is evaluated: where it
@@ -100,6 +111,15 @@ func Open(ctx context.Context, client *nix.Client, opts Options) (*Evaluation, e
 	}
 	if opts.MaxEvaluations <= 0 {
 		opts.MaxEvaluations = defaultEvaluations
+	}
+	if opts.Memory <= 0 {
+		opts.Memory = nix.AvailableMemory() / 4 * 3
+	}
+	if opts.Jobs <= 0 {
+		opts.Jobs = runtime.GOMAXPROCS(0)
+		if opts.Memory > 0 {
+			opts.Jobs = max(1, min(opts.Jobs, int(opts.Memory/memoryOfJob)))
+		}
 	}
 	e := &Evaluation{everything: len(opts.Kinds) == 0}
 	if e.everything {
@@ -131,12 +151,11 @@ func Open(ctx context.Context, client *nix.Client, opts Options) (*Evaluation, e
 	return e, err
 }
 
-// Run evaluates the flake and returns what it has to build. Where all of it
-// evaluates it takes one evaluation. Where an attribute breaks the evaluation,
-// it is found by bisection and skipped with Nix's message; that takes about
-// log2(attributes) evaluations of ever smaller parts. The derivations are
-// those that "nix build" on the same reference builds, and are in the store
-// afterwards.
+// Run evaluates the flake and returns what it has to build. As many Nix processes
+// as pay share the work. Where an attribute ends one of them, the next goes on
+// behind it, and the attribute is evaluated once more by itself: if that fails too,
+// it is skipped with Nix's message. The derivations are those that "nix build" on
+// the same reference builds, and are in the store afterwards.
 //
 // Each of the Result's outputs is given to found first, as soon as it is known,
 // in no order, and never from two goroutines at once. It should return soon, as
@@ -150,7 +169,7 @@ func (e *Evaluation) Run(ctx context.Context, found func([]Output)) (Result, err
 	}
 	evalCtx, cancel := context.WithTimeout(ctx, e.opts.Timeout)
 	defer cancel()
-	s := search{eval: e.eval, opts: e.opts, attr: e.attr, found: found}
+	s := search{eval: e.eval, opts: e.opts, attr: e.attr, found: found, fetched: e.fetched}
 	if err := s.run(evalCtx); err != nil {
 		if ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
 			err = fmt.Errorf("not done after %v: %w", e.opts.Timeout, err)
@@ -170,6 +189,33 @@ func (e *Evaluation) Run(ctx context.Context, found func([]Output)) (Result, err
 	slices.SortStableFunc(r.Outputs, func(a, b Output) int { return slices.Compare(a.Attr, b.Attr) })
 	slices.SortStableFunc(r.Skipped, func(a, b Skipped) int { return slices.Compare(a.Attr, b.Attr) })
 	return r, nil
+}
+
+// fetched reports whether all inputs of the flake are in the store. It says no
+// where it is not sure.
+func (e *Evaluation) fetched() bool {
+	source, err := storepath.Parse(e.Flake.StorePath)
+	var locks struct {
+		Nodes map[string]struct {
+			Locked struct{ NarHash string }
+		}
+	}
+	if err != nil || json.Unmarshal(e.Flake.Locks, &locks) != nil {
+		return false
+	}
+	for _, n := range locks.Nodes {
+		if n.Locked.NarHash == "" { // the flake itself, or a part of another
+			continue
+		}
+		path, err := storepath.Source(source.Dir, n.Locked.NarHash)
+		if err != nil {
+			return false
+		}
+		if _, err := os.Lstat(path.String()); err != nil {
+			return false
+		}
+	}
+	return true
 }
 
 // configure finds out what of the flake's nixConfig is used.

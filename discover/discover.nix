@@ -1,15 +1,21 @@
 # What a flake has to build and publish. Applied to the arguments that
 # evaluate.go writes and then to the flake; the result is for decode.go.
 #
-# tryEval catches throw, assert and a missing <path>, and nothing else: any
-# other error ends the evaluation. So the caller can ask for parts ("visit"
-# with tasks), and for one node without any safety net ("examine"): the names
-# below it, which forces none of their values, or the leaf, or Nix's message.
+# What is found is told at once, by traces (say), as what is only in the result is
+# lost when the process ends. tryEval catches throw, assert and a missing <path>,
+# and nothing else: any other error ends the evaluation. So "visit" says what it
+# looks at before it does ("at"), and can begin behind that. "examine" looks at one
+# node without a safety net: the names below it, which forces none of their values,
+# or the leaf, or Nix's message.
 args: flake:
 let
   inherit (builtins)
-    all any attrNames concatMap deepSeq elem elemAt filter genList getContext head isAttrs isList
-    isString length listToAttrs match substring tail toJSON tryEval unsafeDiscardStringContext;
+    all any attrNames concatMap concatStringsSep deepSeq elem elemAt filter foldl' genList getContext head isAttrs
+    isList isString length listToAttrs match substring tail toJSON trace tryEval unsafeDiscardStringContext;
+
+  # The caller tells these from what the flake traces by the mark, which the flake
+  # does not see.
+  say = message: trace (args.mark + toJSON message);
 
   force = x: tryEval (deepSeq x x);
   attempt = default: x: let r = force x; in if r.success then r.value else default;
@@ -37,24 +43,47 @@ let
     || args.include != [ ] && !(any ((if w ? below then mayCover else covers) p) args.include);
 
   skip = node: attr: reason: [ { inherit node attr; skip = reason; } ];
-  descend = w: p: v: if excluded w p then skip p p "excluded" else w.visit p v;
-  visitNames = w: p: v: concatMap (n: descend w (p ++ [ n ]) v.${n});
 
-  # Walkers. visit returns records; below is the walker for the members, if
-  # there are any; bare is visit for a leaf with no error caught.
+  # Walkers. look returns the records of a leaf, or the names of the members of a
+  # set; below is the walker for these, if there may be any; bare is look for a
+  # leaf with no error caught. visit returns what the result must depend on.
+
+  visit = w: p: v: from:
+    let
+      seen = w.look p v;
+      found = members w p seen.names;
+      order = if args.backward then genList (i: elemAt found.names (length found.names - 1 - i)) (length found.names) else found.names;
+      # from is where to begin below p
+      rest = if from == [ ] then order
+        else filter (n: if args.backward then n <= head from else n >= head from) order;
+      member = n: visit w.below (p ++ [ n ]) v.${n} (if from != [ ] && n == head from then tail from else [ ]);
+    in
+    say { at = p; } (
+      if seen ? records then say { of = p; inherit (seen) records; } (keep seen.records)
+      else (if from == [ ] then say ({ of = p; } // found) else x: x) (foldl' (kept: n: kept + member n) "" rest));
+
+  members = w: p: names: {
+    names = filter (n: !(excluded w.below (p ++ [ n ]))) names;
+    excluded = filter (n: excluded w.below (p ++ [ n ])) names;
+  };
+
+  # Since 2.35, Nix leaves a source in the store only if the result depends on
+  # it. What is said has no context, so that of an app's program is kept in an
+  # empty string.
+  keep = records: concatStringsSep "" (map (r: r.keep or "") records);
 
   set = below: {
     inherit below;
-    visit = p: v:
+    look = p: v:
       let names = force (if isAttrs v then attrNames v else null); in
-      if !names.success then skip p p "throws"
-      else if names.value == null then skip p p "notDerivation"
-      else visitNames below p v names.value;
+      if !names.success then { records = skip p p "throws"; }
+      else if names.value == null then { records = skip p p "notDerivation"; }
+      else { names = names.value; };
   };
 
   system = w: w // {
-    visit = p: v: if elem (last p) args.systems then w.visit p v
-      else [ { node = p; attr = p; skip = "system"; system = last p; } ];
+    look = p: v: if elem (last p) args.systems then w.look p v
+      else { records = [ { node = p; attr = p; skip = "system"; system = last p; } ]; };
   };
 
   isDerivation = v: isAttrs v && (v.type or null) == "derivation";
@@ -82,10 +111,11 @@ let
     sources = filter (d: !(context.${d} ? outputs) && context.${d}.path or false) (attrNames context);
   };
 
-  derivationWith = extra: at: {
+  derivationWith = extra: at: rec {
     bare = p: v: [ ({ node = p; attr = p ++ at; name = v.name or null; system = v.system or null;
       drv = str v.drvPath; outputs = outputsOf v; }) ];
-    visit = p: v:
+    look = p: v: { records = records p v; };
+    records = p: v:
       let
         what = force (isDerivation v);
         attr = p ++ at;
@@ -115,40 +145,39 @@ let
       else { inherit (attempt { needs = [ ]; } (needsOf (getContext (toJSON (v.drvAttrs or null))))) needs; }) [ ];
 
   app = rec {
-    # Since 2.35, Nix leaves a source in the store only if the result depends on
-    # it. What decode.go reads has no context, so that of the program is kept in
-    # an empty string.
     bare = p: v: [ (needsOf (getContext v.program) // {
       node = p; attr = p; system = elemAt p 1; name = elemAt p (if length p > 2 then 2 else 0); keep = substring 0 0 v.program;
     }) ];
-    visit = p: v:
-      let what = force (isAttrs v && isString (v.program or null)); in
-      if !what.success then skip p p "throws"
-      else if !what.value then skip p p "notDerivation"
-      else attempt (skip p p "throws") (bare p v);
+    look = p: v:
+      let what = force (isAttrs v && isString (v.program or null)); in {
+        records =
+          if !what.success then skip p p "throws"
+          else if !what.value then skip p p "notDerivation"
+          else attempt (skip p p "throws") (bare p v);
+      };
   };
 
   configuration = at: get:
     let w = derivationWith (v: { }) at; in {
       bare = p: v: w.bare p (get v);
-      visit = p: v: let r = tryEval (get v); in
-        if r.success then w.visit p r.value else skip p (p ++ at) "throws";
+      look = p: v: let r = tryEval (get v); in
+        if r.success then w.look p r.value else { records = skip p (p ++ at) "throws"; };
     };
 
   # hydraJobs may be any tree; the bound is against a set that contains itself.
   tree = isRoot: all: {
     below = tree false all;
     inherit (leaf) bare;
-    visit = p: v:
+    look = p: v:
       let what = force (
         if !(isAttrs v) then "other" else if isDerivation v then "leaf"
         else if isRoot || all || (v.recurseForDerivations or false) == true then "set" else "other");
       in
-      if !what.success then skip p p "throws"
+      if !what.success then { records = skip p p "throws"; }
       else if what.value == "leaf" then
-        if args.include != [ ] && !(any (covers p) args.include) then skip p p "excluded" else leaf.visit p v
-      else if what.value == "set" && length p < 16 then visitNames (tree false all) p v (attrNames v)
-      else [ ];
+        if args.include != [ ] && !(any (covers p) args.include) then { records = skip p p "excluded"; } else leaf.look p v
+      else if what.value == "set" && length p < 16 then { names = attrNames v; }
+      else { records = [ ]; };
   };
 
   perSystem = w: set (system w) // { perSystem = true; };
@@ -177,20 +206,21 @@ let
       else go w.below (p ++ [ (head rest) ]) v.${head rest} (tail rest);
     in go layout.${head path} [ (head path) ] flake.${head path} (tail path);
 
-  slice = from: to: l: genList (i: elemAt l (from + i)) (min to (length l) - from);
-
   # has tells whether there is something at a path, forcing what is above it.
   has = v: path: path == [ ] || v ? ${head path} && has v.${head path} (tail path);
 
-  visit = task:
-    if !(flake ? ${head task.path}) then [ ]
-    else at task.path (w: p: v:
-      if task ? from then visitNames w.below p v (slice task.from task.to (attrNames v)) else descend w p v);
+  task = path: from: at path (w: p: v:
+    if excluded w p then say { of = p; records = skip p p "excluded"; } "" else visit w p v from);
 in
 {
-  names = attrNames flake;
   find = filter (has flake) args.paths;
+  visit =
+    let tasks = filter (t: flake ? ${head t}) args.tasks; in
+    say { of = [ ]; names = attrNames flake; } (
+      foldl' (kept: t: kept + task t (if t == head args.tasks then args.from else [ ])) "" tasks);
   examine = at args.path (w: p: v:
-    if w ? below && !(isDerivation v) then { names = attrNames v; } else { records = w.bare p v; });
-  visit = { records = concatMap visit args.tasks; names = attrNames flake; };
+    if w ? below && !(isDerivation v) then say ({ of = p; } // members w p (attrNames v)) ""
+    else
+      let bare = w.bare p v; in
+      say { of = p; inherit bare; } (say { of = p; inherit (w.look p v) records; } (keep bare)));
 }.${args.op}

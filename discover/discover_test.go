@@ -124,7 +124,7 @@ func TestEveryKind(t *testing.T) {
 	`), "script.sh", "echo hello\n")
 	e.Git(t, dir)
 
-	r := discoverIn(t, e, dir, func(o *Options) { o.Kinds = AllKinds() })
+	r := discoverIn(t, e, dir, func(o *Options) { o.Kinds, o.Jobs = AllKinds(), 1 })
 	equal(t, "outputs", attrs(r.Outputs), []string{
 		"packages.x86_64-linux.a", "packages.x86_64-linux.two", "checks.x86_64-linux.c", "formatter.x86_64-linux",
 		"apps.x86_64-linux.run", "apps.x86_64-linux.script",
@@ -315,29 +315,78 @@ func TestBrokenAttributes(t *testing.T) {
 	}
 }
 
-// One bad attribute among many must not cost one evaluation for each.
-func TestBisectionIsLogarithmic(t *testing.T) {
+// An attribute that ends the evaluation costs two processes, wherever it is and
+// however many there are: one goes on behind it, the other examines it.
+func TestAttributesThatEndTheEvaluation(t *testing.T) {
+	t.Parallel()
+	nixtest.EachVersion(t, func(t *testing.T, v nixtest.Version) {
+		e := v.New(t)
+		dir := filepath.Join(e.Dir, "flake")
+		nixtest.Write(t, dir, "flake.nix", flake(`
+			packages.x86_64-linux = builtins.listToAttrs (builtins.genList (i: {
+				name = "p${toString i}"; value =
+					if i == 0 || i == 617 then abort "number ${toString i}" else if i == 999 then let x = x; in x else good "p${toString i}";
+			}) 1000);
+			nixosConfigurations = { a.config.system.build.toplevel = good "a"; b = abort "b"; c.config.system.build.toplevel = good "c"; };
+			homeConfigurations = abort "none";
+		`))
+		for _, jobs := range []int{1, 2, 4} {
+			r := discoverIn(t, e, dir, func(o *Options) { o.Jobs = jobs })
+			if len(r.Outputs) != 999 {
+				t.Errorf("%d jobs: got %d outputs, want 999", jobs, len(r.Outputs))
+			}
+			equal(t, "skipped", skipped(r), []string{
+				"packages.x86_64-linux.p0: evaluation error", "packages.x86_64-linux.p617: evaluation error", "packages.x86_64-linux.p999: evaluation error",
+				"nixosConfigurations.b: evaluation error", "homeConfigurations: evaluation error",
+			})
+			for _, s := range r.Skipped {
+				if want := map[string]string{"p0": "number 0", "p617": "number 617", "p999": "infinite recursion", "b": "'b'", "homeConfigurations": "none"}[s.Attr[len(s.Attr)-1]]; !strings.Contains(s.Message, want) {
+					t.Errorf("%s: got message %q, want %q in it", s.Attr, s.Message, want)
+				}
+			}
+			if most := 1 + 2*5 + 2*(jobs-1); r.Evaluations > most {
+				t.Errorf("%d jobs: got %d evaluations, want at most %d", jobs, r.Evaluations, most)
+			}
+		}
+		r := discoverIn(t, e, dir, func(o *Options) { o.Jobs, o.MaxEvaluations = 1, 3 })
+		left := slices.IndexFunc(r.Skipped, func(s Skipped) bool { return s.Reason == NotEvaluated })
+		if left < 0 || len(r.Outputs) == 0 {
+			t.Errorf("with 3 evaluations: got %d outputs and skipped %v, want some outputs, and the rest not evaluated", len(r.Outputs), r.Skipped)
+		}
+	})
+}
+
+// What takes more memory than there is for evaluation is ended, and the others
+// are evaluated.
+func TestMemory(t *testing.T) {
+	t.Parallel()
+	nixtest.EachVersion(t, func(t *testing.T, v nixtest.Version) {
+		e := v.New(t)
+		dir := filepath.Join(e.Dir, "flake")
+		nixtest.Write(t, dir, "flake.nix", flake(`
+			packages.x86_64-linux = { a = good "a"; big = good (toString (builtins.length (builtins.foldl' (a: b: [ a b (toString b) ]) [ ] (builtins.genList (i: i) 30000000)))); c = good "c"; };
+		`))
+		r := discoverIn(t, e, dir, func(o *Options) { o.Memory = 300 << 20 })
+		equal(t, "outputs", attrs(r.Outputs), []string{"packages.x86_64-linux.a", "packages.x86_64-linux.c"})
+		equal(t, "skipped", skipped(r), []string{"packages.x86_64-linux.big: evaluation error"})
+		if len(r.Skipped) == 1 && !strings.Contains(r.Skipped[0].Message, "300 MiB") {
+			t.Errorf("got message %q", r.Skipped[0].Message)
+		}
+	})
+}
+
+// What a flake prints is not taken for what the evaluation says.
+func TestFlakeThatPrints(t *testing.T) {
+	t.Parallel()
 	e := nixtest.New(t)
 	dir := filepath.Join(e.Dir, "flake")
 	nixtest.Write(t, dir, "flake.nix", flake(`
-		packages.x86_64-linux = builtins.listToAttrs (builtins.genList (i: {
-			name = "p${toString i}"; value = if i == 617 then abort "the one" else good "p${toString i}";
-		}) 1000);
+		packages.x86_64-linux = {
+			a = builtins.trace ''{"of":["packages","x86_64-linux","b"],"records":[]}'' (builtins.trace ''nixoci- {"at":["packages","x86_64-linux","b"]}'' (good "a"));
+			b = good "b";
+		};
 	`))
-	r := discoverIn(t, e, dir, nil)
-	if len(r.Outputs) != 999 || len(r.Skipped) != 1 {
-		t.Errorf("got %d outputs and %d skipped, want 999 and 1", len(r.Outputs), len(r.Skipped))
-	}
-	if r.Evaluations > 24 {
-		t.Errorf("got %d evaluations, want at most 24", r.Evaluations)
-	}
-	t.Logf("%d evaluations", r.Evaluations)
-
-	r = discoverIn(t, e, dir, func(o *Options) { o.MaxEvaluations = 8 })
-	left := slices.IndexFunc(r.Skipped, func(s Skipped) bool { return s.Reason == NotEvaluated })
-	if left < 0 || len(r.Outputs) == 0 {
-		t.Errorf("with 8 evaluations: got %d outputs and skipped %v, want some outputs, and the rest not evaluated", len(r.Outputs), r.Skipped)
-	}
+	equal(t, "outputs", attrs(discoverIn(t, e, dir, nil).Outputs), []string{"packages.x86_64-linux.a", "packages.x86_64-linux.b"})
 }
 
 func TestAttributeNames(t *testing.T) {
@@ -383,7 +432,7 @@ func TestPatterns(t *testing.T) {
 		{[]string{"packages"}, []string{"hello?big", "o*r"}, []string{"packages.x86_64-linux.hello"}},
 		{[]string{"legacyPackages.set"}, nil, []string{"legacyPackages.x86_64-linux.set.a", "legacyPackages.x86_64-linux.set.b"}},
 	} {
-		r := discoverIn(t, e, dir, func(o *Options) { o.Include, o.Exclude = c.include, c.exclude })
+		r := discoverIn(t, e, dir, func(o *Options) { o.Include, o.Exclude, o.Jobs = c.include, c.exclude, 1 })
 		equal(t, strings.Join(c.include, " ")+" without "+strings.Join(c.exclude, " "), attrs(r.Outputs), c.want)
 		if r.Evaluations != 1 {
 			t.Errorf("got %d evaluations, want 1: what is excluded must not be evaluated", r.Evaluations)

@@ -2,6 +2,7 @@ package discover
 
 import (
 	"context"
+	"crypto/rand"
 	_ "embed"
 	"encoding/json"
 	"errors"
@@ -22,22 +23,33 @@ var callFlakeNix string
 
 // arguments are what discover.nix takes.
 type arguments struct {
-	Op      string     `json:"op"` // "names", "find", "visit", "examine"
+	Op      string     `json:"op"` // "find", "visit", "examine"
+	Mark    string     `json:"mark"`
 	Systems []string   `json:"systems"`
 	Include [][]string `json:"include"`
 	Exclude [][]string `json:"exclude"`
-	Tasks   []task     `json:"tasks,omitempty"` // of visit
-	Path    []string   `json:"path,omitempty"`  // of examine
-	Paths   [][]string `json:"paths,omitempty"` // of find
+	// Tasks are what visit looks at, one after the other, each from its first
+	// member on or backward from its last one, and the first one from From on,
+	// which is a path below it.
+	Tasks    []Attr `json:"tasks"`
+	From     Attr   `json:"from"`
+	Backward bool   `json:"backward"`
+	Path     Attr   `json:"path"`  // of examine
+	Paths    []Attr `json:"paths"` // of find
 }
 
-// task is a node of the flake, or a range of its members in the order of their
-// names: a range is short to write, however many there are.
-type task struct {
-	Path  []string `json:"path"`
-	From  *int     `json:"from,omitempty"`
-	To    *int     `json:"to,omitempty"`
-	names []string // all members of the node, if it is a range
+// message is something that discover.nix says while it evaluates.
+type message struct {
+	// At is what is evaluated next.
+	At Attr `json:"at"`
+	// Of is what the others are of; empty for the flake itself.
+	Of Attr `json:"of"`
+	// Names are the members of a set that are evaluated, Excluded the others.
+	Names    []string `json:"names"`
+	Excluded []string `json:"excluded"`
+	// Records are what there is; Bare the same, with no error caught.
+	Records json.RawMessage `json:"records"`
+	Bare    json.RawMessage `json:"bare"`
 }
 
 func (a *arguments) compile(include, exclude []string) error {
@@ -112,72 +124,42 @@ func sameJSON(a, b []byte) bool {
 	return json.Unmarshal(a, &x) == nil && json.Unmarshal(b, &y) == nil && reflect.DeepEqual(x, y)
 }
 
-func (e *evaluator) eval(ctx context.Context, args arguments, quiet bool) (json.RawMessage, error) {
+// run evaluates. The expression's messages go to told, unless it is nil. The log
+// is shown unless quiet.
+func (e *evaluator) run(ctx context.Context, args arguments, quiet bool, started func(nix.Process), told func(message, error)) (json.RawMessage, error) {
 	args.Systems, args.Include, args.Exclude = e.args.Systems, e.args.Include, e.args.Exclude
+	if args.From == nil {
+		args.From = Attr{} // not null
+	}
+	opts := nix.EvalOptions{Flake: e.flake, Dir: e.dir, Quiet: quiet, Started: started}
+	if told != nil {
+		args.Mark = "nixoci-" + rand.Text() + " "
+		opts.Mark = args.Mark
+		opts.Told = func(line []byte) {
+			var m message
+			err := json.Unmarshal(line, &m)
+			told(m, err)
+		}
+	}
 	j, err := json.Marshal(args)
 	if err != nil {
 		return nil, err
 	}
 	expr := fmt.Sprintf("(%s) (builtins.fromJSON %s)", discoverNix, nix.Quote(string(j)))
-	opts := nix.EvalOptions{Flake: e.flake, Dir: e.dir, Quiet: quiet}
 	if e.flake == "" {
 		expr = fmt.Sprintf("(%s) (%s)", expr, e.call)
 	}
 	return e.client.Eval(ctx, expr, opts)
 }
 
-// names returns the names of all that the flake has.
-func (e *evaluator) names(ctx context.Context) (names []string, err error) {
-	err = e.decode(ctx, arguments{Op: "names"}, true, &names)
-	return names, err
-}
-
 // find returns those of paths at which the flake has something.
 func (e *evaluator) find(ctx context.Context, paths []Attr) (found []Attr, err error) {
-	args := arguments{Op: "find"}
-	for _, p := range paths {
-		args.Paths = append(args.Paths, p)
-	}
-	err = e.decode(ctx, args, false, &found)
-	return found, err
-}
-
-func (e *evaluator) decode(ctx context.Context, args arguments, quiet bool, into any) error {
-	raw, err := e.eval(ctx, args, quiet)
+	raw, err := e.run(ctx, arguments{Op: "find", Paths: paths}, false, nil, nil)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if err := json.Unmarshal(raw, into); err != nil {
-		return fmt.Errorf("decoding the evaluation's result: %w", err)
+	if err := json.Unmarshal(raw, &found); err != nil {
+		return nil, fmt.Errorf("decoding the evaluation's result: %w", err)
 	}
-	return nil
-}
-
-// visit evaluates tasks. It returns also the names of all that the flake has.
-func (e *evaluator) visit(ctx context.Context, tasks []task, quiet bool) (outputs []Output, skipped []pending, names []string, err error) {
-	var result struct {
-		Records json.RawMessage `json:"records"`
-		Names   []string        `json:"names"`
-	}
-	if err := e.decode(ctx, arguments{Op: "visit", Tasks: tasks}, quiet, &result); err != nil {
-		return nil, nil, nil, err
-	}
-	outputs, skipped, err = parseRecords(result.Records)
-	return outputs, skipped, result.Names, err
-}
-
-// examine evaluates one node so that its error ends the evaluation. It returns
-// the names of its members, or if it is a leaf what it is.
-func (e *evaluator) examine(ctx context.Context, path []string) (names []string, outputs []Output, skipped []pending, err error) {
-	var result struct {
-		Names   []string        `json:"names"`
-		Records json.RawMessage `json:"records"`
-	}
-	if err := e.decode(ctx, arguments{Op: "examine", Path: path}, true, &result); err != nil {
-		return nil, nil, nil, err
-	}
-	if result.Records != nil {
-		outputs, skipped, err = parseRecords(result.Records)
-	}
-	return result.Names, outputs, skipped, err
+	return found, nil
 }

@@ -20,7 +20,9 @@ func resolve(ctx context.Context, client *nix.Client, outputs []Output) error {
 		for j := range outputs[i].Needs {
 			open = append(open, &outputs[i].Needs[j])
 		}
-		open = append(open, &outputs[i].Derivation)
+		if k := outputs[i].Kind; k == Apps || k == DefaultApp { // the others' are known, or depend on what is built
+			open = append(open, &outputs[i].Derivation)
+		}
 	}
 	open = slices.DeleteFunc(open, func(d *Derivation) bool { return d.DrvPath == "" || len(d.Outputs) > 0 && !d.floating() })
 	for _, d := range open {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 )
 
 // maxEvalSize bounds the result of an evaluation and of FlakeMetadata.
@@ -31,7 +32,19 @@ type EvalOptions struct {
 	Impure bool
 	// Quiet keeps Nix's log out of the client's Stderr. An error has its end.
 	Quiet bool
+	// Told gets what the expression says while it is evaluated: the argument of a
+	// builtins.trace, after Mark, with which it must begin. It must be one line of
+	// at most 64 MiB, and is not in the log. Whoever knows Mark can say the same.
+	Told func(line []byte)
+	Mark string
+	// Started is told of the process when it runs.
+	Started func(Process)
 }
+
+// evalDelay is how long an evaluation may take to stop: as long as Nix needs to
+// end a build from which it imports. While it evaluates it does not heed an
+// interrupt.
+const evalDelay = time.Second
 
 // Eval evaluates an expression to JSON. Derivations that the result depends on
 // are written to the store, not built (unless to import from them). The lock
@@ -51,7 +64,11 @@ func (c *Client) Eval(ctx context.Context, expr string, opts EvalOptions) (json.
 	if opts.Impure {
 		args = append(args, "--impure")
 	}
-	return c.json(ctx, command{program: "nix", args: args, dir: opts.Dir, quiet: opts.Quiet})
+	cmd := command{program: "nix", args: args, dir: opts.Dir, quiet: opts.Quiet, started: opts.Started, delay: evalDelay}
+	if opts.Told != nil {
+		cmd.traces = &traceLog{mark: []byte(opts.Mark), tell: opts.Told}
+	}
+	return c.json(ctx, cmd)
 }
 
 // Flake is what Nix says about a flake reference.

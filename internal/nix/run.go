@@ -1,6 +1,7 @@
 package nix
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -27,6 +28,10 @@ type command struct {
 	bare    bool             // without the client's own arguments
 	quiet   bool             // not shown in the live log
 	events  func(BuildEvent) // for a log in the format internal-json
+	traces  *traceLog        // for what the expression says
+	started func(Process)    // told of the process, or nil
+	// delay is how long the process may take to stop; 0 for the client's
+	delay time.Duration
 }
 
 // String is the part of a command line that tells what it does.
@@ -73,8 +78,8 @@ func (e *CommandError) Unwrap() error { return e.Err }
 
 // run runs a command and gives its standard output to read, if that is not
 // nil. The output is whole only if run returns nil. Cancelling the context
-// interrupts Nix and all of its process group, waits for at most stopDelay,
-// then kills; the error is then the context's.
+// interrupts Nix and all of its process group, waits for at most the command's
+// delay, then kills; the error is then the context's.
 func (c *Client) run(ctx context.Context, cmd command, read func(io.Reader) error) error {
 	file, err := c.program(cmd.program)
 	if err != nil {
@@ -104,11 +109,16 @@ func (c *Client) run(ctx context.Context, cmd command, read func(io.Reader) erro
 		events = &eventLog{tell: cmd.events, text: shown, errors: log}
 		p.Stderr = live{stop, events}
 	}
+	if cmd.traces != nil {
+		cmd.traces.rest = p.Stderr
+		p.Stderr = cmd.traces
+	}
+	delay := cmp.Or(cmd.delay, c.stopDelay)
 	// A group of its own, so that a terminal's Ctrl-C reaches Nix through us,
 	// once, and so that Git and ssh below it stop as well.
 	p.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	p.Cancel = func() error { return syscall.Kill(-p.Process.Pid, syscall.SIGINT) }
-	p.WaitDelay = c.stopDelay
+	p.WaitDelay = delay
 	out, err := p.StdoutPipe()
 	if err != nil {
 		return fmt.Errorf("running %s: %w", cmd, err)
@@ -117,9 +127,12 @@ func (c *Client) run(ctx context.Context, cmd command, read func(io.Reader) erro
 	if err := p.Start(); err != nil {
 		return fmt.Errorf("running %s: %w", cmd, err)
 	}
+	if cmd.started != nil {
+		cmd.started(Process{p.Process.Pid})
+	}
 	// The pipe would keep a reader waiting for whoever inherited it: close it
 	// when the time to stop is over.
-	closer := context.AfterFunc(stop, func() { time.AfterFunc(c.stopDelay, func() { _ = out.Close() }) })
+	closer := context.AfterFunc(stop, func() { time.AfterFunc(delay, func() { _ = out.Close() }) })
 	defer closer()
 
 	src := &eofReader{r: out}
@@ -133,6 +146,9 @@ func (c *Client) run(ctx context.Context, cmd command, read func(io.Reader) erro
 	err = p.Wait()
 	if events != nil {
 		events.close()
+	}
+	if cmd.traces != nil {
+		cmd.traces.close()
 	}
 	if stop.Err() != nil {
 		_ = syscall.Kill(-p.Process.Pid, syscall.SIGKILL) // what is left of the group

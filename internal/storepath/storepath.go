@@ -5,11 +5,14 @@
 package storepath
 
 import (
+	"crypto/sha256"
+	"encoding/base64"
 	"fmt"
 	"path"
 	"strings"
 
 	"github.com/nix-community/go-nix/pkg/nixbase32"
+	"github.com/nix-community/go-nix/pkg/nixhash"
 )
 
 const (
@@ -117,4 +120,16 @@ func (p Path) String() string {
 		return p.Base()
 	}
 	return p.Dir + "/" + p.Base()
+}
+
+// Source returns where the sources with a NAR hash are that Nix fetches for a
+// flake: "sha256-" and base64.
+func Source(dir, narHash string) (Path, error) {
+	text, ok := strings.CutPrefix(narHash, "sha256-")
+	sum, err := base64.StdEncoding.DecodeString(text)
+	if !ok || err != nil || len(sum) != sha256.Size {
+		return Path{}, fmt.Errorf("%q is not the hash of a source", narHash)
+	}
+	fingerprint := sha256.Sum256(fmt.Appendf(nil, "source:sha256:%x:%s:source", sum, dir))
+	return Path{Dir: dir, HashPart: nixbase32.EncodeToString(nixhash.CompressHash(fingerprint[:], 20)), Name: "source"}, nil
 }
