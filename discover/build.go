@@ -54,7 +54,8 @@ type BuildOptions struct {
 // channel, also when the context is done.
 //
 // A process of Nix builds what has arrived by then. What arrives while it runs
-// is given to another one as soon as Nix runs fewer builds than it may.
+// is given to another one as soon as Nix runs no more than half of the builds that
+// it may.
 //
 // That something failed shows in Missing and Err. The error is the first Err,
 // and nil if nothing is missing. If the result is nil, nothing is known. When

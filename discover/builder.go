@@ -36,7 +36,6 @@ type builder struct {
 
 // process stands for one process of Nix after the other.
 type process struct {
-	jobs int // as in nix.RealiseOptions
 	done int // builds
 }
 
@@ -64,27 +63,27 @@ func (b *builder) run(ctx context.Context, arriving <-chan []Output) (all []Outp
 	defer wg.Wait()
 	var queue []string
 	for {
-		if len(queue) > 0 && ctx.Err() == nil {
-			if jobs, ok := b.room(ctx); ok {
-				p, todo := &process{jobs: jobs}, queue
-				b.count(p, 1)
-				wg.Go(func() {
-					b.build(ctx, p, todo)
-					b.count(p, 0)
-				})
-				queue = nil
-			}
+		if len(queue) > 0 && ctx.Err() == nil && b.room(ctx) {
+			p, todo := &process{}, queue
+			b.count(p, 1)
+			wg.Go(func() {
+				b.build(ctx, p, todo)
+				b.count(p, 0)
+			})
+			queue = nil
 		}
 		if arriving == nil && (len(queue) == 0 || ctx.Err() != nil) {
 			return all, err
 		}
 		select {
 		case outputs, more := <-arriving:
+			if more {
+				outputs, more = gather(outputs, arriving)
+			}
 			if !more {
 				arriving = nil
-				continue
 			}
-			if err != nil {
+			if err != nil || len(outputs) == 0 {
 				continue // somebody waits until it is taken
 			}
 			all = append(all, outputs...)
@@ -92,6 +91,26 @@ func (b *builder) run(ctx context.Context, arriving <-chan []Output) (all []Outp
 			todo, err = b.take(ctx, outputs)
 			queue = append(queue, todo...)
 		case <-b.fewer:
+		}
+	}
+}
+
+// gatherTime is how long outputs wait for others to be looked at with: that takes
+// a process, and one for each of a thousand would be slow.
+const gatherTime = 200 * time.Millisecond
+
+// gather adds what arrives within a moment, and reports whether more may arrive.
+func gather(outputs []Output, arriving <-chan []Output) ([]Output, bool) {
+	enough := time.After(gatherTime)
+	for {
+		select {
+		case more, open := <-arriving:
+			if !open {
+				return outputs, false
+			}
+			outputs = append(outputs[:len(outputs):len(outputs)], more...)
+		case <-enough:
+			return outputs, true
 		}
 	}
 }
@@ -121,9 +140,11 @@ func (b *builder) take(ctx context.Context, outputs []Output) (todo []string, er
 	return todo, nil
 }
 
-// room returns how many builds another process of Nix may run, as for
-// nix.RealiseOptions.
-func (b *builder) room(ctx context.Context) (jobs int, ok bool) {
+// room reports whether another process of Nix may run. Each may run as many
+// builds as Nix's configuration says, and that cannot be changed while it runs.
+// So another one begins when no more than half as many are under way: there are
+// never more than half as many again.
+func (b *builder) room(ctx context.Context) bool {
 	b.mu.Lock()
 	processes, busy, limit := len(b.busy), 0, b.limit
 	for _, n := range b.busy {
@@ -131,7 +152,7 @@ func (b *builder) room(ctx context.Context) (jobs int, ok bool) {
 	}
 	b.mu.Unlock()
 	if processes == 0 {
-		return b.opts.MaxJobs, true
+		return true
 	}
 	if limit == 0 {
 		n, err := b.client.MaxJobs(ctx)
@@ -142,7 +163,7 @@ func (b *builder) room(ctx context.Context) (jobs int, ok bool) {
 		b.limit, limit = n, n
 		b.mu.Unlock()
 	}
-	return limit - busy, limit > busy
+	return 2*busy <= limit
 }
 
 // count takes in how many builds a process runs; 0 if it has ended.
@@ -173,7 +194,7 @@ func (b *builder) build(ctx context.Context, p *process, drvs []string) {
 	}
 	p.done = 0
 	err := b.client.Realise(ctx, drvs, nix.RealiseOptions{
-		KeepGoing: true, MaxJobs: p.jobs, Quiet: b.opts.Events != nil, Events: func(e nix.BuildEvent) { b.event(p, e) },
+		KeepGoing: true, MaxJobs: b.opts.MaxJobs, Quiet: b.opts.Events != nil, Events: func(e nix.BuildEvent) { b.event(p, e) },
 	})
 	b.mu.Lock()
 	for _, d := range drvs {
