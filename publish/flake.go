@@ -120,7 +120,8 @@ func (p *publisher) openFlake(ctx context.Context) (*discover.Evaluation, error)
 	p.Messages.Printf("discovering the outputs of %s", p.printable(origin.Shown(p.Flake)))
 	flake, err := discover.Open(ctx, p.Nix, discover.Options{
 		Flake: p.Flake, Systems: p.Systems, Kinds: p.Kinds, Include: p.Include, Exclude: p.Exclude,
-		DenyUnfree: p.DenyUnfree, AcceptConfig: p.AcceptConfig, Floating: !p.DryRun || p.BuildOnly, Logger: p.Log,
+		DenyUnfree: p.DenyUnfree, AcceptConfig: p.AcceptConfig, Floating: !p.DryRun || p.BuildOnly,
+		Jobs: p.EvalJobs, Memory: p.EvalMemory, Logger: p.Log,
 	})
 	if err == nil {
 		p.configure(flake)

@@ -39,6 +39,9 @@ type Options struct {
 	Include, Exclude []string
 	DenyUnfree       bool
 	AcceptConfig     bool
+	// EvalJobs and EvalMemory are the Jobs and Memory of discover.Options.
+	EvalJobs   int
+	EvalMemory int64
 
 	// SkipCached leaves outputs unbuilt that the cache or an upstream has.
 	SkipCached bool

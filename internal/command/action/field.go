@@ -27,6 +27,8 @@ var inputs = []field{
 	{name: "include", about: "globs over attributes, one a line: publish only these", variable: "NIXOCI_INCLUDE", to: "publish gc", list: true},
 	{name: "exclude", about: "globs over attributes, one a line: skip these", variable: "NIXOCI_EXCLUDE", to: "publish gc", list: true},
 	{name: "accept-flake-config", fallback: "false", about: "`true` to use what the flake asks for in its `nixConfig`, but never for the pull request of a fork; see [What is published](publish.md#the-flakes-nixconfig)", variable: "NIXOCI_ACCEPT_FLAKE_CONFIG", to: "publish gc"},
+	{name: "eval-jobs", about: "processes that evaluate the flake at a time; by default one for each processor, if there is memory for them", variable: "NIXOCI_EVAL_JOBS", to: "publish gc"},
+	{name: "eval-memory", about: "memory that these processes take together at most, as in `4GiB`; by default three quarters of what is available", variable: "NIXOCI_EVAL_MEMORY", to: "publish gc"},
 	{name: "skip-cached", fallback: "true", about: "`false` to build or fetch also those outputs that the cache or an upstream cache has already", variable: "NIXOCI_SKIP_CACHED", to: "publish"},
 	{name: "exclude-paths", about: "globs over names of store paths, one a line: leave these out, and what refers to them", variable: "NIXOCI_EXCLUDE_PATH", to: "publish", list: true},
 	{name: "signing-key", about: "secret key to sign with, from a secret", variable: "NIX_SIGNING_KEY", to: "publish sign"},

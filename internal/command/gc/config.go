@@ -20,6 +20,8 @@ type config struct {
 	Systems      []string
 	Kinds        []discover.Kind
 	AcceptConfig bool
+	EvalJobs     int
+	EvalMemory   int64
 	Include      []string
 	Exclude      []string
 
@@ -74,6 +76,8 @@ func parseConfig(args []string, getenv func(string) string) (config, error) {
 	f.Strings(&c.Systems, "system", nil, "`SYSTEM` for which the flake's outputs are kept (default: those in the cache, and this machine's)")
 	f.Strings(&kinds, "kinds", nil, "`KINDS` of the flake's outputs to keep, separated by commas (default: all but hydraJobs)")
 	f.Bool(&c.AcceptConfig, "accept-flake-config", "use what the flake asks for in its nixConfig, as publish does with this flag")
+	f.Int(&c.EvalJobs, "eval-jobs", 0, "`NUMBER` of Nix processes that evaluate the flake at a time; 0 for the processors, but at most one for each GiB of --eval-memory")
+	f.Size(&c.EvalMemory, "eval-memory", 0, "`SIZE` of the memory that these processes take together at most, as in 4GiB; off for three quarters of what is available")
 	f.Strings(&c.Include, "include", nil, "`GLOB` for the attributes of the flake to keep")
 	f.Strings(&c.Exclude, "exclude", nil, "`GLOB` for attributes of the flake not to keep")
 	f.Duration(&c.Delay, "delay", safeDelay, "`TIME` for which publishers and readers may work with what they know: nothing younger is removed, nothing replaced is deleted earlier")
@@ -102,6 +106,9 @@ func (c *config) validate() error {
 	var errs []error
 	if c.KeepLast < 0 {
 		errs = append(errs, fmt.Errorf("--keep-last %d is negative", c.KeepLast))
+	}
+	if c.EvalJobs < 0 {
+		errs = append(errs, fmt.Errorf("--eval-jobs %d is negative", c.EvalJobs))
 	}
 	for _, g := range c.Branches {
 		if _, err := path.Match(g, ""); err != nil {

@@ -79,7 +79,8 @@ func (c *collector) evaluate(ctx context.Context, systems []string) (*discover.E
 	shown, _ := secret.Reference(origin.Shown(c.cfg.Flake))
 	c.msg.Printf("evaluating %s for %s", shown, strings.Join(systems, ", "))
 	flake, err := discover.Open(ctx, c.nix, discover.Options{
-		Flake: c.cfg.Flake, Systems: systems, Kinds: c.cfg.Kinds, Include: c.cfg.Include, Exclude: c.cfg.Exclude, AcceptConfig: c.cfg.AcceptConfig, Logger: c.log,
+		Flake: c.cfg.Flake, Systems: systems, Kinds: c.cfg.Kinds, Include: c.cfg.Include, Exclude: c.cfg.Exclude, AcceptConfig: c.cfg.AcceptConfig,
+		Jobs: c.cfg.EvalJobs, Memory: c.cfg.EvalMemory, Logger: c.log,
 	})
 	if err != nil {
 		return nil, discover.Result{}, err

@@ -81,6 +81,8 @@ func parseConfig(args []string, getenv func(string) string) (config, error) {
 	f.Strings(&c.ExcludePaths, "exclude-path", nil, "`GLOB` for the names of store paths to leave out, with what refers to them")
 	f.Bool(&c.DenyUnfree, "deny-unfree", "skip outputs with an unfree license")
 	f.Bool(&c.AcceptConfig, "accept-flake-config", "use what the flake asks for in its nixConfig, as with accept-flake-config = true in nix.conf. Its author then decides where Nix gets programs from")
+	f.Int(&c.EvalJobs, "eval-jobs", 0, "`NUMBER` of Nix processes that evaluate the flake at a time; 0 for the processors, but at most one for each GiB of --eval-memory")
+	f.Size(&c.EvalMemory, "eval-memory", 0, "`SIZE` of the memory that these processes take together at most, as in 4GiB; off for three quarters of what is available")
 	f.Bool(&c.SkipCached, "skip-cached", "do not build or fetch outputs that the cache or an upstream cache has; they are published all the same")
 	f.Choice(&c.Matrix, "matrix", []string{matrixOff, matrix.Planning, matrix.Recording}, "`MODE` for a matrix of jobs: plan prints the jobs that build what no cache has; record publishes the whole when the jobs are done. Neither builds anything")
 	f.Int(&c.MatrixJobs, "matrix-jobs", 20, "`NUMBER` of jobs in a matrix at most, up to 256")
@@ -256,6 +258,9 @@ func (c *config) validate() error {
 	}
 	if c.Unsigned && c.ImportOranc {
 		errs = append(errs, errors.New("--unsigned and --import-oranc exclude each other: nothing is signed of an import"))
+	}
+	if c.EvalJobs < 0 {
+		errs = append(errs, fmt.Errorf("--eval-jobs %d is negative", c.EvalJobs))
 	}
 	if c.Jobs < 0 {
 		errs = append(errs, fmt.Errorf("--jobs %d is negative", c.Jobs))
