@@ -32,7 +32,7 @@ type Options struct {
 	// ("hello-1.0") and base names ("<hash part>-hello-1.0").
 	Exclude []string
 	// Jobs bounds the look-ups in flight, over all upstream caches. If less
-	// than or equal to 0, a default (currently 64) is used.
+	// than or equal to 0, a default (currently 128) is used.
 	Jobs int
 	// HitsDir is where hits are kept between runs, one file for an upstream
 	// cache; it may be used by several processes at once. If empty, none are

@@ -9,7 +9,7 @@ import (
 	"github.com/org/nixoci-action/upstream"
 )
 
-const defaultJobs = 64
+const defaultJobs = 128
 
 // walk finds out where paths are. One goroutine owns it; only look-ups run
 // beside it.
