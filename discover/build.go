@@ -38,9 +38,14 @@ type BuildOptions struct {
 	// MaxJobs is how many builds run at once. If less than or equal to 0, Nix's
 	// configuration decides.
 	MaxJobs int
-	// Events is told what Nix does, instead of the client's Stderr. It must be
-	// quick, and is never called concurrently. It may be nil.
-	Events func(nix.BuildEvent)
+	// Follow is called for each process of Nix that builds. It returns what is told
+	// what that does, instead of the client's Stderr, and what is called when it has
+	// ended. Of several processes these are called concurrently, and must be quick.
+	// It may be nil.
+	Follow func() (event func(nix.BuildEvent), ended func())
+	// Built is told of derivations that were built, as soon as that is known, as
+	// with Valid. It may be nil.
+	Built func(drv string)
 	// Valid is told of store paths that are in the local store: of outputs that
 	// are there already, and of all that is built, as soon as that is known, within
 	// a second or so. It is told of a path once. It must be quick, and is never

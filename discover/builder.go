@@ -193,9 +193,17 @@ func (b *builder) build(ctx context.Context, p *process, drvs []string) {
 		return
 	}
 	p.done = 0
+	event, ended := func(nix.BuildEvent) {}, func() {}
+	if b.opts.Follow != nil {
+		event, ended = b.opts.Follow()
+	}
 	err := b.client.Realise(ctx, drvs, nix.RealiseOptions{
-		KeepGoing: true, MaxJobs: b.opts.MaxJobs, Quiet: b.opts.Events != nil, Events: func(e nix.BuildEvent) { b.event(p, e) },
+		KeepGoing: true, MaxJobs: b.opts.MaxJobs, Quiet: b.opts.Follow != nil, Events: func(e nix.BuildEvent) {
+			b.event(p, e)
+			event(e)
+		},
 	})
+	ended()
 	b.mu.Lock()
 	for _, d := range drvs {
 		b.failed[drvOf(d)] = err
@@ -230,11 +238,6 @@ func (b *builder) event(p *process, e nix.BuildEvent) {
 			signal(b.counted)
 		}
 	case nix.BuildStopped, nix.BuildLine, nix.BuildFetching, nix.BuildMessage:
-	}
-	if b.opts.Events != nil {
-		b.telling.Lock()
-		defer b.telling.Unlock()
-		b.opts.Events(e)
 	}
 }
 
@@ -284,16 +287,25 @@ func (b *builder) check(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var valid []string
+	var valid, built []string
 	b.mu.Lock()
 	for drv, paths := range byDrv {
 		b.paths[drv] = paths
 		if !slices.ContainsFunc(paths, func(p string) bool { return missing[p] }) {
 			delete(b.begun, drv)
 			valid = append(valid, paths...)
+			if len(paths) > 0 { // else nobody knows
+				built = append(built, drv)
+			}
 		}
 	}
 	b.mu.Unlock()
+	if b.opts.Built != nil {
+		slices.Sort(built)
+		for _, drv := range built {
+			b.opts.Built(drv)
+		}
+	}
 	b.tell(valid)
 	return nil
 }

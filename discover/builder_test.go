@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -70,6 +71,7 @@ func TestBuildTellsWhatIsValid(t *testing.T) {
 			path[o.Name] = o.Outputs["out"]
 		}
 		var told recorder
+		var done []string
 		go func() {
 			waitFor(t, "the fast one and what the slow one needs are told", func() bool {
 				told.mu.Lock()
@@ -81,10 +83,12 @@ func TestBuildTellsWhatIsValid(t *testing.T) {
 			}
 			nixtest.Write(t, e.Dir, "gate", "")
 		}()
-		built, err := Build(t.Context(), newClient(t, e), at(r.Outputs), BuildOptions{MaxJobs: 2, Valid: told.valid})
+		built, err := Build(t.Context(), newClient(t, e), at(r.Outputs), BuildOptions{MaxJobs: 2, Valid: told.valid, Built: func(drv string) { done = append(done, drv[strings.LastIndexByte(drv, '-')+1:]) }})
 		if err == nil || len(built) != 3 || !told.has(path["slow"]) || told.has(path["bad"]) || len(told.paths) != 4 {
 			t.Errorf("got %d, %v, and was told %q", len(built), err, told.paths)
 		}
+		slices.Sort(done)
+		equal(t, "builds", done, []string{"dep.drv", "fast.drv", "slow.drv"})
 		// the second time everything is there at once, and what is not asked for is not told
 		told = recorder{}
 		if _, err := Build(t.Context(), newClient(t, e), at(r.Outputs), BuildOptions{Valid: told.valid}); err == nil || len(told.paths) != 2 {
@@ -123,13 +127,27 @@ func TestBuildWhileMoreArrives(t *testing.T) {
 		nixtest.Write(t, e.Dir, "b", "")
 		nixtest.Write(t, e.Dir, "c", "")
 	}()
-	var lines []string
-	built, err := Build(t.Context(), newClient(t, e), arriving, BuildOptions{MaxJobs: 2, Events: func(ev nix.BuildEvent) {
-		if ev.Kind == nix.BuildStarted {
-			lines = append(lines, ev.Drv)
+	var mu sync.Mutex
+	var began []string
+	processes := 0
+	built, err := Build(t.Context(), newClient(t, e), arriving, BuildOptions{MaxJobs: 2, Follow: func() (func(nix.BuildEvent), func()) {
+		mu.Lock()
+		defer mu.Unlock()
+		processes++
+		event := func(ev nix.BuildEvent) {
+			mu.Lock()
+			defer mu.Unlock()
+			if ev.Kind == nix.BuildStarted {
+				began = append(began, ev.Drv)
+			}
+		}
+		return event, func() {
+			mu.Lock()
+			defer mu.Unlock()
+			processes--
 		}
 	}})
-	if err != nil || len(built) != 3 || len(lines) != 3 {
-		t.Errorf("got %d, %v, and %q began", len(built), err, lines)
+	if err != nil || len(built) != 3 || len(began) != 3 || processes != 0 {
+		t.Errorf("got %d, %v, %q began, and %d processes have not ended", len(built), err, began, processes)
 	}
 }
