@@ -14,7 +14,6 @@ import (
 // Limits of what is told about failed builds.
 const (
 	logLines  = 20
-	maxLogs   = 200
 	maxFailed = 100 // outputs
 )
 
@@ -22,7 +21,6 @@ const (
 // the last lines that it printed, or what else stood in the way. It only helps
 // people: what it cannot find out it leaves out.
 func (p *publisher) explainBuilds(ctx context.Context, built []discover.Built) {
-	logs := map[string]string{}
 	for _, b := range built {
 		if b.Err == nil || len(p.report.logs) == maxFailed || ctx.Err() != nil {
 			continue
@@ -44,13 +42,7 @@ func (p *publisher) explainBuilds(ctx context.Context, built []discover.Built) {
 		}
 		var cause buildLog
 		for _, drv := range candidates {
-			text, known := logs[drv]
-			if !known && len(logs) < maxLogs {
-				text, err = p.Nix.BuildLog(ctx, drv, logLines)
-				text = p.redact(text)
-				p.Log.Debug("read a build log", "derivation", drv, "error", err)
-				logs[drv] = text
-			}
+			text := p.show.Log(drv, logLines)
 			if cause.drv == "" || text != "" {
 				cause = buildLog{drv: drv, text: text}
 			}

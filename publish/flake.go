@@ -142,7 +142,13 @@ func (p *publisher) evaluate(ctx context.Context) ([]discover.Output, error) {
 // as they are found, and returns all of them.
 func (p *publisher) discover(ctx context.Context, flake *discover.Evaluation, found func([]discover.Output)) ([]discover.Output, error) {
 	defer p.stages.Start("discover")()
-	result, err := flake.Run(ctx, found)
+	defer p.show.Evaluating()()
+	result, err := flake.Run(ctx, func(outputs []discover.Output) {
+		p.show.Evaluated(len(outputs))
+		if found != nil {
+			found(outputs)
+		}
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -218,7 +224,7 @@ func (p *publisher) build(ctx context.Context, arriving <-chan []discover.Output
 		return p.valid(ctx, all)
 	}
 	defer p.stages.Start("build")()
-	built, err := discover.Build(ctx, p.Nix, arriving, discover.BuildOptions{Valid: s.arrived})
+	built, err := discover.Build(ctx, p.Nix, arriving, discover.BuildOptions{Valid: s.arrived, Follow: p.show.Builds, Built: p.show.Built})
 	if built == nil || ctx.Err() != nil {
 		return built, err
 	}

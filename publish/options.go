@@ -13,6 +13,7 @@ import (
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/internal/ci"
 	"github.com/org/nixoci-action/internal/nix"
+	"github.com/org/nixoci-action/internal/progress"
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/secret"
 	"github.com/org/nixoci-action/internal/signing"
@@ -78,6 +79,8 @@ type Options struct {
 	BuildDeps bool
 	// NoLogs keeps the logs of builds out of the cache.
 	NoLogs bool
+	// StreamLogs prints what builders print as it comes.
+	StreamLogs bool
 	// DryRun finds out what would be done, and writes and builds nothing. With
 	// BuildOnly it does build.
 	DryRun, BuildOnly bool
@@ -120,7 +123,9 @@ type Options struct {
 // When ctx ends, what is in the cache's repository by then is committed.
 func Run(ctx context.Context, o Options) (*report.Publish, error) {
 	p := newPublisher(o)
+	p.show = progress.New(progress.Options{Messages: o.Messages, Stream: o.StreamLogs, Redact: p.redact})
 	err := p.run(ctx)
+	p.show.End()
 	p.report.Finish(p.stages.Stages(), err)
 	p.report.Error, p.report.OtherError = p.redact(p.report.Error), p.redact(p.report.OtherError)
 	for i, h := range p.report.Hints {

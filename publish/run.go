@@ -10,6 +10,7 @@ import (
 	"github.com/org/nixoci-action/index"
 	"github.com/org/nixoci-action/index/format"
 	"github.com/org/nixoci-action/internal/hint"
+	"github.com/org/nixoci-action/internal/progress"
 	"github.com/org/nixoci-action/internal/registry"
 	"github.com/org/nixoci-action/internal/ui"
 	"github.com/org/nixoci-action/matrix"
@@ -32,6 +33,7 @@ type publisher struct {
 
 	report ledger
 	stages report.Stopwatch
+	show   *progress.Display
 }
 
 func newPublisher(o Options) *publisher {

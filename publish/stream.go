@@ -139,10 +139,13 @@ func (s *stream) decide(ctx context.Context, paths []string) (*closure.Plan, err
 	}
 	s.extras.expect(todo)
 	s.mu.Lock()
+	size := int64(0)
 	for _, info := range todo {
 		s.owed[info.Path] = info
+		size += info.NarSize
 	}
 	s.mu.Unlock()
+	s.show.Expect(len(todo), size)
 	s.uploads.put(todo...)
 	return plan, nil
 }
@@ -333,7 +336,7 @@ func (s *stream) send(ctx context.Context) ([]upload.Failure, error) {
 	}()
 	return upload.Run(ctx, s.Repo, arriving, upload.Options{
 		Compression: s.Compression, Level: s.Level, Jobs: s.Jobs, PackBelow: s.pack,
-		MaxBlobSize: registry.MaxBlobSize(s.Cache), Dump: s.Nix.Dump, Logger: s.Log,
+		MaxBlobSize: registry.MaxBlobSize(s.Cache), Dump: s.Nix.Dump, Progress: s.show, Logger: s.Log,
 		Listings: true, Secrets: s.Secrets,
 		Background: func() bool { return !s.valid.isClosed() }, // builds go first
 	}, s.uploaded)

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"os"
 	"os/signal"
@@ -10,6 +9,7 @@ import (
 
 	"github.com/org/nixoci-action/internal/nix"
 	"github.com/org/nixoci-action/internal/secret"
+	"github.com/org/nixoci-action/internal/ui"
 )
 
 // Run is a command without its process: it reads nothing and writes nothing
@@ -26,7 +26,7 @@ func Main(run Run) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, func() {
 		stop() // from here on a signal has its default effect
-		fmt.Fprintln(os.Stderr, "stopping; interrupt again to stop at once")
+		ui.New(os.Stderr, os.Getenv).Printf("stopping; interrupt again to stop at once")
 	})
 	getenv, err := WithSecretFiles(os.Getenv)
 	if err != nil {

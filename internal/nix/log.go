@@ -12,7 +12,6 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -40,29 +39,6 @@ func (c *Client) Referrers(ctx context.Context, path string) ([]string, error) {
 		return nil, fmt.Errorf("asking what needs %s: %w", path, err)
 	}
 	return lines, nil
-}
-
-// BuildLog returns the last lines, at most n, of what the build of a
-// derivation printed on this machine. Escape sequences and control characters
-// are taken out. Without a log it is an error.
-func (c *Client) BuildLog(ctx context.Context, drv string, n int) (string, error) {
-	if err := checkPaths([]string{drv}); err != nil {
-		return "", fmt.Errorf("reading a build log: %w", err)
-	}
-	end := &tail{}
-	err := c.run(ctx, command{program: "nix-store", args: []string{"--read-log", drv}, quiet: true}, func(r io.Reader) error {
-		_, err := io.Copy(end, r)
-		return err
-	})
-	if err != nil {
-		return "", fmt.Errorf("reading the build log of %s: %w", drv, err)
-	}
-	lines := strings.Split(strings.TrimSpace(clean(string(end.buf))), "\n")
-	s := strings.Join(lines[max(0, len(lines)-n):], "\n")
-	if len(s) > messageSize {
-		s = "…" + strings.ToValidUTF8(s[len(s)-messageSize:], "")
-	}
-	return s, nil
 }
 
 // WholeLog returns what the build of a derivation printed on this machine, byte

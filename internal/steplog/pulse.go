@@ -14,8 +14,9 @@ import (
 	"github.com/org/nixoci-action/internal/ui"
 )
 
-// Heartbeat is how long nothing may be printed.
-const Heartbeat = 30 * time.Second
+// Heartbeat is how long nothing may be printed. A publish says more often how far
+// it is.
+const Heartbeat = 45 * time.Second
 
 // Pulse is where all of a step's output goes. Where nothing was printed for a
 // while it says that the work goes on, and what it is.

@@ -6,21 +6,10 @@ import (
 	"sync"
 )
 
-// Log is where the output of other programs, such as Nix's build log, may go
-// while they run. Outside GitHub Actions it is the writer itself, so that a
-// program sees the terminal it writes to. In GitHub Actions, where any line of
-// a builder could be a workflow command, such lines are broken up. Close
-// writes what is left of the last line; it does not close the writer.
-func (m *Messages) Log() io.WriteCloser {
-	if m.action == nil {
-		return nopCloser{m.screen.w}
-	}
-	return &logFilter{w: m.screen}
-}
-
-type nopCloser struct{ io.Writer }
-
-func (nopCloser) Close() error { return nil }
+// Log is where the output of other programs, such as Nix's messages, may go
+// while they run. It is printed line by line, as by Printf. Close prints what is
+// left of the last line.
+func (m *Messages) Log() io.WriteCloser { return &logFilter{w: m.screen} }
 
 // maxLogLine bounds what is held back of a line without an end.
 const maxLogLine = 64 << 10
@@ -53,7 +42,7 @@ func (f *logFilter) Write(p []byte) (int, error) {
 }
 
 func (f *logFilter) flush() {
-	_, _ = io.WriteString(f.w, neutral(string(f.line))+"\n")
+	_, _ = io.WriteString(f.w, Text(string(f.line))+"\n")
 	f.line = f.line[:0]
 }
 

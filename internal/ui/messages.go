@@ -1,9 +1,10 @@
-// Package ui shows people what happens: messages, hints, stages, progress and
-// tables, and the same in GitHub Actions' log. It knows none of the things that
+// Package ui shows people what happens: messages, hints, stages, a status
+// and tables, and the same in GitHub Actions' log. It knows none of the things that
 // it shows.
 package ui
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -24,20 +25,56 @@ type Messages struct {
 	action   *githubactions.Action // nil outside GitHub Actions
 	getenv   func(string) string
 	terminal bool
+	colours  bool
 }
 
 // New prints to w, usually standard error, in the way that w and the
-// environment ask for: a bar only on a terminal, workflow commands only in
-// GitHub Actions. There are no colours, so there is none to turn off.
+// environment ask for: a status region only on a terminal, workflow commands
+// only in GitHub Actions. There are colours in both, and elsewhere with
+// CLICOLOR_FORCE, but none with NO_COLOR.
 func New(w io.Writer, getenv func(string) string) *Messages {
-	m := &Messages{screen: &screen{w: w}, getenv: getenv}
+	m := &Messages{screen: screenOf(w), getenv: getenv}
 	if getenv("GITHUB_ACTIONS") == "true" {
 		m.action = githubactions.New(githubactions.WithWriter(m.screen), githubactions.WithGetenv(getenv))
-		return m
+	} else if f, ok := w.(*os.File); ok {
+		m.terminal = getenv("TERM") != "dumb" && getenv("CI") == "" && term.IsTerminal(int(f.Fd()))
 	}
-	f, ok := w.(*os.File)
-	m.terminal = ok && getenv("TERM") != "dumb" && getenv("CI") == "" && term.IsTerminal(int(f.Fd()))
+	force := getenv("CLICOLOR_FORCE")
+	m.colours = getenv("NO_COLOR") == "" && (m.terminal || m.action != nil || force != "" && force != "0")
+	if m.terminal {
+		m.screen.mu.Lock()
+		m.screen.colours, m.screen.reflows = m.colours, getenv("XTERM_VERSION") == "" // xterm cuts lines
+		m.screen.mu.Unlock()
+	}
 	return m
+}
+
+// Terminal reports whether a status is a region at the bottom of a terminal.
+func (m *Messages) Terminal() bool { return m.terminal }
+
+// Print prints rows together, whole and in their styles.
+func (m *Messages) Print(rows ...Row) {
+	var b strings.Builder
+	for _, r := range rows {
+		b.WriteString(r.render(0, m.colours))
+		b.WriteByte('\n')
+	}
+	_, _ = m.screen.Write([]byte(b.String()))
+}
+
+// Fold prints a title, and in GitHub Actions, where it can be folded away, the
+// text below it. They stay together, so nothing else may have a group open.
+func (m *Messages) Fold(title Row, text string) {
+	if m.action == nil {
+		m.Print(title)
+		return
+	}
+	var b bytes.Buffer
+	group := githubactions.New(githubactions.WithWriter(&b), githubactions.WithGetenv(m.getenv))
+	group.Group(title.render(0, m.colours))
+	b.WriteString(Text(text) + "\n")
+	group.EndGroup()
+	_, _ = m.screen.Write(b.Bytes())
 }
 
 // Printf prints a line.
@@ -51,7 +88,7 @@ func (m *Messages) println(line string) { _, _ = m.screen.Write([]byte(line + "\
 // In GitHub Actions the same becomes one annotation.
 func (m *Messages) Error(err error) {
 	lines := describe("error", err)
-	m.println(strings.Join(lines, "\n"))
+	m.described("error: ", Red, lines)
 	if m.action != nil {
 		m.action.Errorf("%s", strings.TrimPrefix(strings.Join(lines, "\n"), "error: "))
 	}
@@ -60,7 +97,7 @@ func (m *Messages) Error(err error) {
 // Warn is Error for what does not end the work.
 func (m *Messages) Warn(err error) {
 	lines := describe("warning", err)
-	m.println(strings.Join(lines, "\n"))
+	m.described("warning: ", Yellow, lines)
 	if m.action != nil {
 		m.action.Warningf("%s", strings.TrimPrefix(strings.Join(lines, "\n"), "warning: "))
 	}
@@ -98,6 +135,24 @@ func (m *Messages) Annotate(warn bool, at Place, title, text string) {
 	} else {
 		a.Errorf("%s", Text(text))
 	}
+}
+
+// described prints lines, those of a kind with a colour. In GitHub Actions the
+// annotation has it.
+func (m *Messages) described(kind string, style Style, lines []string) {
+	if !m.colours || m.action != nil {
+		m.println(strings.Join(lines, "\n"))
+		return
+	}
+	var rows []Row
+	for _, line := range lines {
+		if text, ok := strings.CutPrefix(line, kind); ok {
+			rows = append(rows, Row{{kind, style}, {text, Plain}})
+		} else {
+			rows = append(rows, Row{{line, Plain}})
+		}
+	}
+	m.Print(rows...)
 }
 
 func describe(kind string, err error) []string {

@@ -112,31 +112,26 @@ func TestSummary(t *testing.T) {
 }
 
 func TestLog(t *testing.T) {
-	var out bytes.Buffer
-	w := New(&out, env()).Log()
-	fmt.Fprint(w, "::x")
-	if err := w.Close(); out.String() != "::x" || err != nil {
-		t.Errorf("got %q, %v, want the text as it is", out.String(), err)
-	}
-
-	out.Reset()
-	w = New(&out, inActions).Log()
-	for _, s := range []string{"building\n:", ":error::x\n", "50%\r::y\r\n\x1b[31mred\x1b[0m ##[z]\n", "::end"} {
-		if n, err := io.WriteString(w, s); n != len(s) || err != nil {
-			t.Fatal(n, err)
+	for name, getenv := range map[string]func(string) string{"plain": env(), "in Actions": inActions} {
+		var out bytes.Buffer
+		w := New(&out, getenv).Log()
+		for _, s := range []string{"building\n:", ":error::x\n", "50%\r::y\r\n\x1b[31mred\x1b[0m ##[z]\x1b[2J\n", "::end"} {
+			if n, err := io.WriteString(w, s); n != len(s) || err != nil {
+				t.Fatal(n, err)
+			}
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		want := "building\n: :error::x\n50%\n: :y\n\nred ## [z]\n: :end\n"
+		if out.String() != want {
+			t.Errorf("%s: got %q, want %q", name, out.String(), want)
 		}
 	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	want := "building\n: :error::x\n50%\n: :y\n\n\x1b[31mred\x1b[0m ## [z]\n: :end\n"
-	if out.String() != want {
-		t.Errorf("got %q, want %q", out.String(), want)
-	}
 
-	out.Reset()
-	w = New(&out, inActions).Log()
-	fmt.Fprint(w, string(bytes.Repeat([]byte("x"), maxLogLine)))
+	var out bytes.Buffer
+	w := New(&out, inActions).Log()
+	_, _ = w.Write(bytes.Repeat([]byte("x"), maxLogLine))
 	if out.Len() != maxLogLine+1 {
 		t.Errorf("got %d bytes of an endless line", out.Len())
 	}

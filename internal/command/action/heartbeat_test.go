@@ -41,7 +41,7 @@ func TestHeartbeat(t *testing.T) {
 	if err != nil {
 		t.Fatalf("publish: %v\n%s", err, out)
 	}
-	beats := regexp.MustCompile(`(?m)^still building 1 output after \d.*; the last that Nix began, \d.* ago: building sleeper-1.0$`)
+	beats := regexp.MustCompile(`(?m)^still at work after \d.*; the last that Nix began, \d.* ago: building sleeper-1.0$`)
 	if n := len(beats.FindAllString(out.String(), -1)); n < 3 {
 		t.Errorf("got %d heartbeats in\n%s", n, out)
 	}

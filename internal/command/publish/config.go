@@ -106,6 +106,7 @@ func parseConfig(args []string, getenv func(string) string) (config, error) {
 	f.Bool(&c.JSON, "json", "print the result as JSON on standard output")
 	f.Bool(&c.Verbose, "verbose", "log every request and command")
 	f.CacheDir(&c.CacheDir)
+	f.Bool(&c.StreamLogs, "log", "print what builders print as it comes, each line with the name of its package")
 	f.Bool(&c.NoLogs, "no-logs", "publish no build logs; by default those of what is built here are published, too")
 	rest, err := f.Parse(args)
 	if err != nil {
