@@ -31,7 +31,11 @@ func (f *fixed) Rows(_ time.Time, rows, columns int) []Row {
 	return slices.Clone(f.rows)
 }
 
-func (f *fixed) Beat(time.Time) string { return f.beat }
+func (f *fixed) Beat(time.Time) string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.beat
+}
 
 // onScreen makes messages for a terminal.
 func onScreen(s *terminaltest.Screen, getenv func(string) string) *Messages {
@@ -200,7 +204,9 @@ func TestBeat(t *testing.T) {
 		end := New(&out, inActions).Follow(source)
 		time.Sleep(25 * time.Second)
 		synctest.Wait()
+		source.mu.Lock()
 		source.beat = ""
+		source.mu.Unlock()
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		end()
