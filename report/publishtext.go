@@ -80,10 +80,11 @@ func (r *Publish) outputsText() string {
 	if len(r.Outputs) == 0 {
 		return "summary"
 	}
-	left := map[string][]string{}                                 // attributes by reason
-	told := r.failed != "" && strings.Contains(r.Error, r.failed) // the error names them
-	for _, o := range r.Outputs {
-		if told && o.Status == OutputFailed {
+	left := map[string][]string{} // attributes by reason
+	var failed []string
+	for i, o := range r.Outputs {
+		if o.Status == OutputFailed {
+			failed = append(failed, r.Outputs[i].failure())
 			continue
 		}
 		if !o.Status.Good() && o.Status != OutputPlanned {
@@ -101,7 +102,29 @@ func (r *Publish) outputsText() string {
 	for _, reason := range slices.Sorted(maps.Keys(left)) {
 		s += "\n" + reason + ": " + ui.Few(left[reason])
 	}
+	if n := len(failed); n > maxFailures {
+		failed = append(failed[:maxFailures], fmt.Sprintf("%d more; --json has them all", n-maxFailures))
+	}
+	for _, line := range failed {
+		s += "\nfailed: " + line
+	}
 	return s
+}
+
+// maxFailures bounds the lines about outputs that failed.
+const maxFailures = 100
+
+// failure says in one line why an output has failed.
+func (o *Output) failure() string {
+	line := o.Attr + ": " + o.Reason
+	detail, _, _ := strings.Cut(o.Message, "\n")
+	if log := strings.Split(strings.TrimSpace(o.Log), "\n"); detail == "" {
+		detail = log[len(log)-1]
+	}
+	if detail != "" {
+		line += ": " + detail
+	}
+	return ui.Line(line)
 }
 
 // PlanText is the plan of a dry run, a line for each path; "" if there are none.
