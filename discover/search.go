@@ -447,7 +447,7 @@ func (s *search) ended(ctx context.Context, p *worker, err error) {
 	case err == nil:
 		s.arriveHeld(p)
 		if p.place.by == p { // it has not even begun
-			s.strike(p, errors.New("Nix has not evaluated it, and reports no error"))
+			s.strike(p, errors.New("evaluating: Nix reports no error, but has not done it"))
 		}
 	default:
 		s.broke(p, err)

@@ -81,3 +81,17 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// Where a source is was computed by Nix: nix-store --add-fixed --recursive sha256
+// of a file "source" with the text "x".
+func TestSource(t *testing.T) {
+	p, err := Source("/nix/store", "sha256-LKC4zplvhl2zdhm/6RAjVZMFqtgVgEL8bdsO8dQ8W2c=")
+	if err != nil || p.String() != "/nix/store/g85qds4gizndwv75l9b21a1mihwmxc4q-source" {
+		t.Errorf("got %s, %v", p, err)
+	}
+	for _, bad := range []string{"", "sha256-", "sha256-AA==", "sha512-AA==", "sha256:" + strings.Repeat("0", 52)} {
+		if p, err := Source("/nix/store", bad); err == nil {
+			t.Errorf("%q: got %s, want an error", bad, p)
+		}
+	}
+}
