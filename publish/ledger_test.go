@@ -40,6 +40,8 @@ func TestSummary(t *testing.T) {
 	r.Finish([]report.Stage{{Name: "build", Seconds: 12.34}}, report.AsPartly(err))
 	want := `outputs: 4 found, 1 built, 2 failed, 1 skipped
 skipped (other system): packages.aarch64-linux
+failed: packages.x86_64-linux."a.b": evaluation error: oh
+failed: packages.x86_64-linux.bad: build failed
                       paths  NAR size
 closure               1,234    5.6 GB
 on upstream caches    1,200    5.0 GB

@@ -96,8 +96,6 @@ type Publish struct {
 	Failures []Failure `json:"failures,omitempty"`
 	Segments []string  `json:"segments,omitempty"`
 	Stages   []Stage   `json:"stages"`
-
-	failed string // what CheckOutputs said
 }
 
 // Output is an output of the flake and what became of it.
@@ -221,8 +219,7 @@ func (r *Publish) CheckOutputs() error {
 	if len(failed) == 0 {
 		return nil
 	}
-	r.failed = fmt.Sprintf("%s failed: %s", ui.Count(len(failed), "output"), ui.Few(failed))
-	return asListed(errors.New(r.failed))
+	return asListed(fmt.Errorf("%s failed: %s", ui.Count(len(failed), "output"), ui.Few(failed)))
 }
 
 // UnsentError is the error for paths that were not uploaded, of which errs has

@@ -13,7 +13,7 @@ import (
 // rest is.
 func TestOtherError(t *testing.T) {
 	t.Parallel()
-	r := &Publish{Outputs: []Output{{Attr: "b", Status: OutputFailed, Reason: "build failed"}, {Attr: "a", Status: OutputBuilt}}}
+	r := &Publish{Outputs: []Output{{Attr: "b", Status: OutputFailed, Reason: "build failed", Log: "a line\nit says why\n"}, {Attr: "a", Status: OutputBuilt}}}
 	outputs := r.CheckOutputs()
 	unsent := UnsentError([]error{errors.New("the registry is down"), errors.New("the registry is down")})
 	down := hint.Wrap(errors.New("the index is gone"), "look for it")
@@ -38,12 +38,9 @@ func TestOtherError(t *testing.T) {
 			t.Errorf("%s: got %s, %q and %q, want %s, %q and %q", tc.name, r.Status, r.Error, r.OtherError, tc.status, tc.text, tc.other)
 		}
 	}
-	// an error that ends the run before does not name them, so the summary does
-	for err, want := range map[error]bool{outputs: false, AsPartly(errors.Join(outputs, down)): false, down: true} {
-		r.Finish(nil, err)
-		if got := strings.Contains(r.Text(), "failed (build failed): b"); got != want {
-			t.Errorf("after %q: got %s", err, r.Text())
-		}
+	// whatever else there is to say, each has its line
+	if want := "\nfailed: b: build failed: it says why\n"; !strings.Contains(r.Text(), want) {
+		t.Errorf("got %s, want %q in it", r.Text(), want)
 	}
 	if err := AsPartly(hint.Wrap(down, "")); !IsPartly(err) || IsMisuse(err) || hint.Of(err) != "look for it" || IsPartly(down) {
 		t.Errorf("got %v", err)

@@ -115,11 +115,9 @@ func (l *eventLog) read(line []byte) {
 		l.message(string(line), true)
 		return
 	}
-	str := func(i int) (s string) {
-		if i < len(e.Fields) {
-			_ = json.Unmarshal(e.Fields[i], &s)
-		}
-		return s
+	first := "" // field
+	if len(e.Fields) > 0 {
+		_ = json.Unmarshal(e.Fields[0], &first)
 	}
 	num := func(i int) (n int) {
 		if i < len(e.Fields) {
@@ -134,23 +132,23 @@ func (l *eventLog) read(line []byte) {
 		if l.builds == nil {
 			l.builds = map[uint64]string{}
 		}
-		l.builds[e.ID] = str(0)
+		l.builds[e.ID] = first
 		_, _ = io.WriteString(l.text, e.Text+"...\n")
-		l.tell(BuildEvent{Kind: BuildStarted, Drv: str(0)})
+		l.tell(BuildEvent{Kind: BuildStarted, Drv: first})
 	case e.Action == "start" && e.Type == activityBuilds:
 		if l.counts == nil {
 			l.counts = map[uint64]bool{}
 		}
 		l.counts[e.ID] = true
 	case e.Action == "start" && e.Type == activitySubstitute:
-		l.tell(BuildEvent{Kind: BuildFetching, Path: str(0)})
+		l.tell(BuildEvent{Kind: BuildFetching, Path: first})
 	case e.Action == "stop":
 		if drv, ok := l.builds[e.ID]; ok {
 			delete(l.builds, e.ID)
 			l.tell(BuildEvent{Kind: BuildStopped, Drv: drv})
 		}
 	case e.Action == "result" && e.Type == resultLine && l.builds[e.ID] != "":
-		text := strings.TrimSuffix(str(0), "\n")
+		text := strings.TrimSuffix(first, "\n")
 		_, _ = io.WriteString(l.text, text+"\n")
 		l.tell(BuildEvent{Kind: BuildLine, Drv: l.builds[e.ID], Line: text})
 	case e.Action == "result" && e.Type == resultProgress && l.counts[e.ID]:
