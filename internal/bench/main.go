@@ -46,6 +46,7 @@ var parts = []struct {
 	{"publish", publishCIRun},
 	{"small", publishSmall},
 	{"latency", latencies},
+	{"flake", flakes},
 	{"proxy", proxyCIRun},
 	{"index", largeIndexes},
 	{"gc", collections},

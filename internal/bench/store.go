@@ -36,7 +36,7 @@ func newStore(dir string) (*store, error) {
 	s := &store{dir: filepath.Join(dir, "store"), env: []string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + dir + "/home",
 		"NIX_STORE_DIR=" + dir + "/store", "NIX_STATE_DIR=" + dir + "/var", "NIX_LOG_DIR=" + dir + "/log", "NIX_CONF_DIR=" + dir + "/etc",
-		"NIX_CONFIG=experimental-features = nix-command flakes\nsandbox = false\nbuild-users-group =\nsubstituters =\n",
+		"NIX_CONFIG=experimental-features = nix-command flakes\nsandbox = false\nbuild-users-group =\nsubstituters =\nmax-jobs = 2\n",
 	}}
 	for _, sub := range []string{"store", "home", "etc"} {
 		if err := os.Mkdir(filepath.Join(dir, sub), 0o700); err != nil {

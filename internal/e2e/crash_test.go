@@ -157,6 +157,8 @@ func TestInterrupted(t *testing.T) {
 			sent = append(sent, o.Paths...)
 		case report.OutputLeftOut:
 			left = append(left, o.Paths...)
+		case report.OutputNotBuilt:
+			left = append(left, o.Missing...)
 		default:
 			t.Errorf("%s: got %s", o.Attr, o.Status)
 		}
