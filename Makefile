@@ -100,7 +100,7 @@ fuzz: ## run every fuzz target for FUZZTIME (10s)
 torture: ## faults, kills and random histories for more than TORTURE (1h)
 	scripts/install-deps --for test
 	scripts/with-nix go test ./internal/e2e -count=1 -timeout 0 -v -run '^TestSoak$$' -soak $(TORTURE) -soak-faults 50
-	scripts/with-nix go test ./internal/e2e -count=1 -timeout 0 -parallel 8 -v -torture -run '^(TestPassingFaults|TestKilledAfterEachRequest|TestRefusedFromEachRequestOn|TestEightPublishersAtOnce)$$'
+	scripts/with-nix go test ./internal/e2e -count=1 -timeout 0 -parallel 8 -v -torture -run '^(TestPassingFaults|TestKilledAfterEachRequest|TestRefusedFromEachRequestOn|TestEightPublishersAtOnce|TestKilledBuildGoesOn)$$'
 	CGO_ENABLED=0 go test ./index/collect -count=1 -timeout 0 -v -run '^TestModel$$' -model.histories 20000
 
 # Debian has distribution 2.8; the tests take the docker-registry that is first in PATH.

@@ -80,8 +80,9 @@ func Build(ctx context.Context, client *nix.Client, arriving <-chan []Output, o 
 		return nil, err
 	}
 	// also after an interruption: what is built can still be used
-	ask, cancel := context.WithTimeout(context.WithoutCancel(ctx), askTimeout)
+	ask, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(askTimeout, cancel) })()
 	missing, err := b.look(ask, outputs)
 	if err == nil {
 		err = b.check(ask)
@@ -102,8 +103,8 @@ func Build(ctx context.Context, client *nix.Client, arriving <-chan []Output, o 
 	return built, err
 }
 
-// askTimeout is how long it may take to find out what is built when there is no
-// more time to build.
+// askTimeout is how long it may take to find out what is built after an
+// interruption.
 const askTimeout = 3 * time.Second
 
 // settle finds out what there is of an output, and why something is missing.

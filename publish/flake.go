@@ -81,7 +81,7 @@ func (p *publisher) roots(ctx context.Context, s *stream) ([]root, error) {
 	if p.DryRun && !p.BuildOnly {
 		unbuilt = notInStore
 	} else if interrupted.Err() != nil {
-		unbuilt = "the run was interrupted"
+		unbuilt = "the run ended before"
 	}
 	return roots, errors.Join(p.report.built(built, unbuilt), context.Cause(interrupted))
 }

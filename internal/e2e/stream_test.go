@@ -5,9 +5,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math/rand/v2"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -187,4 +190,96 @@ func TestPathsAreReadOneByOne(t *testing.T) {
 		t.Errorf("got %d, %d uploaded, %d committed:\n%s", r.code, r.Uploaded.Paths, r.Committed, r.stderr)
 	}
 	w.newClient(w.proxy(cache)).substitute(paths...)
+}
+
+// A job that is killed at any moment is gone on with by the next one, which has
+// an empty store: it builds again no more than what was under way, and what had
+// ended in the minute before. Nothing that the cache has is built again.
+func TestKilledBuildGoesOn(t *testing.T) {
+	t.Parallel()
+	rounds, builds, each := 2, 8, 1.0
+	if *torture {
+		rounds, builds, each = 20, 60, 5.0
+	}
+	const jobs = 2
+	random := rand.New(rand.NewPCG(rand.Uint64(), 1))
+	w := newWorld(t)
+	cache := inDistribution(t)
+	w.publish(cache, w.add("first", "there is a cache")...)
+	conf := w.proxy(cache)
+	w.addConf(fmt.Sprintf("max-jobs = %d\nnarinfo-cache-negative-ttl = 0\n", jobs) + conf)
+	log := filepath.Join(w.Dir, "builds")
+	for round := range rounds {
+		if err := os.WriteFile(log, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		// each build needs the one two before it, so that some are only built with
+		flake := w.flake(fmt.Sprintf(`{ outputs = { self }: let
+  mk = i: derivation { name = "b${toString i}"; system = "%s"; salt = "%s-%d"; builder = "/bin/sh"; before = if i < 2 then "" else toString (builtins.stringLength (mk (i - 2)).outPath) + builtins.substring 0 0 (mk (i - 2)).outPath;
+    args = [ "-ec" "export PATH=/usr/bin:/bin\nsleep %f; head -c 300000 /dev/urandom > $out; echo $name $(date +%%s.%%N) >> %s" ]; };
+in { packages.%[1]s.last = mk %[6]d; packages.%[1]s.other = mk %[7]d; }; }`, system, t.Name(), round, each, log, builds-1, builds-2))
+		b := w.start(nil, cache, "--build-deps", "on", "--flake", flake)
+		// a moment after so many are there
+		var names []string
+		for i := range builds {
+			names = append(names, fmt.Sprintf("b%d", i))
+		}
+		enough := 1 + random.IntN(builds/2)
+		for deadline := time.Now().Add(limit); len(w.inCache(cache, names...)) < round*builds+enough; time.Sleep(100 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("the cache has %q:\n%s", w.inCache(cache, names...), b.stderr.String())
+			}
+		}
+		time.Sleep(time.Duration(random.Float64() * 2 * each * float64(time.Second)))
+		there := w.inCache(cache, names...)
+		_ = b.cmd.Process.Kill()
+		killed := time.Now()
+		<-b.ended
+		before := buildTimes(t, log)
+		w.forget()
+		w.refresh(conf)
+		w.publish(cache, "--build-deps", "on", "--flake", flake)
+		all := buildTimes(t, log)
+		again, old := 0, 0
+		for name, ended := range before {
+			if len(all[name]) > 1 {
+				again++
+				if killed.Sub(ended[0]) > time.Minute {
+					old++
+				}
+			}
+		}
+		for _, path := range there {
+			if name := path[strings.LastIndexByte(path, '-')+1:]; len(all[name]) > 1 {
+				t.Errorf("the cache had %s, and it was built again", path)
+			}
+		}
+		t.Logf("round %d: of %d builds that had ended, %d are built again, %d of these are older than a minute", round, len(before), again, old)
+		if len(all) != builds {
+			t.Errorf("%d of %d builds are made", len(all), builds)
+		}
+		if old > 0 {
+			t.Errorf("%d builds are made again that had ended a minute before", old)
+		}
+		w.forget()
+	}
+}
+
+// buildTimes reads when which builds have ended.
+func buildTimes(t *testing.T, log string) map[string][]time.Time {
+	t.Helper()
+	text, err := os.ReadFile(log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	times := map[string][]time.Time{}
+	for line := range strings.Lines(string(text)) {
+		name, at, _ := strings.Cut(strings.TrimSpace(line), " ")
+		seconds, err := strconv.ParseFloat(at, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		times[name] = append(times[name], time.UnixMilli(int64(seconds*1000)))
+	}
+	return times
 }
