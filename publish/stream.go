@@ -167,7 +167,23 @@ func (s *stream) closure(ctx context.Context, paths []string) (*closure.Set, err
 			s.infos[info.Path] = info
 		}
 	}
-	return closure.New(slices.Collect(maps.Values(s.infos)), paths)
+	return closure.New(s.reachable(paths), paths)
+}
+
+// reachable returns what is known of paths and of all that they refer to. Of a
+// long run that is far less than everything.
+func (s *stream) reachable(paths []string) (infos []nix.PathInfo) {
+	seen := map[string]bool{}
+	for todo := slices.Clone(paths); len(todo) > 0; {
+		path := todo[len(todo)-1]
+		todo = todo[:len(todo)-1]
+		if info, known := s.infos[path]; known && !seen[path] {
+			seen[path] = true
+			infos = append(infos, info)
+			todo = append(todo, info.References...)
+		}
+	}
+	return infos
 }
 
 // begin waits for the index, and begins to upload and to commit. After a long

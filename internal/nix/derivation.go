@@ -82,8 +82,8 @@ func parseOutputs(drv storepath.Path, text []byte) (map[string]string, error) {
 
 // askOutputs asks Nix. It prints the outputs of each derivation in the order of
 // the arguments, and another path as it is: so that one tells where the next
-// derivation's begin. "nix derivation show" names no paths of fixed outputs since
-// 2.33.
+// derivation's begin. "nix derivation show" of 2.34 names no paths of fixed
+// outputs.
 func (c *Client) askOutputs(ctx context.Context, drvs []string, outputs map[string]map[string]string) error {
 	args := []string{"--query", "--outputs"}
 	var end string
