@@ -23,6 +23,14 @@ func (q *queue[T]) put(items ...T) {
 	q.tell()
 }
 
+// refill puts items in the place of those that were not taken.
+func (q *queue[T]) refill(items []T) {
+	q.mu.Lock()
+	q.items = items
+	q.mu.Unlock()
+	q.tell()
+}
+
 // close says that no more is expected.
 func (q *queue[T]) close() {
 	q.mu.Lock()

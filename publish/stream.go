@@ -298,23 +298,12 @@ func (s *stream) upstreamHas(decisions []closure.Decision) {
 func (s *stream) upload(ctx context.Context) {
 	for {
 		failed, err := s.send(ctx)
-		s.mu.Lock()
-		for _, f := range failed {
-			delete(s.owed, f.Path)
+		last := err == nil || s.uploads.isClosed() || ctx.Err() != nil || registry.Denied(err)
+		if registry.Denied(err) {
+			s.stop(err) // an hour's build must not end at a locked door
 		}
-		s.failures = append(s.failures, failed...)
-		last := s.uploads.isClosed() || ctx.Err() != nil || registry.Denied(err)
 		if last {
-			s.sendErr = err
-		}
-		s.mu.Unlock()
-		switch {
-		case err == nil:
-			return
-		case last:
-			if registry.Denied(err) {
-				s.stop(err) // an hour's build must not end at a locked door
-			}
+			s.failures, s.sendErr = failed, err
 			return
 		}
 		s.Messages.Warn(hint.Wrap(fmt.Errorf("uploads have stopped: %w", err), "the build goes on, and the uploads will be tried again"))
@@ -324,9 +313,8 @@ func (s *stream) upload(ctx context.Context) {
 		case <-ctx.Done():
 		}
 		s.mu.Lock()
-		again := slices.Collect(maps.Values(s.owed))
+		s.uploads.refill(slices.Collect(maps.Values(s.owed)))
 		s.mu.Unlock()
-		s.uploads.put(again...)
 	}
 }
 

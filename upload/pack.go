@@ -92,11 +92,11 @@ func (p *packer) flush(ctx context.Context, wait time.Duration) error {
 // send uploads a pack. All its members fail with it.
 func (p *packer) send(ctx context.Context, members []member) error {
 	err := p.run.sendPack(ctx, members)
-	var same []nix.PathInfo
-	for _, m := range members {
-		same = append(same, m.same...)
+	groups := make([][]nix.PathInfo, len(members))
+	for i, m := range members {
+		groups[i] = m.same
 	}
-	return wrapStop(p.run.settle(ctx, same, err))
+	return wrapStop(p.run.settle(ctx, groups, err))
 }
 
 // wrapStop keeps settle from being asked a second time about the same error.

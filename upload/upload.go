@@ -151,12 +151,21 @@ type run struct {
 
 	mu       sync.Mutex
 	failures []Failure
-	inRow    int // registry failures since the last success
+	inRow    int  // registry failures since the last success
+	ending   bool // no more paths arrive
+	later    []refused
+}
+
+// refused are paths with the same contents that the registry has not taken.
+type refused struct {
+	same []nix.PathInfo
+	err  error
 }
 
 // Run uploads paths as they arrive and calls done, concurrently, for each one
 // that is in the repository. A path that cannot be read or uploaded is reported
-// and does not stop the others; the error is for what stops all: a cancelled
+// and does not stop the others; one that the registry has not taken is tried once
+// more when all have arrived. The error is for what stops all: a cancelled
 // context, a registry that refuses access or no longer answers, an error from
 // done. It ends when the channel is closed, or at such an error: whoever sends
 // must not wait for ever then.
@@ -199,6 +208,9 @@ func Run(ctx context.Context, repo registry.Repository, arriving <-chan []nix.Pa
 	if errors.As(err, &stop) {
 		err = stop.error
 	}
+	for _, l := range r.later { // an error has come in between
+		r.fail(l.same, l.err)
+	}
 	slices.SortFunc(r.failures, func(a, b Failure) int { return strings.Compare(a.Path, b.Path) })
 	return r.failures, err
 }
@@ -213,10 +225,11 @@ func (r *run) receive(ctx context.Context, g *errgroup.Group, arriving <-chan []
 	for ctx.Err() == nil {
 		select {
 		case paths, more := <-arriving:
+			groups := schedule(r.named(paths))
 			if !more {
-				return
+				groups = r.end()
 			}
-			for _, same := range schedule(r.named(paths)) {
+			for _, same := range groups {
 				if ctx.Err() != nil {
 					return
 				}
@@ -227,11 +240,26 @@ func (r *run) receive(ctx context.Context, g *errgroup.Group, arriving <-chan []
 					return r.group(ctx, same)
 				})
 			}
+			if !more {
+				return
+			}
 		case <-tick.C:
 			g.Go(func() error { return r.packs.flush(ctx, r.opts.PackWait) })
 		case <-ctx.Done():
 		}
 	}
+}
+
+// end takes in that no more paths arrive, and returns those that are to be tried
+// once more.
+func (r *run) end() (again [][]nix.PathInfo) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, l := range r.later {
+		again = append(again, l.same)
+	}
+	r.ending, r.later = true, nil
+	return again
 }
 
 // named returns the paths whose names may be published. Contents are looked at
@@ -284,18 +312,18 @@ func (r *run) group(ctx context.Context, same []nix.PathInfo) error {
 	for {
 		err := r.path(ctx, same)
 		if len(same) == 1 || !errors.As(err, new(*sourceError)) {
-			return r.settle(ctx, same, err)
+			return r.settle(ctx, [][]nix.PathInfo{same}, err)
 		}
-		if err := r.settle(ctx, same[:1], err); err != nil {
+		if err := r.settle(ctx, [][]nix.PathInfo{same[:1]}, err); err != nil {
 			return err
 		}
 		same = same[1:]
 	}
 }
 
-// settle decides what an error of paths with the same contents means for the
-// run.
-func (r *run) settle(ctx context.Context, same []nix.PathInfo, err error) error {
+// settle decides what an error means for the run, and for groups of paths with
+// the same contents.
+func (r *run) settle(ctx context.Context, groups [][]nix.PathInfo, err error) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if err == nil {
@@ -308,10 +336,16 @@ func (r *run) settle(ctx context.Context, same []nix.PathInfo, err error) error 
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	for _, p := range same {
-		r.failures = append(r.failures, Failure{p.Path, err})
+	source := errors.As(err, new(*sourceError))
+	for _, same := range groups {
+		if source || r.ending || registry.Denied(err) {
+			r.fail(same, err)
+		} else {
+			r.later = append(r.later, refused{same, err})
+			r.opts.Logger.Info("an upload is tried again later", "path", same[0].Path, "because", err)
+		}
 	}
-	if errors.As(err, new(*sourceError)) {
+	if source {
 		return nil
 	}
 	r.inRow++
@@ -319,6 +353,12 @@ func (r *run) settle(ctx context.Context, same []nix.PathInfo, err error) error 
 		return err
 	}
 	return nil
+}
+
+func (r *run) fail(same []nix.PathInfo, err error) {
+	for _, p := range same {
+		r.failures = append(r.failures, Failure{p.Path, err})
+	}
 }
 
 // stopError ends the run.

@@ -524,3 +524,48 @@ func TestPathsArrive(t *testing.T) {
 		t.Errorf("got %v, %v, and results for %v", e.failed, e.err, got)
 	}
 }
+
+// What the registry has not taken is tried once more when all paths have arrived:
+// it may have been away for a while only.
+func TestRefusedIsTriedAgain(t *testing.T) {
+	t.Parallel()
+	for _, size := range []int{5000, 400_000, 2 << 20} {
+		for _, lasting := range []bool{false, true} {
+			infos := many(t, 1, size)
+			refused := make(logged, 10)
+			away := func(n int64) error {
+				if lasting || n == 1 {
+					return errors.New("the registry is away")
+				}
+				return nil
+			}
+			repo := &counter{Repository: newRepo(t), put: away, write: away}
+			arriving := make(chan []nix.PathInfo)
+			go func() {
+				defer close(arriving)
+				arriving <- infos
+				<-refused
+			}()
+			var results int
+			failed, err := Run(t.Context(), repo, arriving, Options{PackWait: time.Millisecond, Logger: slog.New(refused)}, func(context.Context, Result) error {
+				results++
+				return nil
+			})
+			if want := map[bool]int{true: 1}[lasting]; err != nil || len(failed) != want || results != 1-want || repo.puts.Load()+repo.writes.Load() != 2 {
+				t.Errorf("%d bytes, lasting %v: got %v, %v and %d results after %d tries", size, lasting, failed, err, results, repo.puts.Load()+repo.writes.Load())
+			}
+		}
+	}
+}
+
+// logged has a word for each message.
+type logged chan struct{}
+
+func (l logged) Enabled(context.Context, slog.Level) bool { return true }
+func (l logged) WithAttrs([]slog.Attr) slog.Handler       { return l }
+func (l logged) WithGroup(string) slog.Handler            { return l }
+
+func (l logged) Handle(context.Context, slog.Record) error {
+	l <- struct{}{}
+	return nil
+}
