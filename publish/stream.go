@@ -144,9 +144,9 @@ func (s *stream) decide(ctx context.Context, paths []string) (*closure.Plan, err
 		s.owed[info.Path] = info
 		size += info.NarSize
 	}
+	s.uploads.put(todo...)
 	s.mu.Unlock()
 	s.show.Expect(len(todo), size)
-	s.uploads.put(todo...)
 	return plan, nil
 }
 

@@ -40,8 +40,8 @@ func TestRun(t *testing.T) {
 	if err := json.Unmarshal(stdout.Bytes(), &r); err != nil {
 		t.Fatal(err)
 	}
-	if len(r.Sections) != 11 {
-		t.Errorf("got %d sections, want 11", len(r.Sections))
+	if len(r.Sections) != 13 {
+		t.Errorf("got %d sections, want 13", len(r.Sections))
 	}
 	want := map[string]float64{ // counts, the same on every machine
 		"poll, nothing new: requests":    1,
