@@ -55,7 +55,7 @@ func TestRun(t *testing.T) {
 		for _, f := range s.Rows {
 			if n, ok := want[f.Name]; ok && f.Median != n {
 				t.Errorf("%s: got %v, want %v", f.Name, f.Median, n)
-			} else if !ok && f.Median <= 0 {
+			} else if !ok && f.Median <= 0 && !strings.HasSuffix(f.Name, "round trips") { // a difference, of tiny runs
 				t.Errorf("%s, %s: got %v, want a positive number", s.Title, f.Name, f.Median)
 			}
 			delete(want, f.Name)
