@@ -84,12 +84,10 @@ func Build(ctx context.Context, client *nix.Client, arriving <-chan []Output, o 
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { time.AfterFunc(askTimeout, cancel) })()
 	missing, err := b.look(ask, outputs)
-	if err == nil {
-		err = b.check(ask)
-	}
 	if err != nil {
 		return nil, errors.Join(err, context.Cause(ctx))
 	}
+	b.check(ask)
 	built := make([]Built, len(outputs))
 	for i := range outputs {
 		built[i].Output = outputs[i]

@@ -253,7 +253,7 @@ func (b *builder) watch(ctx context.Context) {
 		case <-b.done:
 			return
 		}
-		_ = b.check(ctx) // at the end all is looked at again
+		b.check(ctx)
 		select {
 		case <-time.After(checkInterval):
 		case <-b.done:
@@ -263,8 +263,9 @@ func (b *builder) watch(ctx context.Context) {
 }
 
 // check tells of what was built since it was last called. Nix says that a build
-// has ended, but before 2.34 not which.
-func (b *builder) check(ctx context.Context) error {
+// has ended, but before 2.34 not which. What it cannot find out, it tells later or
+// never: nothing rests on it.
+func (b *builder) check(ctx context.Context) {
 	b.mu.Lock()
 	byDrv := map[string][]string{}
 	var unknown []string
@@ -276,8 +277,13 @@ func (b *builder) check(ctx context.Context) error {
 	}
 	b.mu.Unlock()
 	outputs, err := b.client.Outputs(ctx, unknown)
-	if err != nil {
-		return err
+	if err != nil && ctx.Err() == nil { // what is wanted of them is looked at in the end
+		b.mu.Lock()
+		for _, drv := range unknown {
+			delete(b.begun, drv)
+			delete(byDrv, drv)
+		}
+		b.mu.Unlock()
 	}
 	for drv, paths := range outputs {
 		// one that is content-addressed has no path before it is built
@@ -285,7 +291,7 @@ func (b *builder) check(ctx context.Context) error {
 	}
 	missing, err := b.invalid(ctx, slices.Concat(slices.Collect(maps.Values(byDrv))...))
 	if err != nil {
-		return err
+		return
 	}
 	var valid, built []string
 	b.mu.Lock()
@@ -307,7 +313,6 @@ func (b *builder) check(ctx context.Context) error {
 		}
 	}
 	b.tell(valid)
-	return nil
 }
 
 // look returns which paths of outputs are missing, and tells of the others.

@@ -151,3 +151,26 @@ func TestBuildWhileMoreArrives(t *testing.T) {
 		t.Errorf("got %d, %v, %q began, and %d processes have not ended", len(built), err, began, processes)
 	}
 }
+
+// A build of which nothing can be found out costs the others nothing.
+func TestUnknownBuildsAreLeft(t *testing.T) {
+	t.Parallel()
+	e := nixtest.New(t)
+	dir := filepath.Join(e.Dir, "flake")
+	nixtest.Write(t, dir, "flake.nix", flake(`packages.x86_64-linux.a = good "a";`))
+	r := discoverIn(t, e, dir, nil)
+	if _, err := Build(t.Context(), newClient(t, e), at(r.Outputs), BuildOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	var told recorder
+	b := newBuilder(newClient(t, e), BuildOptions{Valid: told.valid})
+	for _, drv := range []string{"", e.Store + "/00000000000000000000000000000000-gone.drv"} {
+		b.event(&process{}, nix.BuildEvent{Kind: nix.BuildStarted, Drv: drv})
+		b.check(t.Context())
+	}
+	b.event(&process{}, nix.BuildEvent{Kind: nix.BuildStarted, Drv: r.Outputs[0].DrvPath})
+	b.check(t.Context())
+	if len(b.begun) > 0 || !slices.Equal(told.paths, r.Outputs[0].Paths()) {
+		t.Errorf("left are %v, told %q", b.begun, told.paths)
+	}
+}

@@ -158,7 +158,7 @@ func (p *publisher) discover(ctx context.Context, flake *discover.Evaluation, fo
 	var unseen []string
 	for _, s := range result.Skipped {
 		if s.Reason.Failure() {
-			p.Messages.Printf("skipped %s: %s: %s", s.Attr, s.Reason, s.Message)
+			p.Messages.Printf("skipped %s: %s: %s", s.Attr, s.Reason, p.redact(s.Message))
 		}
 		if s.Reason == discover.NotLookedAt {
 			unseen = append(unseen, s.Attr.String())

@@ -131,5 +131,9 @@ func Run(ctx context.Context, o Options) (*report.Publish, error) {
 	for i, h := range p.report.Hints {
 		p.report.Hints[i] = p.redact(h)
 	}
+	for i := range p.report.Outputs {
+		o := &p.report.Outputs[i]
+		o.Message, o.Log = p.redact(o.Message), p.redact(o.Log)
+	}
 	return &p.report.Publish, err
 }

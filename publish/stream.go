@@ -54,16 +54,20 @@ type stream struct {
 	pack    int                     // as upload.Options.PackBelow
 	infos   map[string]nix.PathInfo // of all closures
 	answers closure.Answers
-	inBase  map[string]bool // by hash part, what inCache has said of base
-	checked map[string]bool // by store path, what of base is repeated, or need not be
-	done    map[string]bool // by store path, what is reused or given to uploads
+	inBase  map[string]bool  // by hash part, what inCache has said of base
+	checked map[string]bool  // by store path, what of base is repeated, or need not be
+	done    map[string]bool  // by store path, what is reused or given to uploads
+	unfit   []upload.Failure // what must not be
 
 	mu         sync.Mutex
 	wanted     map[string]bool         // by store path, what is published and not only used for that
+	unwanted   map[string]bool         // by store path, what is valid, and left out so far
 	onUpstream map[string]bool         // by hash part
 	owed       map[string]nix.PathInfo // what is given to uploads and not sent
-	failures   []upload.Failure
-	sendErr    error
+
+	// Of who uploads, to be read when that has ended.
+	failures []upload.Failure
+	sendErr  error
 }
 
 func (p *publisher) newStream(ctx context.Context, stop context.CancelCauseFunc, index func() (*index.Snapshot, error)) *stream {
@@ -73,7 +77,7 @@ func (p *publisher) newStream(ctx context.Context, stop context.CancelCauseFunc,
 		publisher: p, stop: stop, grace: grace, index: index,
 		valid: newQueue[string](), uploads: newQueue[nix.PathInfo](), decided: make(chan struct{}),
 		infos: map[string]nix.PathInfo{}, inBase: map[string]bool{}, checked: map[string]bool{}, done: map[string]bool{},
-		wanted: map[string]bool{}, onUpstream: map[string]bool{}, owed: map[string]nix.PathInfo{},
+		wanted: map[string]bool{}, unwanted: map[string]bool{}, onUpstream: map[string]bool{}, owed: map[string]nix.PathInfo{},
 	}
 }
 
@@ -99,7 +103,10 @@ func (s *stream) want(paths []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, path := range paths {
-		s.wanted[path] = true
+		if s.wanted[path] = true; s.unwanted[path] {
+			delete(s.unwanted, path)
+			s.valid.put(path)
+		}
 	}
 }
 
@@ -110,8 +117,12 @@ func (s *stream) arrived(paths []string) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if news := slices.DeleteFunc(slices.Clone(paths), func(path string) bool { return !s.BuildDeps && !s.wanted[path] }); len(news) > 0 {
-		s.valid.put(news...)
+	for _, path := range paths {
+		if s.BuildDeps || s.wanted[path] {
+			s.valid.put(path)
+		} else {
+			s.unwanted[path] = true
+		}
 	}
 }
 

@@ -63,7 +63,7 @@ func (p *publisher) ours(e *format.Entry) bool {
 // only commits.
 func (s *stream) close(ctx context.Context, plan *closure.Plan, roots []root) error {
 	defer s.stages.Start("commit")()
-	s.report.failed(s.failures)
+	s.failed(plan, slices.Concat(s.unfit, s.failures))
 	sendErr := s.sendErr
 	var result index.Result
 	var err error
@@ -80,8 +80,10 @@ func (s *stream) close(ctx context.Context, plan *closure.Plan, roots []root) er
 		s.uploads.put(todo...)
 		var failed []upload.Failure
 		failed, sendErr = s.send(ctx)
-		s.report.failed(failed)
+		s.failed(plan, failed)
 	}
+	spare := func(e format.Entry) bool { return s.spare(plan, e.Path.String()) }
+	result.Incomplete, result.Lost = slices.DeleteFunc(result.Incomplete, spare), slices.DeleteFunc(result.Lost, spare)
 	available := func(path string) bool {
 		parsed, err := storepath.Parse(path)
 		return err == nil && s.writer.Available(parsed.HashPart)
@@ -96,6 +98,29 @@ func (s *stream) close(ctx context.Context, plan *closure.Plan, roots []root) er
 		s.Messages.Warn(unsigned)
 	}
 	return errors.Join(sendErr, report.UnsentError(s.report.unsent), err)
+}
+
+// spare reports whether this run has added a path, or tried to, that is in no
+// root's closure: others were only built with it.
+func (s *stream) spare(plan *closure.Plan, name string) bool {
+	parsed, err := storepath.Parse(name)
+	return err == nil && plan != nil && s.done[name] && plan.Set.LookupHash(parsed.HashPart) == nil
+}
+
+// failed takes in paths that were not uploaded. That one is missing with which
+// others were only built is no failure of what was asked for.
+func (s *stream) failed(plan *closure.Plan, failures []upload.Failure) {
+	var without []upload.Failure
+	s.report.failed(slices.DeleteFunc(slices.Clone(failures), func(f upload.Failure) bool {
+		spare := s.spare(plan, f.Path)
+		if spare {
+			without = append(without, f)
+		}
+		return spare
+	}))
+	if len(without) > 0 {
+		s.Messages.Warn(fmt.Errorf("not published: %s that others were only built with; the first: %w", ui.Count(len(without), "path"), without[0].Err))
+	}
 }
 
 // again returns what must be uploaded again.
@@ -202,7 +227,7 @@ func (s *stream) reuse(ctx context.Context, paths []*closure.Path) ([]nix.PathIn
 		s.done[path.Path] = true
 		if path.CA != "" {
 			if err := bincache.CheckCA(path.CA); err != nil {
-				s.report.failed([]upload.Failure{{Path: path.Path, Err: err}})
+				s.unfit = append(s.unfit, upload.Failure{Path: path.Path, Err: err})
 				continue
 			}
 		}
@@ -349,9 +374,8 @@ func (s *stream) record(ctx context.Context, plan *closure.Plan, roots []root) (
 // builtWith returns the base names of what this run has added beside a plan.
 func (s *stream) builtWith(plan *closure.Plan) (names []string) {
 	for name := range s.done {
-		parsed, err := storepath.Parse(name)
-		if _, found := s.Secrets.Find([]byte(name)); err == nil && !found && plan.Set.LookupHash(parsed.HashPart) == nil {
-			names = append(names, parsed.Base())
+		if _, found := s.Secrets.Find([]byte(name)); !found && s.spare(plan, name) {
+			names = append(names, path.Base(name))
 		}
 	}
 	slices.Sort(names)

@@ -215,9 +215,6 @@ func Run(ctx context.Context, repo registry.Repository, arriving <-chan []nix.Pa
 	return r.failures, err
 }
 
-// lowest is the priority of uploads beside other work, as of nice(1).
-const lowest = 15
-
 // receive has paths uploaded until there are no more, or ctx is done.
 func (r *run) receive(ctx context.Context, g *errgroup.Group, arriving <-chan []nix.PathInfo) {
 	tick := time.NewTicker(max(r.opts.PackWait/3, time.Millisecond))

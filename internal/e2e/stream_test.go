@@ -169,6 +169,40 @@ func TestBuildDeps(t *testing.T) {
 	}
 }
 
+// What must not be published, and is only needed to build, is left out with a
+// warning: all that was asked for is there.
+func TestBuildDepWithSecret(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	cache := "oci:" + t.TempDir()
+	key, err := os.ReadFile(w.keyFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// what refers to it is left out as well
+	flake := w.flake(fmt.Sprintf(`{ outputs = { self }: let
+  mk = name: script: derivation { inherit name; system = "%s"; builder = "/bin/sh"; args = [ "-ec" "export PATH=/usr/bin:/bin\n${script}" ]; };
+  token = mk "token" "cat %s > $out";
+  compiler = mk "compiler" "echo ${token} > $out";
+in { packages.%[1]s = { app = mk "app" "test -e ${compiler}; echo > $out"; throws = throw "the key is %[3]s"; }; }; }`, system, w.keyFile, strings.TrimSpace(string(key))))
+	r := w.tryPublish(cache, "--upstream", "none", "--sign-key-file", w.keyFile, "--build-deps", "on", "--include", "app", "--flake", "path:"+flake)
+	if r.code != 0 || r.Committed != 1 || len(r.Failures) > 0 || len(w.inCache(cache, "token", "compiler")) > 0 {
+		t.Errorf("got %d, %d committed, failures %v:\n%s", r.code, r.Committed, r.Failures, r.stderr)
+	}
+	if !strings.Contains(r.stderr, "others were only built with") || !strings.Contains(r.stderr, "contains") {
+		t.Errorf("nothing is said of the secret:\n%s", r.stderr)
+	}
+	w.newClient(w.proxy(cache)).substitute(r.paths()...)
+
+	// nor is a secret in the report
+	r = w.tryPublish(cache, "--upstream", "none", "--sign-key-file", w.keyFile, "--build-deps", "off", "--flake", "path:"+flake)
+	for _, o := range r.Outputs {
+		if strings.HasSuffix(o.Attr, ".throws") && (!strings.Contains(o.Message, "the key is ***") || o.Status != report.OutputFailed) {
+			t.Errorf("got %+v", o)
+		}
+	}
+}
+
 // The first path is in the cache while the last is still to be read.
 func TestPathsAreReadOneByOne(t *testing.T) {
 	t.Parallel()
